@@ -1,0 +1,332 @@
+//! The counting maps: one slot per vCPU with one writer, one entry per VM, and the keys of the
+//! hotspot map.
+//!
+//! A slot is written by its vCPU's thread only, without atomics and without locks, and read by the
+//! collector through `mmap`. Slots are padded to whole cache lines because the values of a BPF array
+//! are only 8-byte aligned.
+
+/// The unit of padding, in bytes.
+pub const CACHE_LINE: usize = 64;
+
+/// What is counted per vCPU. The number is the index into [`VcpuSlot::counts`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Class {
+    /// `kvm_pio`, guest IN.
+    PioIn = 0,
+    /// `kvm_pio`, guest OUT.
+    PioOut = 1,
+    /// `kvm_mmio` type 0: a read that nothing in the kernel served; it is counted again as
+    /// [`Class::MmioRead`] when the VMM has answered.
+    MmioReadUnsatisfied = 2,
+    /// `kvm_mmio` type 1: a completed read.
+    MmioRead = 3,
+    /// `kvm_mmio` type 2: a write.
+    MmioWrite = 4,
+    /// `kvm_fast_mmio`: a write that an ioeventfd took.
+    FastMmio = 5,
+    /// `kvm_cpuid`.
+    Cpuid = 6,
+    /// `kvm_msr`, RDMSR.
+    MsrRead = 7,
+    /// `kvm_msr`, WRMSR.
+    MsrWrite = 8,
+    /// `kvm_hypercall`.
+    Hypercall = 9,
+    /// `kvm_userspace_exit`: KVM_RUN came back to the VMM.
+    UserspaceExit = 10,
+    /// `kvm_fpu(1)`: a KVM_RUN began.
+    RunBegin = 11,
+    /// `kvm_fpu(0)`: a KVM_RUN ended.
+    RunEnd = 12,
+    /// `kvm_entry`.
+    Entry = 13,
+    /// `kvm_exit`.
+    Exit = 14,
+}
+
+impl Class {
+    /// Every class, in the order of its number.
+    pub const ALL: [Self; 15] = [
+        Self::PioIn,
+        Self::PioOut,
+        Self::MmioReadUnsatisfied,
+        Self::MmioRead,
+        Self::MmioWrite,
+        Self::FastMmio,
+        Self::Cpuid,
+        Self::MsrRead,
+        Self::MsrWrite,
+        Self::Hypercall,
+        Self::UserspaceExit,
+        Self::RunBegin,
+        Self::RunEnd,
+        Self::Entry,
+        Self::Exit,
+    ];
+
+    /// The name in reports and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PioIn => "pio_in",
+            Self::PioOut => "pio_out",
+            Self::MmioReadUnsatisfied => "mmio_read_unsatisfied",
+            Self::MmioRead => "mmio_read",
+            Self::MmioWrite => "mmio_write",
+            Self::FastMmio => "fast_mmio",
+            Self::Cpuid => "cpuid",
+            Self::MsrRead => "msr_read",
+            Self::MsrWrite => "msr_write",
+            Self::Hypercall => "hypercall",
+            Self::UserspaceExit => "userspace_exit",
+            Self::RunBegin => "run_begin",
+            Self::RunEnd => "run_end",
+            Self::Entry => "entry",
+            Self::Exit => "exit",
+        }
+    }
+
+    /// Whether events of this class have an address, port, index or leaf to count by.
+    #[must_use]
+    pub const fn has_hotspots(self) -> bool {
+        (self as u32) < Self::UserspaceExit as u32
+    }
+}
+
+/// Room in [`VcpuSlot::counts`]; more than [`Class::ALL`] so that a new class moves nothing.
+pub const COUNTS: usize = 24;
+
+/// Room in [`VcpuSlot::reasons`]: VMX basic reasons and SVM codes by number, then the SVM codes
+/// from 0x400 at [`REASON_SVM_HIGH`], VMX's 0xdead at [`REASON_UNDEFINED`] and all else at
+/// [`REASON_OTHER`].
+pub const REASONS: usize = 192;
+/// Index of SVM exit code 0x400; 0x401 and so on follow, up to 0x407.
+pub const REASON_SVM_HIGH: usize = 176;
+/// Index of VMX exit reason 0xdead.
+pub const REASON_UNDEFINED: usize = 190;
+/// Index of every reason without an index of its own.
+pub const REASON_OTHER: usize = 191;
+
+/// Room in [`VcpuSlot::userspace`]: `KVM_EXIT_*` by number, then the two below.
+pub const USERSPACE: usize = 64;
+/// KVM_RUN ended with -EINTR: a signal or a kick, the exit reason may be stale.
+pub const USERSPACE_EINTR: usize = 62;
+/// KVM_RUN ended with an errno under which the exit reason may be stale, or with a reason ≥ 62.
+pub const USERSPACE_OTHER: usize = 63;
+
+/// Hotspots that a slot holds itself; the rest goes to the hash map.
+pub const SLOT_HOTSPOTS: usize = 32;
+
+/// Which index of [`VcpuSlot::reasons`] a VMX basic exit reason has.
+#[must_use]
+#[inline(always)]
+pub const fn vmx_reason_index(basic: u32) -> usize {
+    if basic < 128 {
+        basic as usize
+    } else if basic == crate::vmx::UNDEFINED {
+        REASON_UNDEFINED
+    } else {
+        REASON_OTHER
+    }
+}
+
+/// Which index of [`VcpuSlot::reasons`] an SVM exit code has.
+#[must_use]
+#[inline(always)]
+pub const fn svm_reason_index(code: u32) -> usize {
+    if (code as usize) < REASON_SVM_HIGH {
+        code as usize
+    } else if code >= 0x400 && code <= 0x407 {
+        REASON_SVM_HIGH + (code - 0x400) as usize
+    } else {
+        REASON_OTHER
+    }
+}
+
+/// What a hotspot is about: class, access size and the address, port, MSR index, CPUID leaf or
+/// hypercall number.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// Guest physical address, port, MSR index, CPUID leaf or hypercall number.
+    pub address: u64,
+    /// [`Class`] as a number plus one; 0 marks an entry that is free.
+    pub class: u32,
+    /// Bytes accessed, 0 where the class has no size.
+    pub size: u32,
+}
+
+/// One hotspot in a slot.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hotspot {
+    /// What is counted.
+    pub place: Place,
+    /// Events.
+    pub count: u64,
+}
+
+/// Key of the hotspot map: a place of one vCPU, so that every entry has one writer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct HotspotKey {
+    /// What is counted.
+    pub place: Place,
+    /// Index of the vCPU's slot.
+    pub slot: u32,
+    /// [`VcpuSlot::life`], so that a slot's next vCPU does not inherit counts.
+    pub life: u32,
+}
+
+/// What KVM itself counts, with what was seen of it at the same moment.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KvmStat {
+    /// `kvm_vcpu.stat.exits`.
+    pub exits: u64,
+    /// `kvm_vcpu.stat.fpu_reload`: KVM_RUNs.
+    pub fpu_reload: u64,
+    /// `kvm_vcpu.stat.io_exits`.
+    pub io_exits: u64,
+    /// `kvm_vcpu.stat.mmio_exits`.
+    pub mmio_exits: u64,
+    /// `kvm_vcpu.stat.irq_exits`.
+    pub irq_exits: u64,
+    /// `kvm_vcpu.stat.signal_exits`.
+    pub signal_exits: u64,
+    /// `kvm_vcpu.stat.hypercalls`.
+    pub hypercalls: u64,
+    /// `kvm_exit` events seen when the others were read.
+    pub seen_exits: u64,
+}
+
+/// Everything that is counted of one vCPU. One writer: the thread inside KVM_RUN.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+pub struct VcpuSlot {
+    /// Kernel address of the `kvm_vcpu`; 0 when its address was taken by another vCPU.
+    pub vcpu: u64,
+    /// Kernel address of its `kvm`.
+    pub kvm: u64,
+    /// Index of the VM's [`VmEntry`].
+    pub vm: u32,
+    /// The vCPU number that the VMM chose.
+    pub vcpu_id: u32,
+    /// Process that runs it.
+    pub tgid: u32,
+    /// Thread that ran it last.
+    pub tid: u32,
+    /// How many vCPUs have had this slot, this one included; 0 for a slot never used.
+    pub life: u32,
+    /// 1 between `kvm_fpu(0)` and `kvm_userspace_exit`.
+    pub leaving: u32,
+    /// Events of a hotspot that found no room.
+    pub hotspots_lost: u64,
+    _reserved: u64,
+    /// Events by [`Class`].
+    pub counts: [u64; COUNTS],
+    /// What KVM said when this vCPU was first seen between two exits.
+    pub first: KvmStat,
+    /// What KVM said when it was last seen so.
+    pub last: KvmStat,
+    /// `kvm_exit` by reason.
+    pub reasons: [u64; REASONS],
+    /// `kvm_userspace_exit` by `KVM_EXIT_*`.
+    pub userspace: [u64; USERSPACE],
+    /// The places that came first.
+    pub hotspots: [Hotspot; SLOT_HOTSPOTS],
+}
+
+const _: () = assert!(size_of::<VcpuSlot>().is_multiple_of(CACHE_LINE));
+const _: () = assert!(
+    size_of::<VcpuSlot>()
+        == 64 + 8 * COUNTS + 2 * 64 + 8 * REASONS + 8 * USERSPACE + 24 * SLOT_HOTSPOTS
+);
+
+/// vCPU numbers that a VM can have, for telling a VM from its successor at the same address;
+/// `KVM_MAX_VCPU_IDS` of the default configuration.
+pub const VCPU_IDS: usize = 4096;
+
+/// One VM.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+pub struct VmEntry {
+    /// Kernel address of the `kvm`; 0 for an entry never used.
+    pub kvm: u64,
+    /// The process that created it, `kvm.userspace_pid`; 0 if unknown.
+    pub userspace_pid: u32,
+    /// `KVM_X86_*_VM`, [`u32::MAX`] if unknown.
+    pub vm_type: u32,
+    /// 1 once another VM was seen at its address.
+    pub retired: u32,
+    /// How many VMs have had this entry.
+    pub life: u32,
+    _reserved: [u64; 5],
+    /// vCPU numbers seen, a bit each.
+    pub vcpu_ids: [u64; VCPU_IDS / 64],
+}
+
+const _: () = assert!(size_of::<VmEntry>() == 64 + VCPU_IDS / 8);
+
+/// Why events are missing from the slots. The number is the index into the map of losses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Loss {
+    /// No vCPU is running on this thread, or which one could not be told.
+    Unattributed = 0,
+    /// All vCPU slots or VM entries are taken.
+    SlotsFull = 1,
+    /// The map of vCPU addresses refused an entry.
+    MapFull = 2,
+}
+
+impl Loss {
+    /// Every cause, in the order of its number.
+    pub const ALL: [Self; 3] = [Self::Unattributed, Self::SlotsFull, Self::MapFull];
+
+    /// The name in reports and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unattributed => "unattributed",
+            Self::SlotsFull => "slots_full",
+            Self::MapFull => "map_full",
+        }
+    }
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{HotspotKey, VcpuSlot, VmEntry};
+
+    // SAFETY: repr(C) without implicit padding (sizes asserted above), integers only.
+    unsafe impl aya::Pod for HotspotKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for VcpuSlot {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for VmEntry {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_is_its_index() {
+        for (index, class) in Class::ALL.iter().enumerate() {
+            assert_eq!(*class as usize, index);
+        }
+    }
+
+    #[test]
+    fn reasons_do_not_collide() {
+        assert_eq!(vmx_reason_index(77), 77);
+        assert_eq!(vmx_reason_index(0xdead), REASON_UNDEFINED);
+        assert_eq!(vmx_reason_index(0xffff), REASON_OTHER);
+        assert_eq!(svm_reason_index(0xa2), 0xa2);
+        assert_eq!(svm_reason_index(0x400), REASON_SVM_HIGH);
+        assert_eq!(svm_reason_index(0x403), REASON_SVM_HIGH + 3);
+        assert_eq!(svm_reason_index(u32::MAX), REASON_OTHER);
+    }
+}

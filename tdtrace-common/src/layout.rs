@@ -1,0 +1,134 @@
+//! Where the programs find fields in kernel structures.
+//!
+//! The user side resolves every offset from BTF (vmlinux and the split BTF of the kvm modules) and
+//! passes them in one read-only global. No offset stands in the source; a field that BTF does not
+//! have is [`ABSENT`], and what needs it is off.
+
+/// The offset of a field that the running kernel does not have.
+pub const ABSENT: u32 = u32::MAX;
+
+/// One field of [`KernelLayout`]: what it is called here and where BTF has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// The member of [`KernelLayout`].
+    pub name: &'static str,
+    /// `struct.member[.member…]` in BTF; embedded structures are followed, pointers are not.
+    pub path: &'static str,
+    /// Whose BTF has the structure: `vmlinux`, `kvm`, `kvm_intel` or `kvm_amd`. A kernel with KVM
+    /// built in has all of them in vmlinux.
+    pub module: &'static str,
+}
+
+macro_rules! kernel_layout {
+    ($($(#[$doc:meta])* $name:ident = $path:literal in $module:literal;)*) => {
+        /// Byte offsets of kernel structure members, [`ABSENT`] where there is none.
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct KernelLayout {
+            $($(#[$doc])* pub $name: u32,)*
+        }
+
+        impl KernelLayout {
+            /// Every field, in the order of the structure.
+            pub const FIELDS: &'static [Field] =
+                &[$(Field { name: stringify!($name), path: $path, module: $module },)*];
+
+            /// A layout in which nothing was found.
+            pub const EMPTY: Self = Self { $($name: ABSENT,)* };
+
+            /// Sets the field called `name`; `false` if there is no such field.
+            pub fn set(&mut self, name: &str, offset: u32) -> bool {
+                match name {
+                    $(stringify!($name) => self.$name = offset,)*
+                    _ => return false,
+                }
+                true
+            }
+
+            /// The offset of the field called `name`, if the kernel has it.
+            #[must_use]
+            pub fn get(&self, name: &str) -> Option<u32> {
+                let offset = match name {
+                    $(stringify!($name) => self.$name,)*
+                    _ => return None,
+                };
+                (offset != ABSENT).then_some(offset)
+            }
+        }
+    };
+}
+
+kernel_layout! {
+    /// The first preempt notifier of a task: inside KVM_RUN that of its vCPU.
+    task_preempt_notifiers = "task_struct.preempt_notifiers.first" in "vmlinux";
+    /// Where a vCPU's notifier is linked into that list.
+    vcpu_preempt_link = "kvm_vcpu.preempt_notifier.link" in "vmlinux";
+    /// The VM of a vCPU (pointer).
+    vcpu_kvm = "kvm_vcpu.kvm" in "vmlinux";
+    /// The vCPU number that the VMM chose (int).
+    vcpu_id = "kvm_vcpu.vcpu_id" in "vmlinux";
+    /// KVM's own count of VM exits of a vCPU (u64).
+    stat_exits = "kvm_vcpu.stat.exits" in "vmlinux";
+    /// KVM's own count of guest FPU unloads, one per KVM_RUN (u64).
+    stat_fpu_reload = "kvm_vcpu.stat.fpu_reload" in "vmlinux";
+    /// KVM's own count of port I/O exits (u64).
+    stat_io_exits = "kvm_vcpu.stat.io_exits" in "vmlinux";
+    /// KVM's own count of MMIO exits to user space (u64).
+    stat_mmio_exits = "kvm_vcpu.stat.mmio_exits" in "vmlinux";
+    /// KVM's own count of exits for a host interrupt (u64).
+    stat_irq_exits = "kvm_vcpu.stat.irq_exits" in "vmlinux";
+    /// KVM's own count of KVM_RUNs that a signal ended (u64).
+    stat_signal_exits = "kvm_vcpu.stat.signal_exits" in "vmlinux";
+    /// KVM's own count of hypercalls (u64).
+    stat_hypercalls = "kvm_vcpu.stat.hypercalls" in "vmlinux";
+    /// The process that created the VM (pid_t).
+    kvm_userspace_pid = "kvm.userspace_pid" in "vmlinux";
+    /// What kind of VM it is, `KVM_X86_*_VM` (u8 or unsigned long, low byte read).
+    kvm_vm_type = "kvm.arch.vm_type" in "vmlinux";
+    /// The shared bit of a TD in units of frames, 0 for other VMs (gfn_t).
+    kvm_gfn_direct_bits = "kvm.arch.gfn_direct_bits" in "vmlinux";
+    /// The VMX exit reason up to 6.15 (union vmx_exit_reason, u32).
+    vmx_exit_reason = "vcpu_vmx.exit_reason" in "kvm_intel";
+    /// The part that `vcpu_vmx` and `vcpu_tdx` share since 6.16, as seen from `vcpu_vmx`.
+    vmx_vt = "vcpu_vmx.vt" in "kvm_intel";
+    /// The same part, as seen from `vcpu_tdx`.
+    tdx_vt = "vcpu_tdx.vt" in "kvm_intel";
+    /// The exit reason in that part (union vmx_exit_reason, u32).
+    vt_exit_reason = "vcpu_vt.exit_reason" in "kvm_intel";
+    /// Register values with which a TD came out of TDH.VP.ENTER.
+    tdx_vp_enter_args = "vcpu_tdx.vp_enter_args" in "kvm_intel";
+    /// The status of TDH.VP.ENTER (u64).
+    tdx_vp_enter_ret = "vcpu_tdx.vp_enter_ret" in "kvm_intel";
+    /// R10 among those registers: 0 for a TDVMCALL of the GHCI.
+    tdx_args_r10 = "tdx_module_args.r10" in "vmlinux";
+    /// R11 among those registers: the TDVMCALL leaf.
+    tdx_args_r11 = "tdx_module_args.r11" in "vmlinux";
+    /// R12 among those registers: the first argument.
+    tdx_args_r12 = "tdx_module_args.r12" in "vmlinux";
+    /// The VMCB of an SVM vCPU (pointer).
+    svm_vmcb = "vcpu_svm.vmcb" in "kvm_amd";
+    /// The exit code in a VMCB (low 32 bits).
+    vmcb_exit_code = "vmcb.control.exit_code" in "kvm_amd";
+}
+
+const _: () = assert!(size_of::<KernelLayout>() == 4 * KernelLayout::FIELDS.len());
+
+#[cfg(feature = "user")]
+// SAFETY: repr(C), only u32 members, so no padding and every bit pattern is valid.
+unsafe impl aya::Pod for KernelLayout {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_can_be_set_and_read_by_its_name() {
+        let mut layout = KernelLayout::EMPTY;
+        for (offset, field) in (0_u32..).zip(KernelLayout::FIELDS) {
+            assert_eq!(layout.get(field.name), None);
+            assert!(layout.set(field.name, offset));
+            assert_eq!(layout.get(field.name), Some(offset));
+        }
+        assert!(!layout.set("nothing", 1));
+    }
+}

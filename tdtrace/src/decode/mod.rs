@@ -1,0 +1,1 @@
+//! Bytes and numbers in, meaning out: pure functions, no I/O.

@@ -1,0 +1,1 @@
+//! What can be seen on this machine and why, as data for `tdtrace doctor`.

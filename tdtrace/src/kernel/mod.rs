@@ -1,0 +1,1 @@
+//! Facts about a kernel: its BTF, its structure layouts, its privileges and interfaces.

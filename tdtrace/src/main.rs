@@ -1,0 +1,7 @@
+//! The `tdtrace` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tdtrace::run()
+}

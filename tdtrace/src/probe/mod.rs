@@ -1,0 +1,1 @@
+//! What can be attached, how, and what is invisible without it.

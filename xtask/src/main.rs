@@ -1,0 +1,3 @@
+//! Set-up, build, test, lab and benchmark commands of tdtrace.
+
+fn main() {}
