@@ -48,9 +48,8 @@ fn build() -> Result<()> {
         .env_remove("RUSTC_WRAPPER")
         .env_remove("RUSTC_WORKSPACE_WRAPPER")
         .env_remove("CARGO_BUILD_TARGET");
-    let output = cargo
-        .output()
-        .with_context(|| format!("{} does not run", toolchain.cargo.display()))?;
+    let output =
+        cargo.output().with_context(|| format!("{} does not run", toolchain.cargo.display()))?;
     let messages = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
         bail!("the eBPF crate does not build:\n{messages}");

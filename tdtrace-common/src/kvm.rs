@@ -62,14 +62,8 @@ pub const HYPERCALLS: &[(u32, &str)] = &[
 ];
 
 /// `kvm->arch.vm_type` (`KVM_X86_*_VM`).
-pub const VM_TYPES: &[(u32, &str)] = &[
-    (0, "plain"),
-    (1, "SW-protected"),
-    (2, "SEV"),
-    (3, "SEV-ES"),
-    (4, "SEV-SNP"),
-    (5, "TD"),
-];
+pub const VM_TYPES: &[(u32, &str)] =
+    &[(0, "plain"), (1, "SW-protected"), (2, "SEV"), (3, "SEV-ES"), (4, "SEV-SNP"), (5, "TD")];
 
 /// The name of `KVM_EXIT_*` number `reason`.
 #[must_use]

@@ -23,9 +23,13 @@ mod tests {
 
     #[test]
     fn tables_are_ascending_so_that_the_binary_search_holds() {
-        for table in
-            [vmx::EXIT_REASONS, svm::EXIT_CODES, kvm::USERSPACE_EXITS, kvm::HYPERCALLS, kvm::VM_TYPES]
-        {
+        for table in [
+            vmx::EXIT_REASONS,
+            svm::EXIT_CODES,
+            kvm::USERSPACE_EXITS,
+            kvm::HYPERCALLS,
+            kvm::VM_TYPES,
+        ] {
             assert!(table.windows(2).all(|pair| pair[0].0 < pair[1].0));
         }
     }
