@@ -1,1 +1,3 @@
 //! Bytes and numbers in, meaning out: pure functions, no I/O.
+
+pub mod insn;
