@@ -260,3 +260,10 @@ fn a_file_that_unpacks_to_too_much_is_refused() {
     let error = format!("{:#}", read_btf_bytes(file.path()).unwrap_err());
     assert!(error.contains("it holds more than 64 MiB"), "{error}");
 }
+
+#[test]
+fn split_btf_over_the_btf_of_another_kernel_is_refused() {
+    let mut other = BtfSet::from_files(&fixture(STANDALONE), &[]).unwrap();
+    let error = format!("{:#}", other.add_files(&[fixture(SPLIT)]).unwrap_err());
+    assert!(error.contains("split BTF that wants another base"), "{error}");
+}

@@ -14,7 +14,7 @@ mod format;
 mod member;
 mod set;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -63,8 +63,7 @@ impl Btf {
     /// Parses split BTF over `base`: type ids from `base.type_count()`, string offsets from
     /// `base.string_length()`.
     ///
-    /// BTF that stands alone also parses so, with wrong meaning; where a file may be either, try
-    /// [`Btf::parse_module`].
+    /// Where a file may be split or stand alone, use [`Btf::parse_module`].
     ///
     /// # Errors
     /// The bytes are not BTF or do not belong to this base.
@@ -296,16 +295,33 @@ fn scan(bytes: &[u8], base: Option<&Btf>) -> Result<Scan, BtfError> {
         .ok()
         .and_then(|own| own.checked_add(first_name))
         .ok_or(BtfError::TooLarge)?;
+    let own = &bytes[sections.strings.clone()];
+    let is_name = |offset: u32| match base {
+        None => offset < names,
+        Some(base) => starts_name(base, own, offset),
+    };
     for (id, start) in (first_id..).zip(&starts) {
         let Some((record, _)) = format::record(bytes, &sections, *start as usize) else {
             return Err(BtfError::TypeCut { id });
         };
-        format::refers_within(&record, names, next_id).map_err(|stray| match stray {
+        format::refers_within(&record, is_name, next_id).map_err(|stray| match stray {
             Stray::Name(offset) => BtfError::StrayName { id, offset, length: names },
             Stray::Type(target) => BtfError::StrayType { id, target, count: next_id },
         })?;
     }
     Ok(Scan { sections, starts })
+}
+
+/// Whether a string starts at `offset` of the strings of `base` followed by `own`.
+///
+/// Split BTF does not say which base it wants. Over another one its names come to lie in the middle of
+/// strings, where those that wrote BTF never put one.
+fn starts_name(base: &Btf, own: &[u8], offset: u32) -> bool {
+    match offset.checked_sub(base.string_length()) {
+        Some(0) => !own.is_empty(),
+        Some(at) => (at as usize) < own.len() && own.get(at as usize - 1) == Some(&0),
+        None => offset == 0 || base.name_from(offset - 1).first() == Some(&0),
+    }
 }
 
 /// FNV-1a over the first bytes of a name, up to its NUL.

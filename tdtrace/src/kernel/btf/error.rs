@@ -33,7 +33,9 @@ pub enum BtfError {
         length: usize,
     },
     /// The strings do not start or end with a NUL.
-    #[error("BTF is damaged: its strings do not start and end with a NUL")]
+    #[error(
+        "BTF's strings do not start and end with a NUL: it is split BTF without its base, or damaged"
+    )]
     Strings,
     /// There are more types than a type id can number, or more strings than an offset can reach.
     #[error("BTF with its base is too large: type ids or string offsets exceed 32 bits")]
@@ -55,10 +57,10 @@ pub enum BtfError {
         /// The type id.
         id: u32,
     },
-    /// A name lies outside the strings: the file is split BTF without its base, or damaged.
+    /// No string starts where a name should: the file is split BTF of another base, or damaged.
     #[error(
-        "BTF type {id} has a name at {offset}, behind the {length} bytes of strings: the file is \
-         split BTF that wants another base, or damaged"
+        "BTF type {id} has its name at {offset}, where none of the {length} bytes of strings starts \
+         one: the file is split BTF that wants another base, or damaged"
     )]
     StrayName {
         /// The type id.
@@ -68,7 +70,7 @@ pub enum BtfError {
         /// Bytes of strings, those of the base included.
         length: u32,
     },
-    /// A type id does not exist: the file is split BTF without its base, or damaged.
+    /// A type id does not exist: the file is split BTF of another base, or damaged.
     #[error(
         "BTF type {id} refers to type {target} of {count}: the file is split BTF that wants \
          another base, or damaged"
@@ -135,4 +137,12 @@ pub enum BtfError {
         /// The path.
         path: String,
     },
+}
+
+impl BtfError {
+    /// Whether it is what split BTF fails with when its base is missing or another one.
+    #[must_use]
+    pub const fn wants_base(&self) -> bool {
+        matches!(self, Self::Strings | Self::StrayName { .. } | Self::StrayType { .. })
+    }
 }

@@ -272,12 +272,14 @@ fn unknown_tail(bytes: &[u8], sections: &Sections, number: u32) -> Option<(usize
 }
 
 /// Whether every name and type that `record` speaks of exists.
-pub(super) fn refers_within(record: &Record<'_>, names: u32, types: u32) -> Result<(), Stray> {
-    let name = |offset: u32| if offset < names { Ok(()) } else { Err(Stray::Name(offset)) };
+pub(super) fn refers_within(
+    record: &Record<'_>,
+    is_name: impl Fn(u32) -> bool,
+    types: u32,
+) -> Result<(), Stray> {
+    let name = |at: u32| if at == 0 || is_name(at) { Ok(()) } else { Err(Stray::Name(at)) };
     let target = |id: u32| if id < types { Ok(()) } else { Err(Stray::Type(id)) };
-    if record.name != 0 {
-        name(record.name)?;
-    }
+    name(record.name)?;
     if record.kind.refers() {
         target(record.value)?;
     }
@@ -296,10 +298,7 @@ pub(super) fn refers_within(record: &Record<'_>, names: u32, types: u32) -> Resu
     };
     for element in record.tail.chunks_exact(stride) {
         if has_name {
-            let offset = u32_at(element, 0).unwrap_or_default();
-            if offset != 0 {
-                name(offset)?;
-            }
+            name(u32_at(element, 0).unwrap_or_default())?;
         }
         if let Some(at) = type_at {
             target(u32_at(element, at).unwrap_or_default())?;

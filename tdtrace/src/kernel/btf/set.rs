@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::{Btf, file::read_btf_bytes};
 
@@ -74,9 +74,7 @@ impl BtfSet {
         let vmlinux = directory.join("vmlinux");
         let mut set = read_btf_bytes(&vmlinux)
             .and_then(|bytes| Ok(Self::new(Btf::parse(bytes)?)))
-            .with_context(|| {
-                format!("BTF of the running kernel ({}) is of no use", vmlinux.display())
-            })?;
+            .context("the running kernel has no usable BTF")?;
         for module in BtfModule::ALL {
             let path = directory.join(module.name());
             if !path.exists() {
@@ -99,12 +97,10 @@ impl BtfSet {
     /// # Errors
     /// A file cannot be read, `btf` is split, or two files are of one module.
     pub fn from_files(btf: &Path, modules: &[PathBuf]) -> Result<Self> {
-        let bytes = read_btf_bytes(btf)?;
-        let vmlinux = Btf::parse(bytes).with_context(|| {
-            format!(
-                "{} is of no use as the BTF of a kernel; split BTF belongs behind --module-btf",
-                btf.display()
-            )
+        let vmlinux = Btf::parse(read_btf_bytes(btf)?).map_err(|error| {
+            let hint =
+                if error.wants_base() { "; split BTF belongs behind --module-btf" } else { "" };
+            anyhow!("{} is of no use as the BTF of a kernel: {error}{hint}", btf.display())
         })?;
         let mut set = Self::new(vmlinux);
         set.add_files(modules)?;

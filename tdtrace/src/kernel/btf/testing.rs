@@ -1,7 +1,7 @@
 //! Writes small BTF, for tests.
 
 /// BTF in the making: types in the order of the calls, numbered from `first_id`.
-pub(super) struct Writer {
+pub(crate) struct Writer {
     types: Vec<u8>,
     strings: Vec<u8>,
     next_id: u32,
@@ -9,12 +9,12 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { types: Vec::new(), strings: vec![0], next_id: 1, first_name: 0 }
     }
 
     /// Split BTF over a base with these counts.
-    pub(super) fn split(type_count: u32, string_length: u32) -> Self {
+    pub(crate) fn split(type_count: u32, string_length: u32) -> Self {
         Self {
             types: Vec::new(),
             strings: Vec::new(),
@@ -23,7 +23,7 @@ impl Writer {
         }
     }
 
-    pub(super) fn name(&mut self, name: &str) -> u32 {
+    pub(crate) fn name(&mut self, name: &str) -> u32 {
         if name.is_empty() {
             return 0;
         }
@@ -34,7 +34,7 @@ impl Writer {
     }
 
     /// A record of any kind; returns its id.
-    pub(super) fn record(&mut self, name: &str, info: u32, value: u32, tail: &[u32]) -> u32 {
+    pub(crate) fn record(&mut self, name: &str, info: u32, value: u32, tail: &[u32]) -> u32 {
         let name = self.name(name);
         for word in [name, info, value].iter().chain(tail) {
             self.types.extend(word.to_le_bytes());
@@ -43,40 +43,40 @@ impl Writer {
         self.next_id - 1
     }
 
-    pub(super) fn int(&mut self, name: &str, bytes: u32) -> u32 {
+    pub(crate) fn int(&mut self, name: &str, bytes: u32) -> u32 {
         self.record(name, 1 << 24, bytes, &[bytes * 8])
     }
 
-    pub(super) fn pointer(&mut self, target: u32) -> u32 {
+    pub(crate) fn pointer(&mut self, target: u32) -> u32 {
         self.record("", 2 << 24, target, &[])
     }
 
-    pub(super) fn array(&mut self, element: u32, count: u32) -> u32 {
+    pub(crate) fn array(&mut self, element: u32, count: u32) -> u32 {
         self.record("", 3 << 24, 0, &[element, element, count])
     }
 
-    pub(super) fn forward(&mut self, name: &str) -> u32 {
+    pub(crate) fn forward(&mut self, name: &str) -> u32 {
         self.record(name, 7 << 24, 0, &[])
     }
 
-    pub(super) fn typedef(&mut self, name: &str, target: u32) -> u32 {
+    pub(crate) fn typedef(&mut self, name: &str, target: u32) -> u32 {
         self.record(name, 8 << 24, target, &[])
     }
 
-    pub(super) fn constant(&mut self, target: u32) -> u32 {
+    pub(crate) fn constant(&mut self, target: u32) -> u32 {
         self.record("", 10 << 24, target, &[])
     }
 
-    pub(super) fn function(&mut self, name: &str) -> u32 {
+    pub(crate) fn function(&mut self, name: &str) -> u32 {
         self.record(name, 12 << 24, 0, &[])
     }
 
     /// A struct; members are (name, type, byte offset).
-    pub(super) fn structure(&mut self, name: &str, size: u32, members: &[(&str, u32, u32)]) -> u32 {
+    pub(crate) fn structure(&mut self, name: &str, size: u32, members: &[(&str, u32, u32)]) -> u32 {
         self.aggregate(4, name, size, members)
     }
 
-    pub(super) fn union(&mut self, name: &str, size: u32, members: &[(&str, u32, u32)]) -> u32 {
+    pub(crate) fn union(&mut self, name: &str, size: u32, members: &[(&str, u32, u32)]) -> u32 {
         self.aggregate(5, name, size, members)
     }
 
@@ -89,7 +89,7 @@ impl Writer {
         self.record(name, kind << 24 | count, size, &tail)
     }
 
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let (types, strings) = (self.types.len(), self.strings.len());
         let header = [24, 0, types, types, strings].map(|word| u32::try_from(word).unwrap());
         let mut bytes = vec![0x9f, 0xeb, 1, 0];

@@ -121,12 +121,22 @@ fn btf_that_stands_alone_is_not_taken_for_split() {
 }
 
 #[test]
-fn split_btf_over_another_base_is_refused() {
-    let base = Arc::new(parse(&small()));
-    let mut writer = Writer::split(base.type_count() + 100, base.string_length() + 100);
-    let own = writer.structure("vcpu_vt", 8, &[("pad", 2, 0)]);
-    writer.structure("vcpu_tdx", 16, &[("vt", own, 8)]);
-    assert!(Btf::parse_split(writer.bytes(), base).is_err());
+fn split_btf_over_another_base_is_refused_even_if_all_ids_exist_there() {
+    let right = Arc::new(parse(&small()));
+    let mut writer = Writer::split(right.type_count(), right.string_length());
+    let own = writer.structure("vcpu_vt", 16, &[("pad", 2, 0), ("reason", 2, 8)]);
+    writer.structure("vcpu_tdx", 16, &[("vt", own, 0)]);
+    assert!(Btf::parse_split(writer.bytes(), right).is_ok());
+
+    let smaller = Arc::new(parse(&Writer::new()));
+    let mut larger = small();
+    for _ in 0..4 {
+        larger.int("a_type_more_with_a_long_name", 4);
+    }
+    for wrong in [smaller, Arc::new(parse(&larger))] {
+        let error = Btf::parse_split(writer.bytes(), wrong).unwrap_err();
+        assert!(error.wants_base(), "{error}");
+    }
 }
 
 #[test]
