@@ -1,0 +1,115 @@
+//! The probes as data: what each shows, and what it needs.
+//!
+//! Pure. Attaching is done elsewhere; `tdtrace doctor` judges from this table without attaching.
+
+/// One probe on a raw tracepoint of KVM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Its name to users and the name of its program.
+    pub name: &'static str,
+    /// The tracepoint, found by this name in the kernel and in modules.
+    pub tracepoint: &'static str,
+    /// What it shows.
+    pub shows: &'static str,
+    /// What stays invisible without it.
+    pub hidden_without: &'static str,
+    /// Fields of [`tdtrace_common::layout::KernelLayout`] without which it is not attached.
+    pub needs: &'static [&'static str],
+}
+
+/// To whom an event belongs, where the tracepoint carries no vCPU.
+const CURRENT_VCPU: &[&str] =
+    &["task_preempt_notifiers", "vcpu_preempt_link", "vcpu_kvm", "vcpu_id"];
+/// The same where it does.
+const GIVEN_VCPU: &[&str] = &["vcpu_kvm", "vcpu_id"];
+
+/// All probes, in the order in which they are shown.
+pub const PROBES: &[Probe] = &[
+    Probe {
+        name: "kvm_exit",
+        tracepoint: "kvm_exit",
+        shows: "VM exits by reason",
+        hidden_without: "how often and why vCPUs leave the guest",
+        needs: GIVEN_VCPU,
+    },
+    Probe {
+        name: "kvm_entry",
+        tracepoint: "kvm_entry",
+        shows: "VM entries",
+        hidden_without: "how long an exit takes until the guest runs again",
+        needs: GIVEN_VCPU,
+    },
+    Probe {
+        name: "kvm_fpu",
+        tracepoint: "kvm_fpu",
+        shows: "start and end of each KVM_RUN",
+        hidden_without: "to which vCPU a return to the VMM belongs",
+        needs: CURRENT_VCPU,
+    },
+    Probe {
+        name: "kvm_userspace_exit",
+        tracepoint: "kvm_userspace_exit",
+        shows: "why KVM_RUN came back to the VMM",
+        hidden_without: "which exits the VMM serves, and how long it takes",
+        needs: CURRENT_VCPU,
+    },
+    Probe {
+        name: "kvm_pio",
+        tracepoint: "kvm_pio",
+        shows: "port I/O by port",
+        hidden_without: "which ports a guest uses",
+        needs: CURRENT_VCPU,
+    },
+    Probe {
+        name: "kvm_mmio",
+        tracepoint: "kvm_mmio",
+        shows: "MMIO by guest physical address",
+        hidden_without: "which device addresses a guest uses",
+        needs: CURRENT_VCPU,
+    },
+    Probe {
+        name: "kvm_fast_mmio",
+        tracepoint: "kvm_fast_mmio",
+        shows: "MMIO writes that only signal an eventfd",
+        hidden_without: "doorbells of devices such as vhost",
+        needs: CURRENT_VCPU,
+    },
+    Probe {
+        name: "kvm_cpuid",
+        tracepoint: "kvm_cpuid",
+        shows: "CPUID by leaf",
+        hidden_without: "which CPUID leaves a guest asks for",
+        needs: CURRENT_VCPU,
+    },
+    Probe {
+        name: "kvm_msr",
+        tracepoint: "kvm_msr",
+        shows: "MSR reads and writes by index",
+        hidden_without: "which MSRs a guest uses",
+        needs: CURRENT_VCPU,
+    },
+    Probe {
+        name: "kvm_hypercall",
+        tracepoint: "kvm_hypercall",
+        shows: "KVM hypercalls by number",
+        hidden_without: "which hypercalls a guest makes",
+        needs: CURRENT_VCPU,
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use tdtrace_common::layout::KernelLayout;
+
+    use super::*;
+
+    #[test]
+    fn every_needed_field_exists_and_names_are_unique() {
+        for (index, probe) in PROBES.iter().enumerate() {
+            for need in probe.needs {
+                assert!(KernelLayout::FIELDS.iter().any(|field| field.name == *need), "{need}");
+            }
+            assert!(PROBES[..index].iter().all(|other| other.name != probe.name));
+        }
+    }
+}
