@@ -197,8 +197,14 @@ pub struct KvmStat {
     pub signal_exits: u64,
     /// `kvm_vcpu.stat.hypercalls`.
     pub hypercalls: u64,
-    /// `kvm_exit` events seen when the others were read.
+    /// [`Class::Exit`] when the others were read.
     pub seen_exits: u64,
+    /// [`Class::RunEnd`] when the others were read.
+    pub seen_runs: u64,
+    /// [`Class::Hypercall`] when the others were read.
+    pub seen_hypercalls: u64,
+    /// Room, so that a slot stays a whole number of lines.
+    pub reserved: [u64; 6],
 }
 
 /// Everything that is counted of one vCPU. One writer: the thread inside KVM_RUN.
@@ -223,7 +229,8 @@ pub struct VcpuSlot {
     pub leaving: u32,
     /// Events of a hotspot that found no room.
     pub hotspots_lost: u64,
-    _reserved: u64,
+    /// 1 once [`VcpuSlot::first`] is set.
+    pub synced: u64,
     /// Events by [`Class`].
     pub counts: [u64; COUNTS],
     /// What KVM said when this vCPU was first seen between two exits.
@@ -241,7 +248,7 @@ pub struct VcpuSlot {
 const _: () = assert!(size_of::<VcpuSlot>().is_multiple_of(CACHE_LINE));
 const _: () = assert!(
     size_of::<VcpuSlot>()
-        == 64 + 8 * COUNTS + 2 * 64 + 8 * REASONS + 8 * USERSPACE + 24 * SLOT_HOTSPOTS
+        == 64 + 8 * COUNTS + 2 * 128 + 8 * REASONS + 8 * USERSPACE + 24 * SLOT_HOTSPOTS
 );
 
 /// vCPU numbers that a VM can have, for telling a VM from its successor at the same address;
@@ -262,12 +269,34 @@ pub struct VmEntry {
     pub retired: u32,
     /// How many VMs have had this entry.
     pub life: u32,
-    _reserved: [u64; 5],
-    /// vCPU numbers seen, a bit each.
-    pub vcpu_ids: [u64; VCPU_IDS / 64],
+    /// Room, so that the numbers below begin a line.
+    pub reserved: [u64; 5],
+    /// vCPU numbers seen, a byte each, so that every one has one writer.
+    pub vcpu_ids: [u8; VCPU_IDS],
 }
 
-const _: () = assert!(size_of::<VmEntry>() == 64 + VCPU_IDS / 8);
+const _: () = assert!(size_of::<VmEntry>() == 64 + VCPU_IDS);
+
+/// What one CPU remembers between events; a guess that the slot itself confirms or refutes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuMemo {
+    /// Slot of the vCPU seen last.
+    pub slot: u64,
+    /// Thread (high half) and slot (low half) of the last `kvm_fpu(0)`, written as one word.
+    pub leaving: u64,
+}
+
+/// Value of the hotspot map, padded so that an element (48 bytes of kernel header, 24 of key) fills
+/// whole cache lines and two vCPUs never share one.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HotspotValue {
+    /// Events.
+    pub count: u64,
+    /// Room up to two lines.
+    pub reserved: [u64; 6],
+}
 
 /// Why events are missing from the slots. The number is the index into the map of losses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -298,10 +327,12 @@ impl Loss {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{HotspotKey, VcpuSlot, VmEntry};
+    use super::{HotspotKey, HotspotValue, VcpuSlot, VmEntry};
 
     // SAFETY: repr(C) without implicit padding (sizes asserted above), integers only.
     unsafe impl aya::Pod for HotspotKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for HotspotValue {}
     // SAFETY: as above.
     unsafe impl aya::Pod for VcpuSlot {}
     // SAFETY: as above.

@@ -5,6 +5,7 @@
 
 mod decode;
 mod doctor;
+mod source;
 mod stat;
 mod top;
 mod workload;

@@ -1,1 +1,9 @@
-//! Snapshots as text and JSON.
+//! Snapshots as text and JSON: what `stat` and `top --batch` print. Pure: a snapshot in, text out.
+
+mod json;
+mod table;
+mod text;
+
+pub use json::to_json;
+pub use table::{columns, table};
+pub use text::{header, to_text};

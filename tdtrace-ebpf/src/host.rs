@@ -1,0 +1,187 @@
+//! The programs on KVM's tracepoints of a vCPU. Each only counts: no ring buffer, no clock.
+//!
+//! Argument order is that of the tracepoint's `TP_PROTO`, the same from Linux 6.1 to 7.3.
+
+use aya_ebpf::{
+    bindings::BPF_ANY, helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
+use tdtrace_common::counters::{Class, Loss, USERSPACE_EINTR, USERSPACE_OTHER};
+
+use crate::{
+    kernel,
+    maps::{SLOT_BY_THREAD, lose},
+    slot::{self, Slot},
+};
+
+#[inline(always)]
+fn count(ctx: &RawTracePointContext, class: Class, address: u64, size: u32) -> u32 {
+    if let Some(mut slot) = slot::running(ctx) {
+        slot.count(class);
+        slot.count_place(class, address, size);
+    }
+    0
+}
+
+/// `kvm_pio(rw, port, size, count, data)`: rw 0 IN, 1 OUT.
+#[raw_tracepoint]
+fn kvm_pio(ctx: RawTracePointContext) -> u32 {
+    let class = if ctx.arg::<u32>(0) == 0 { Class::PioIn } else { Class::PioOut };
+    count(&ctx, class, u64::from(ctx.arg::<u32>(1)), ctx.arg(2))
+}
+
+/// `kvm_mmio(type, len, gpa, val)`: type 0 unsatisfied read, 1 read, 2 write.
+#[raw_tracepoint]
+fn kvm_mmio(ctx: RawTracePointContext) -> u32 {
+    let class = match ctx.arg::<u32>(0) {
+        0 => Class::MmioReadUnsatisfied,
+        1 => Class::MmioRead,
+        _ => Class::MmioWrite,
+    };
+    count(&ctx, class, ctx.arg(2), ctx.arg(1))
+}
+
+/// `kvm_fast_mmio(gpa)`.
+#[raw_tracepoint]
+fn kvm_fast_mmio(ctx: RawTracePointContext) -> u32 {
+    count(&ctx, Class::FastMmio, ctx.arg(0), 0)
+}
+
+/// `kvm_cpuid(function, index, …)`. Counted by function: the index is noise for most of them.
+#[raw_tracepoint]
+fn kvm_cpuid(ctx: RawTracePointContext) -> u32 {
+    count(&ctx, Class::Cpuid, u64::from(ctx.arg::<u32>(0)), 0)
+}
+
+/// `kvm_msr(write, ecx, data, exception)`.
+#[raw_tracepoint]
+fn kvm_msr(ctx: RawTracePointContext) -> u32 {
+    let class = if ctx.arg::<u32>(0) == 0 { Class::MsrRead } else { Class::MsrWrite };
+    count(&ctx, class, u64::from(ctx.arg::<u32>(1)), 0)
+}
+
+/// `kvm_hypercall(nr, a0, a1, a2, a3)`.
+#[raw_tracepoint]
+fn kvm_hypercall(ctx: RawTracePointContext) -> u32 {
+    count(&ctx, Class::Hypercall, ctx.arg(0), 0)
+}
+
+/// `kvm_fpu(load)`: fires when KVM_RUN loads the guest's FPU state and when it puts it away, so it
+/// brackets the run.
+#[raw_tracepoint]
+fn kvm_fpu(ctx: RawTracePointContext) -> u32 {
+    let Some(vcpu) = kernel::running_vcpu() else {
+        lose(Loss::Unattributed);
+        return 0;
+    };
+    if ctx.arg::<u32>(0) != 0 {
+        if let Some(mut slot) = slot::of_run(&ctx, vcpu) {
+            slot.count(Class::RunBegin);
+            if slot.get().synced == 0 {
+                slot.sync(vcpu);
+            }
+        }
+    } else if let Some(mut slot) = slot::of(&ctx, vcpu) {
+        slot.count(Class::RunEnd);
+        slot.sync(vcpu);
+        remember_leaving(&mut slot);
+    }
+    0
+}
+
+/// For `kvm_userspace_exit`, which comes after `vcpu_put`: this CPU remembers the thread, and the
+/// map does for a thread that migrates in between.
+#[inline(always)]
+fn remember_leaving(slot: &mut Slot) {
+    let tid = bpf_get_current_pid_tgid() as u32;
+    let index = slot.index();
+    slot.get().leaving = 1;
+    if slot.get().tid != tid {
+        slot.get().tid = tid;
+        if SLOT_BY_THREAD.insert(tid, index, u64::from(BPF_ANY)).is_err() {
+            lose(Loss::MapFull);
+        }
+    }
+    if let Some(memo) = slot::memo() {
+        // SAFETY: this CPU's value, written as one word.
+        unsafe { (*memo).leaving = u64::from(tid) << 32 | u64::from(index) };
+    }
+}
+
+/// The slot whose KVM_RUN this thread is just leaving. `leaving` keeps a thread that runs several
+/// vCPUs from being taken for the wrong one.
+#[inline(always)]
+fn leaving() -> Option<Slot> {
+    let tid = bpf_get_current_pid_tgid() as u32;
+    // SAFETY: this CPU's value, read as one word.
+    let memo = unsafe { (*slot::memo()?).leaving };
+    let index = if (memo >> 32) as u32 == tid {
+        memo as u32
+    } else {
+        // SAFETY: the value is a number that is only used as an index.
+        *unsafe { SLOT_BY_THREAD.get(tid) }?
+    };
+    let mut slot = Slot::at(index)?;
+    let current = slot.get();
+    if current.leaving == 0 || current.tid != tid {
+        return None;
+    }
+    current.leaving = 0;
+    Some(slot)
+}
+
+const EFAULT: i32 = 14;
+const EINTR: i32 = 4;
+const EHWPOISON: i32 = 133;
+
+/// `kvm_userspace_exit(reason, errno)`. With an errno the reason may be stale, except for memory
+/// faults, which come with -EFAULT or -EHWPOISON.
+#[raw_tracepoint]
+fn kvm_userspace_exit(ctx: RawTracePointContext) -> u32 {
+    let Some(mut slot) = leaving() else {
+        lose(Loss::Unattributed);
+        return 0;
+    };
+    slot.count(Class::UserspaceExit);
+    let reason = ctx.arg::<u32>(0) as usize;
+    let errno = ctx.arg::<i32>(1);
+    let index = if errno == -EINTR {
+        USERSPACE_EINTR
+    } else if errno < 0 && errno != -EFAULT && errno != -EHWPOISON || reason >= USERSPACE_EINTR {
+        USERSPACE_OTHER
+    } else {
+        reason
+    };
+    slot.get().userspace[index] += 1;
+    0
+}
+
+/// Every how many entries KVM's counters are read of a vCPU that stays inside KVM_RUN.
+const SYNC_EVERY: u64 = 1024;
+
+/// `kvm_entry(vcpu, force_immediate_exit)`: interrupts are off, no exit is in flight.
+#[raw_tracepoint]
+fn kvm_entry(ctx: RawTracePointContext) -> u32 {
+    let vcpu: u64 = ctx.arg(0);
+    if let Some(mut slot) = slot::of(&ctx, vcpu) {
+        let entries = slot.count(Class::Entry);
+        if slot.get().synced == 0 || entries.is_multiple_of(SYNC_EVERY) {
+            slot.sync(vcpu);
+        }
+    }
+    0
+}
+
+/// `kvm_exit(vcpu, isa)`: the reason is not an argument, it is read from the vCPU.
+#[raw_tracepoint]
+fn kvm_exit(ctx: RawTracePointContext) -> u32 {
+    let vcpu: u64 = ctx.arg(0);
+    if let Some(mut slot) = slot::of(&ctx, vcpu) {
+        slot.count(Class::Exit);
+        let index = kernel::exit_reason_index(vcpu, ctx.arg(1));
+        if let Some(reason) = slot.get().reasons.get_mut(index) {
+            *reason += 1;
+        }
+    }
+    0
+}

@@ -1,0 +1,94 @@
+//! Typed reads of kernel memory at offsets that the user side resolved, and what they tell: the
+//! running vCPU, KVM's own counters, the exit reason.
+
+use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
+use tdtrace_common::{
+    counters::{KvmStat, REASON_OTHER, svm_reason_index, vmx_reason_index},
+    layout::ABSENT,
+    vmx,
+};
+
+/// The offset in `LAYOUT.$field`, as the verifier's constant.
+macro_rules! offset {
+    ($field:ident) => {{
+        // SAFETY: a plain static; volatile, because the user side overrides its value at load.
+        unsafe { core::ptr::read_volatile(&raw const $crate::maps::LAYOUT.$field) }
+    }};
+}
+pub(crate) use offset;
+
+/// Reads a `T` at `base + offset`; `None` when the kernel has no such field or the address is bad.
+#[inline(always)]
+pub(crate) fn read<T: Copy>(base: u64, offset: u32) -> Option<T> {
+    if offset == ABSENT {
+        return None;
+    }
+    let address = base.wrapping_add(u64::from(offset)) as *const T;
+    // SAFETY: the call checks the address and fails on a bad one.
+    unsafe { bpf_probe_read_kernel(address) }.ok()
+}
+
+/// The `kvm_vcpu` that the current thread has loaded: `kvm_main.c:vcpu_load` registers its
+/// preempt notifier on the task, and nothing but KVM registers any.
+#[inline(always)]
+pub(crate) fn running_vcpu() -> Option<u64> {
+    // SAFETY: no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    let link: u64 = read(task, offset!(task_preempt_notifiers))?;
+    let link_offset = offset!(vcpu_preempt_link);
+    if link == 0 || link_offset == ABSENT {
+        return None;
+    }
+    Some(link.wrapping_sub(u64::from(link_offset)))
+}
+
+/// `kvm_vcpu.stat.exits` alone.
+#[inline(always)]
+pub(crate) fn stat_exits(vcpu: u64) -> Option<u64> {
+    read(vcpu, offset!(stat_exits))
+}
+
+/// KVM's own counters of a vCPU; 0 for those that this kernel does not have.
+#[inline(always)]
+pub(crate) fn kvm_stat(vcpu: u64) -> KvmStat {
+    KvmStat {
+        exits: read(vcpu, offset!(stat_exits)).unwrap_or(0),
+        fpu_reload: read(vcpu, offset!(stat_fpu_reload)).unwrap_or(0),
+        io_exits: read(vcpu, offset!(stat_io_exits)).unwrap_or(0),
+        mmio_exits: read(vcpu, offset!(stat_mmio_exits)).unwrap_or(0),
+        irq_exits: read(vcpu, offset!(stat_irq_exits)).unwrap_or(0),
+        signal_exits: read(vcpu, offset!(stat_signal_exits)).unwrap_or(0),
+        hypercalls: read(vcpu, offset!(stat_hypercalls)).unwrap_or(0),
+        ..KvmStat::default()
+    }
+}
+
+/// `kvm_exit`'s second argument: which kind of reason the vCPU has (`KVM_ISA_VMX`).
+const ISA_VMX: u32 = 1;
+/// `KVM_ISA_SVM`.
+const ISA_SVM: u32 = 2;
+
+/// The index in `VcpuSlot::reasons` of the exit that `vcpu` just had.
+///
+/// `vcpu_vmx`, `vcpu_tdx` and `vcpu_svm` all begin with their `kvm_vcpu` (asserted in
+/// `vmx/main.c`, `svm/svm.c`).
+#[inline(always)]
+pub(crate) fn exit_reason_index(vcpu: u64, isa: u32) -> usize {
+    let index = match isa {
+        ISA_VMX => vmx_reason(vcpu).map(|reason| vmx_reason_index(reason & vmx::BASIC_MASK)),
+        ISA_SVM => read::<u64>(vcpu, offset!(svm_vmcb))
+            .and_then(|vmcb| read::<u32>(vmcb, offset!(vmcb_exit_code)))
+            .map(svm_reason_index),
+        _ => None,
+    };
+    index.unwrap_or(REASON_OTHER)
+}
+
+#[inline(always)]
+fn vmx_reason(vcpu: u64) -> Option<u32> {
+    let vt = offset!(vmx_vt);
+    if vt == ABSENT {
+        return read(vcpu, offset!(vmx_exit_reason));
+    }
+    read(vcpu.wrapping_add(u64::from(vt)), offset!(vt_exit_reason))
+}

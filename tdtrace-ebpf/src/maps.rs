@@ -1,0 +1,76 @@
+//! The maps and the read-only globals. Sizes are the defaults; the user side sets others before
+//! loading.
+
+use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, Queue},
+};
+use tdtrace_common::{
+    counters::{CpuMemo, HotspotKey, HotspotValue, Loss, VcpuSlot, VmEntry},
+    layout::KernelLayout,
+};
+
+/// Offsets of the running kernel.
+#[unsafe(no_mangle)]
+pub(crate) static LAYOUT: KernelLayout = KernelLayout::EMPTY;
+
+/// Whether to log through aya-log; the verifier removes the code when it is 0.
+#[unsafe(no_mangle)]
+static DEBUG: u8 = 0;
+
+/// Whether `--debug-ebpf` was given.
+#[inline(always)]
+pub(crate) fn debug() -> bool {
+    // SAFETY: a plain static; volatile, because the user side overrides its value at load.
+    unsafe { core::ptr::read_volatile(&raw const DEBUG) != 0 }
+}
+
+#[map]
+pub(crate) static VCPUS: Array<VcpuSlot> = Array::with_max_entries(4096, BPF_F_MMAPABLE);
+
+#[map]
+pub(crate) static VMS: Array<VmEntry> = Array::with_max_entries(512, BPF_F_MMAPABLE);
+
+/// Indices of [`VCPUS`] that may be taken; the user side fills it.
+#[map]
+pub(crate) static FREE_VCPUS: Queue<u32> = Queue::with_max_entries(4096, 0);
+
+/// Indices of [`VMS`] that may be taken; the user side fills it.
+#[map]
+pub(crate) static FREE_VMS: Queue<u32> = Queue::with_max_entries(512, 0);
+
+/// Kernel address of a `kvm_vcpu` to its index in [`VCPUS`].
+#[map]
+pub(crate) static VCPU_BY_ADDRESS: HashMap<u64, u32> = HashMap::with_max_entries(8192, 0);
+
+/// Kernel address of a `kvm` to its index in [`VMS`].
+#[map]
+pub(crate) static VM_BY_ADDRESS: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
+
+/// Thread to the slot of the vCPU that it ran last, for `kvm_userspace_exit`, which comes when no
+/// vCPU is loaded any more.
+#[map]
+pub(crate) static SLOT_BY_THREAD: HashMap<u32, u32> = HashMap::with_max_entries(8192, 0);
+
+/// Hotspots that found no place in their slot.
+#[map]
+pub(crate) static HOTSPOTS: HashMap<HotspotKey, HotspotValue> = HashMap::with_max_entries(32768, 0);
+
+#[map]
+pub(crate) static MEMO: PerCpuArray<CpuMemo> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Loss::ALL.len() as u32, 0);
+
+/// Counts an event that no slot gets.
+#[inline(always)]
+pub(crate) fn lose(loss: Loss) {
+    if let Some(count) = LOSSES.get_ptr_mut(loss as u32) {
+        // SAFETY: this CPU's value, 8-byte aligned. Atomic, because a preempted program may be halfway
+        // through the same addition; as assembly, because the target has no `AtomicU64::fetch_add`.
+        unsafe {
+            core::arch::asm!("lock *(u64 *)({count} + 0) += {one}", count = in(reg) count, one = in(reg) 1_u64);
+        }
+    }
+}

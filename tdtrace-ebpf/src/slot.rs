@@ -1,0 +1,282 @@
+//! Finding the slot of a vCPU, making one, and telling a vCPU from its successor at the same
+//! address. All of it runs on the vCPU's own thread.
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    helpers::bpf_get_current_pid_tgid,
+};
+use aya_log_ebpf::debug as log_debug;
+use tdtrace_common::counters::{
+    COUNTS, Class, CpuMemo, Hotspot, HotspotKey, HotspotValue, KvmStat, Loss, Place, REASONS,
+    SLOT_HOTSPOTS, USERSPACE, VCPU_IDS, VcpuSlot,
+};
+
+use crate::{
+    kernel::{self, offset, read},
+    maps::{
+        FREE_VCPUS, FREE_VMS, HOTSPOTS, MEMO, VCPU_BY_ADDRESS, VCPUS, VM_BY_ADDRESS, VMS, debug,
+        lose,
+    },
+};
+
+/// A slot with its index.
+pub(crate) struct Slot {
+    index: u32,
+    slot: *mut VcpuSlot,
+}
+
+impl Slot {
+    /// The slot at `index`, whoever has it.
+    #[inline(always)]
+    pub(crate) fn at(index: u32) -> Option<Self> {
+        Some(Self { index, slot: VCPUS.get_ptr_mut(index)? })
+    }
+
+    #[inline(always)]
+    pub(crate) fn index(&self) -> u32 {
+        self.index
+    }
+
+    #[inline(always)]
+    pub(crate) fn get(&mut self) -> &mut VcpuSlot {
+        // SAFETY: a value of the array map, written only by the thread that runs this vCPU.
+        unsafe { &mut *self.slot }
+    }
+
+    #[inline(always)]
+    pub(crate) fn count(&mut self, class: Class) -> u64 {
+        let count = &mut self.get().counts[class as usize];
+        *count += 1;
+        *count
+    }
+
+    /// Counts a place: in the slot while there is room near its hash, else in the map.
+    #[inline(always)]
+    pub(crate) fn count_place(&mut self, class: Class, address: u64, size: u32) {
+        let place = Place { address, class: class as u32 + 1, size };
+        let hash = (address ^ (u64::from(place.class) << 40)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let start = (hash >> 59) as usize;
+        for probe in 0..2 {
+            let hotspot = &mut self.get().hotspots[(start + probe) & (SLOT_HOTSPOTS - 1)];
+            if hotspot.place == place {
+                hotspot.count += 1;
+                return;
+            }
+            if hotspot.place.class == 0 {
+                *hotspot = Hotspot { place, count: 1 };
+                return;
+            }
+        }
+        let life = self.get().life;
+        if !count_in_map(&HotspotKey { place, slot: self.index, life }) {
+            self.get().hotspots_lost += 1;
+        }
+    }
+
+    /// Reads KVM's own counters beside ours; both stand between two exits here.
+    #[inline(always)]
+    pub(crate) fn sync(&mut self, vcpu: u64) {
+        let slot = self.get();
+        let mut stat = kernel::kvm_stat(vcpu);
+        stat.seen_exits = slot.counts[Class::Exit as usize];
+        stat.seen_runs = slot.counts[Class::RunEnd as usize];
+        stat.seen_hypercalls = slot.counts[Class::Hypercall as usize];
+        if slot.synced == 0 {
+            slot.first = stat;
+            slot.synced = 1;
+        }
+        slot.last = stat;
+    }
+}
+
+/// Out of line: taken only by vCPUs with many places.
+#[inline(never)]
+fn count_in_map(key: &HotspotKey) -> bool {
+    if let Some(value) = HOTSPOTS.get_ptr_mut(key) {
+        // SAFETY: the key names the vCPU, whose thread is the only writer.
+        unsafe { (*value).count += 1 };
+        return true;
+    }
+    let value = HotspotValue { count: 1, reserved: [0; 6] };
+    HOTSPOTS.insert(key, &value, u64::from(BPF_NOEXIST)).is_ok()
+}
+
+/// The slot of the vCPU that this thread has loaded.
+#[inline(always)]
+pub(crate) fn running<C: EbpfContext>(ctx: &C) -> Option<Slot> {
+    let Some(vcpu) = kernel::running_vcpu() else {
+        lose(Loss::Unattributed);
+        return None;
+    };
+    of(ctx, vcpu)
+}
+
+/// The slot of `vcpu`, made if it has none.
+#[inline(always)]
+pub(crate) fn of<C: EbpfContext>(ctx: &C, vcpu: u64) -> Option<Slot> {
+    let memo = memo()?;
+    // SAFETY: this CPU's value; a torn or stale guess is caught by the comparison below.
+    let guess = unsafe { (*memo).slot } as u32;
+    if let Some(mut slot) = Slot::at(guess)
+        && slot.get().vcpu == vcpu
+    {
+        return Some(slot);
+    }
+    // SAFETY: as above.
+    let index = find(vcpu).or_else(|| make(ctx, vcpu))?;
+    // SAFETY: as above.
+    unsafe { (*memo).slot = u64::from(index) };
+    Slot::at(index)
+}
+
+/// The slot of `vcpu` at the beginning of a KVM_RUN, where a vCPU that took over the address of a
+/// dead one shows: another process, a retired VM, or exit counters that went back.
+#[inline(always)]
+pub(crate) fn of_run<C: EbpfContext>(ctx: &C, vcpu: u64) -> Option<Slot> {
+    let mut slot = of(ctx, vcpu)?;
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let exits = kernel::stat_exits(vcpu).unwrap_or(u64::MAX);
+    let current = slot.get();
+    let retired = VMS.get(current.vm).is_none_or(|vm| vm.retired != 0 || vm.kvm != current.kvm);
+    if current.tgid == tgid && !retired && exits >= current.last.exits {
+        return Some(slot);
+    }
+    current.vcpu = 0;
+    let index = make(ctx, vcpu)?;
+    Slot::at(index)
+}
+
+#[inline(always)]
+pub(crate) fn memo() -> Option<*mut CpuMemo> {
+    MEMO.get_ptr_mut(0)
+}
+
+#[inline(always)]
+fn find(vcpu: u64) -> Option<u32> {
+    // SAFETY: the value is a number that is only used as an index.
+    let index = *unsafe { VCPU_BY_ADDRESS.get(vcpu) }?;
+    (Slot::at(index)?.get().vcpu == vcpu).then_some(index)
+}
+
+/// Gives `vcpu` a free slot.
+#[inline(always)]
+fn make<C: EbpfContext>(ctx: &C, vcpu: u64) -> Option<u32> {
+    let index = make_slot(vcpu);
+    if debug() {
+        log_debug!(ctx, "vcpu {:x} takes slot {}", vcpu, index);
+    }
+    u32::try_from(index).ok()
+}
+
+/// The index of the new slot, or -1. Out of line: once in the life of a vCPU.
+#[inline(never)]
+fn make_slot(vcpu: u64) -> i64 {
+    let Some(kvm) = read::<u64>(vcpu, offset!(vcpu_kvm)) else {
+        lose(Loss::Unattributed);
+        return -1;
+    };
+    let vcpu_id: u32 = read(vcpu, offset!(vcpu_id)).unwrap_or(u32::MAX);
+    let Some(vm) = vm_of(kvm, vcpu_id) else {
+        return -1;
+    };
+    let Ok(Some(index)) = FREE_VCPUS.pop() else {
+        lose(Loss::SlotsFull);
+        return -1;
+    };
+    let Some(slot) = VCPUS.get_ptr_mut(index) else {
+        return -1;
+    };
+    // SAFETY: taken from the queue of free slots, so no other writer has it.
+    let slot = unsafe { &mut *slot };
+    clear(slot);
+    let ids = bpf_get_current_pid_tgid();
+    slot.kvm = kvm;
+    slot.vm = vm;
+    slot.vcpu_id = vcpu_id;
+    slot.tgid = (ids >> 32) as u32;
+    slot.tid = 0;
+    slot.life += 1;
+    slot.vcpu = vcpu;
+    if VCPU_BY_ADDRESS.insert(vcpu, index, u64::from(BPF_ANY)).is_err() {
+        slot.vcpu = 0;
+        lose(Loss::MapFull);
+        // Nothing was counted in it, so it can go back; if that fails too, one slot is out of use.
+        let _ = FREE_VCPUS.push(index, 0);
+        return -1;
+    }
+    i64::from(index)
+}
+
+/// Zeroes what the slot's last vCPU left; loops, because a block of this size does not fit the stack.
+#[inline(always)]
+fn clear(slot: &mut VcpuSlot) {
+    slot.leaving = 0;
+    slot.hotspots_lost = 0;
+    slot.synced = 0;
+    slot.first = KvmStat::default();
+    slot.last = KvmStat::default();
+    for index in 0..COUNTS {
+        slot.counts[index] = 0;
+    }
+    for index in 0..REASONS {
+        slot.reasons[index] = 0;
+    }
+    for index in 0..USERSPACE {
+        slot.userspace[index] = 0;
+    }
+    for index in 0..SLOT_HOTSPOTS {
+        slot.hotspots[index] = Hotspot::default();
+    }
+}
+
+/// The entry of the VM at `kvm`, made if there is none or if vCPU `vcpu_id` was there already: a VM
+/// never gets the same vCPU twice, so this is another VM at the same address.
+#[inline(always)]
+fn vm_of(kvm: u64, vcpu_id: u32) -> Option<u32> {
+    let pid: u32 = read(kvm, offset!(kvm_userspace_pid)).unwrap_or(0);
+    // SAFETY: the value is a number that is only used as an index.
+    if let Some(index) = unsafe { VM_BY_ADDRESS.get(kvm) }.copied()
+        && let Some(vm) = VMS.get_ptr_mut(index)
+    {
+        // SAFETY: a value of the array map; every byte of `vcpu_ids` is written by one thread, and
+        // `retired` only ever becomes 1.
+        let vm = unsafe { &mut *vm };
+        // The entry may have gone to a VM at another address since.
+        if vm.kvm == kvm {
+            if vm.retired == 0 && vm.userspace_pid == pid && claim(&mut vm.vcpu_ids, vcpu_id) {
+                return Some(index);
+            }
+            vm.retired = 1;
+        }
+    }
+    make_vm(kvm, pid, vcpu_id)
+}
+
+#[inline(always)]
+fn make_vm(kvm: u64, pid: u32, vcpu_id: u32) -> Option<u32> {
+    let Ok(Some(index)) = FREE_VMS.pop() else {
+        lose(Loss::SlotsFull);
+        return None;
+    };
+    // SAFETY: taken from the queue of free entries, so no other writer has it.
+    let vm = unsafe { &mut *VMS.get_ptr_mut(index)? };
+    vm.vcpu_ids.fill(0);
+    vm.userspace_pid = pid;
+    vm.vm_type = read::<u8>(kvm, offset!(kvm_vm_type)).map_or(u32::MAX, u32::from);
+    vm.retired = 0;
+    vm.life += 1;
+    vm.kvm = kvm;
+    claim(&mut vm.vcpu_ids, vcpu_id);
+    if VM_BY_ADDRESS.insert(kvm, index, u64::from(BPF_ANY)).is_err() {
+        lose(Loss::MapFull);
+    }
+    Some(index)
+}
+
+/// Marks `vcpu_id`; `false` if it was marked. Numbers beyond the table are not told apart.
+#[inline(always)]
+fn claim(ids: &mut [u8; VCPU_IDS], vcpu_id: u32) -> bool {
+    let seen = &mut ids[vcpu_id as usize & (VCPU_IDS - 1)];
+    core::mem::replace(seen, 1) == 0
+}

@@ -1,0 +1,122 @@
+//! What a source delivers: the counters at one moment, as they are.
+
+use std::{sync::Arc, time::Duration};
+
+use tdtrace_common::counters::{KvmStat, Loss, Place};
+
+use super::counts::Counts;
+
+/// Which exit reasons this KVM has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isa {
+    /// kvm_intel.
+    Vmx,
+    /// kvm_amd.
+    Svm,
+    /// Neither: `kvm_entry` and `kvm_exit` do not fire.
+    Software,
+}
+
+/// The machine the counters are of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// `uname -r`.
+    pub release: String,
+    /// Which exit reasons there are.
+    pub isa: Isa,
+}
+
+/// Whether a probe counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeState {
+    /// The probe's name.
+    pub name: String,
+    /// Why it is not attached; `None` if it is.
+    pub missing: Option<String>,
+    /// What cannot be seen without it.
+    pub hides: String,
+}
+
+/// A VM's place in the maps; `life` tells it from what was there before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VmKey {
+    /// Index of its entry.
+    pub index: u32,
+    /// How many VMs have had the entry.
+    pub life: u32,
+}
+
+/// A vCPU's place in the maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VcpuKey {
+    /// Index of its slot.
+    pub index: u32,
+    /// How many vCPUs have had the slot.
+    pub life: u32,
+}
+
+/// One VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmSample {
+    /// Its place in the maps.
+    pub key: VmKey,
+    /// The process that runs it.
+    pub pid: u32,
+    /// That process's name; empty if it could not be read.
+    pub name: Arc<str>,
+    /// `KVM_X86_*_VM`, if the kernel says.
+    pub vm_type: Option<u32>,
+    /// It is no more; this is the last sample with it.
+    pub ended: bool,
+}
+
+/// One vCPU.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VcpuSample {
+    /// Its place in the maps.
+    pub key: VcpuKey,
+    /// Its VM.
+    pub vm: VmKey,
+    /// The number that the VMM chose.
+    pub id: u32,
+    /// The thread that ran it last; 0 before its first KVM_RUN ended.
+    pub tid: u32,
+    /// Events by class.
+    pub counts: Counts,
+    /// `kvm_exit` by index of `VcpuSlot::reasons`, those that have any.
+    pub reasons: Vec<(u32, u64)>,
+    /// `kvm_userspace_exit` by index of `VcpuSlot::userspace`, those that have any.
+    pub userspace: Vec<(u32, u64)>,
+    /// Events by place.
+    pub hotspots: Vec<(Place, u64)>,
+    /// What KVM said first and last, if it was seen between two exits.
+    pub kvm: Option<(KvmStat, KvmStat)>,
+}
+
+/// Events that are in no slot, since attaching.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// By cause.
+    pub causes: Vec<(Loss, u64)>,
+    /// Runs that the kernel skipped because the program was running on that CPU already, by probe.
+    pub misses: Vec<(String, u64)>,
+    /// Hotspot events that found no room; the event itself was counted.
+    pub hotspots: u64,
+}
+
+/// The counters at one moment.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// Since the source began.
+    pub at: Duration,
+    /// The machine.
+    pub host: Arc<Host>,
+    /// The probes.
+    pub probes: Arc<[ProbeState]>,
+    /// VMs, in no order.
+    pub vms: Vec<VmSample>,
+    /// vCPUs, in no order.
+    pub vcpus: Vec<VcpuSample>,
+    /// What is missing.
+    pub losses: Losses,
+}

@@ -1,0 +1,286 @@
+//! What the views show: VMs, vCPUs and hotspots with totals and rates.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tdtrace_common::{
+    counters::{
+        Class, KvmStat, Place, REASON_OTHER, REASON_SVM_HIGH, REASON_UNDEFINED, USERSPACE_EINTR,
+        USERSPACE_OTHER,
+    },
+    kvm, svm, vmx,
+};
+
+use super::{
+    counts::Counts,
+    sample::{Host, Isa, Losses, ProbeState},
+};
+
+/// A total since attaching, and events per second over the last interval.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Tally {
+    /// Since attaching, or since the VM or vCPU was first seen.
+    pub total: u64,
+    /// Per second; `None` until there is an interval.
+    pub rate: Option<f64>,
+}
+
+/// Where the number of exits comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitSource {
+    /// `kvm_exit` events.
+    Event,
+    /// KVM's own count, as of each vCPU's last KVM_RUN: this KVM fires no `kvm_exit`.
+    KvmStat,
+}
+
+/// What KVM counted itself against what the programs saw, of one vCPU or summed over several.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// VM exits by KVM's count.
+    pub kvm_exits: u64,
+    /// `kvm_exit` events; `None` if this KVM fires none.
+    pub seen_exits: Option<u64>,
+    /// KVM_RUNs by KVM's count.
+    pub kvm_runs: u64,
+    /// `kvm_fpu(0)` events.
+    pub seen_runs: u64,
+    /// Hypercalls by KVM's count.
+    pub kvm_hypercalls: u64,
+    /// `kvm_hypercall` events.
+    pub seen_hypercalls: u64,
+}
+
+impl Audit {
+    /// The difference between two readings of KVM's counters.
+    #[must_use]
+    pub fn between(first: &KvmStat, last: &KvmStat, isa: Isa) -> Self {
+        Self {
+            kvm_exits: last.exits.saturating_sub(first.exits),
+            seen_exits: (isa != Isa::Software)
+                .then(|| last.seen_exits.saturating_sub(first.seen_exits)),
+            kvm_runs: last.fpu_reload.saturating_sub(first.fpu_reload),
+            seen_runs: last.seen_runs.saturating_sub(first.seen_runs),
+            kvm_hypercalls: last.hypercalls.saturating_sub(first.hypercalls),
+            seen_hypercalls: last.seen_hypercalls.saturating_sub(first.seen_hypercalls),
+        }
+    }
+
+    /// Whether everything that both count is equal.
+    #[must_use]
+    pub fn agrees(&self) -> bool {
+        self.seen_exits.is_none_or(|seen| seen == self.kvm_exits)
+            && self.kvm_runs == self.seen_runs
+            && self.kvm_hypercalls == self.seen_hypercalls
+    }
+
+    /// The two together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            kvm_exits: self.kvm_exits + other.kvm_exits,
+            seen_exits: match (self.seen_exits, other.seen_exits) {
+                (None, None) => None,
+                (one, two) => Some(one.unwrap_or(0) + two.unwrap_or(0)),
+            },
+            kvm_runs: self.kvm_runs + other.kvm_runs,
+            seen_runs: self.seen_runs + other.seen_runs,
+            kvm_hypercalls: self.kvm_hypercalls + other.kvm_hypercalls,
+            seen_hypercalls: self.seen_hypercalls + other.seen_hypercalls,
+        }
+    }
+}
+
+/// One vCPU.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Vcpu {
+    /// Number of its VM.
+    pub vm: u32,
+    /// The number that the VMM chose.
+    pub id: u32,
+    /// The thread that ran it last.
+    pub tid: u32,
+    /// Exits.
+    pub exits: Tally,
+    /// Events by class.
+    pub counts: Counts,
+    /// Events by class over the last interval.
+    pub recent: Counts,
+    /// `kvm_exit` by reason.
+    pub reasons: BTreeMap<String, u64>,
+    /// Returns to the VMM by `KVM_EXIT_*`.
+    pub userspace: BTreeMap<String, u64>,
+    /// KVM's own count against ours; `None` before the first moment at which both stand still.
+    pub audit: Option<Audit>,
+}
+
+/// One place of a VM: an address, port, MSR, leaf or hypercall number.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hotspot {
+    /// Number of its VM.
+    pub vm: u32,
+    /// Name of its VM.
+    pub vm_name: Arc<str>,
+    /// The kind of access.
+    pub class: Class,
+    /// Guest physical address, port, MSR index, CPUID leaf or hypercall number.
+    pub address: u64,
+    /// Bytes accessed, 0 where the class has no size.
+    pub size: u32,
+    /// Events.
+    pub tally: Tally,
+}
+
+/// One VM, running or ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Vm {
+    /// Number in the order of appearance, from 1.
+    pub id: u32,
+    /// The process that runs it.
+    pub pid: u32,
+    /// That process's name.
+    pub name: Arc<str>,
+    /// `plain`, `TD`, `SEV` …, `?` if the kernel does not say.
+    pub kind: String,
+    /// It is no more.
+    pub ended: bool,
+    /// Exits, all vCPUs together.
+    pub exits: Tally,
+    /// Events by class.
+    pub counts: Counts,
+    /// Events by class over the last interval.
+    pub recent: Counts,
+    /// vCPUs by number.
+    pub vcpus: Vec<Vcpu>,
+    /// Places by count, most first.
+    pub hotspots: Vec<Hotspot>,
+    /// Per class with places: events that no place of the list accounts for.
+    pub other: Vec<(Class, u64)>,
+    /// KVM's own count against ours, over the vCPUs that have one.
+    pub audit: Option<Audit>,
+}
+
+impl Vm {
+    /// `kvm_exit` by reason, all vCPUs together.
+    #[must_use]
+    pub fn reasons(&self) -> BTreeMap<&str, u64> {
+        sum(self.vcpus.iter().map(|vcpu| &vcpu.reasons))
+    }
+
+    /// Returns to the VMM by `KVM_EXIT_*`, all vCPUs together.
+    #[must_use]
+    pub fn userspace(&self) -> BTreeMap<&str, u64> {
+        sum(self.vcpus.iter().map(|vcpu| &vcpu.userspace))
+    }
+}
+
+fn sum<'a>(maps: impl Iterator<Item = &'a BTreeMap<String, u64>>) -> BTreeMap<&'a str, u64> {
+    let mut total = BTreeMap::new();
+    for (name, count) in maps.flatten() {
+        *total.entry(name.as_str()).or_default() += count;
+    }
+    total
+}
+
+/// Everything that a view may show at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Since the source began.
+    pub at: Duration,
+    /// Since the snapshot before; `None` for the first.
+    pub interval: Option<Duration>,
+    /// The machine.
+    pub host: Arc<Host>,
+    /// The probes.
+    pub probes: Arc<[ProbeState]>,
+    /// Where [`Vm::exits`] comes from.
+    pub exit_source: ExitSource,
+    /// VMs by number.
+    pub vms: Vec<Vm>,
+    /// Events by class, all VMs together, those that are no longer listed included.
+    pub counts: Counts,
+    /// VMs that ended and are no longer listed; their events are in `counts`.
+    pub dropped_vms: u64,
+    /// What is missing.
+    pub losses: Losses,
+}
+
+impl Snapshot {
+    /// Events that were not counted, all causes together. Hotspot events without room are not among
+    /// them: they are in their class's total.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        let causes = self.losses.causes.iter().map(|(_, count)| count);
+        causes.chain(self.losses.misses.iter().map(|(_, count)| count)).sum()
+    }
+
+    /// Attached probes and all probes.
+    #[must_use]
+    pub fn attached(&self) -> (usize, usize) {
+        let attached = self.probes.iter().filter(|probe| probe.missing.is_none()).count();
+        (attached, self.probes.len())
+    }
+
+    /// KVM's own count against ours, over all VMs that have one.
+    #[must_use]
+    pub fn audit(&self) -> Option<Audit> {
+        self.vms.iter().filter_map(|vm| vm.audit).reduce(Audit::plus)
+    }
+}
+
+/// The name of `kvm_exit` reason `index` of a slot.
+#[must_use]
+pub fn reason_name(index: u32, isa: Isa) -> String {
+    let high = REASON_SVM_HIGH as u32;
+    let (number, name) = match index {
+        _ if index == REASON_OTHER as u32 => return "other".to_owned(),
+        _ if index == REASON_UNDEFINED as u32 => (vmx::UNDEFINED, vmx::exit_reason(vmx::UNDEFINED)),
+        _ if isa == Isa::Svm && index >= high => {
+            (0x400 + index - high, svm::exit_code(0x400 + index - high))
+        }
+        _ if isa == Isa::Svm => (index, svm::exit_code(index)),
+        _ => (index, vmx::exit_reason(index)),
+    };
+    name.map_or_else(|| format!("{number:#x}"), str::to_owned)
+}
+
+/// The name of userspace exit `index` of a slot.
+#[must_use]
+pub fn userspace_name(index: u32) -> String {
+    match index {
+        _ if index == USERSPACE_EINTR as u32 => "EINTR".to_owned(),
+        _ if index == USERSPACE_OTHER as u32 => "other".to_owned(),
+        _ => kvm::userspace_exit(index).map_or_else(|| index.to_string(), str::to_owned),
+    }
+}
+
+/// The class of a place; `None` for a number that no class has.
+#[must_use]
+pub fn class_of(place: &Place) -> Option<Class> {
+    Class::ALL.into_iter().find(|class| *class as u32 + 1 == place.class)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_named_by_the_kind_of_kvm() {
+        assert_eq!(reason_name(77, Isa::Vmx), "TDCALL");
+        assert_eq!(reason_name(0x72, Isa::Svm), "CPUID");
+        assert_eq!(reason_name(REASON_SVM_HIGH as u32, Isa::Svm), "NPF");
+        assert_eq!(reason_name(REASON_UNDEFINED as u32, Isa::Vmx), "UNDEFINED");
+        assert_eq!(reason_name(100, Isa::Vmx), "0x64");
+        assert_eq!(userspace_name(39), "MEMORY_FAULT");
+        assert_eq!(userspace_name(USERSPACE_EINTR as u32), "EINTR");
+    }
+
+    #[test]
+    fn an_audit_without_exit_events_leaves_exits_out_of_the_verdict() {
+        let first = KvmStat::default();
+        let last = KvmStat { exits: 5, fpu_reload: 2, seen_runs: 2, ..first };
+        assert!(Audit::between(&first, &last, Isa::Software).agrees());
+        assert!(!Audit::between(&first, &last, Isa::Svm).agrees());
+        let missed = KvmStat { seen_runs: 1, ..last };
+        assert!(!Audit::between(&first, &missed, Isa::Software).agrees());
+    }
+}

@@ -1,0 +1,285 @@
+//! Loading the object and attaching what this kernel has. Each probe attaches by itself; one that
+//! does not is listed with the reason and with what it hides.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Map, MapData, MapError, PerCpuArray, Queue},
+    programs::{ProgramError, RawTracePoint},
+    sys::SyscallError,
+};
+use tdtrace_common::counters::{HotspotKey, HotspotValue};
+
+use super::{Options, Overflow, collect_overflow, losses};
+use crate::{
+    kernel::{
+        Facts,
+        btf::BtfSet,
+        kvm::Flavour,
+        layout::{Resolved, resolve},
+        privilege::{Capability, Lockdown},
+    },
+    model::sample::{Host, Isa, Losses, ProbeState},
+    probe::table::{PROBES, Probe},
+};
+
+/// The compiled programs; `build.rs` made them. Aligned, because the parser reads them in place.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tdtrace-ebpf.o"));
+
+/// VMs that can be counted at the same time.
+const MAX_VMS: u32 = 512;
+
+/// The loaded object with its links and what is known of the machine.
+pub(super) struct Attached {
+    ebpf: Ebpf,
+    maps: Vec<(&'static str, Map)>,
+    /// The machine.
+    pub(super) host: Arc<Host>,
+    /// Each probe and whether it counts.
+    pub(super) probes: Arc<[ProbeState]>,
+}
+
+/// Maps that are used after loading.
+const MAPS: [&str; 7] =
+    ["VCPUS", "VMS", "FREE_VCPUS", "FREE_VMS", "SLOT_BY_THREAD", "HOTSPOTS", "LOSSES"];
+
+pub(super) fn attach(options: Options) -> Result<Attached> {
+    let facts = Facts::running();
+    check_privilege(&facts)?;
+    let set = BtfSet::running(Path::new("/")).context(
+        "the layout of this kernel cannot be read; `tdtrace doctor` says what is missing",
+    )?;
+    let resolved = resolve(&set);
+    let mut ebpf = load(&resolved, options)?;
+    if options.debug_ebpf {
+        follow_log(&mut ebpf)?;
+    }
+    let mut maps = Vec::new();
+    for name in MAPS {
+        let map = ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))?;
+        maps.push((name, map));
+    }
+    let host = Host {
+        release: facts.release.known().cloned().unwrap_or_else(|| "?".to_owned()),
+        isa: match facts.flavour() {
+            Flavour::Intel => Isa::Vmx,
+            Flavour::Amd => Isa::Svm,
+            Flavour::None | Flavour::Idle | Flavour::Software(_) => Isa::Software,
+        },
+    };
+    let mut attached = Attached { ebpf, maps, host: Arc::new(host), probes: Arc::new([]) };
+    attached.fill_queue("FREE_VCPUS", options.max_vcpus)?;
+    attached.fill_queue("FREE_VMS", MAX_VMS)?;
+    attached.attach_probes(&resolved)?;
+    Ok(attached)
+}
+
+fn check_privilege(facts: &Facts) -> Result<()> {
+    if facts.privilege.lockdown.known() == Some(&Lockdown::Confidentiality) {
+        bail!(
+            "kernel lockdown is `confidentiality`, which forbids reading kernel memory; boot with lockdown=integrity or without it"
+        );
+    }
+    if let Some(credentials) = facts.privilege.credentials.known() {
+        for capability in [Capability::Bpf, Capability::Perfmon] {
+            if !credentials.may(capability) {
+                bail!(
+                    "{} is missing, so eBPF programs cannot be loaded; run it as root: sudo tdtrace …",
+                    capability.name()
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn load(resolved: &Resolved, options: Options) -> Result<Ebpf> {
+    let debug = u8::from(options.debug_ebpf);
+    let vcpus = options.max_vcpus;
+    EbpfLoader::new()
+        .override_global("LAYOUT", &resolved.layout, true)
+        .override_global("DEBUG", &debug, true)
+        .map_max_entries("VCPUS", vcpus)
+        .map_max_entries("FREE_VCPUS", vcpus)
+        .map_max_entries("VCPU_BY_ADDRESS", vcpus.saturating_mul(2))
+        .map_max_entries("SLOT_BY_THREAD", vcpus.saturating_mul(2))
+        .map_max_entries("HOTSPOTS", vcpus.saturating_mul(8))
+        .load(OBJECT)
+        .map_err(|error| anyhow!(error))
+        .context("the kernel refuses the eBPF maps; `tdtrace doctor` says what is missing")
+}
+
+/// Prints the programs' log to stderr from a thread of its own, until the process ends.
+fn follow_log(ebpf: &mut Ebpf) -> Result<()> {
+    let mut log = aya_log::EbpfLogger::init_with_logger(ebpf, Stderr)
+        .context("the programs' log cannot be read")?;
+    std::thread::Builder::new().name("ebpf-log".to_owned()).spawn(move || {
+        loop {
+            log.flush();
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+    })?;
+    Ok(())
+}
+
+/// The log of the programs as lines on stderr.
+struct Stderr;
+
+impl log::Log for Stderr {
+    fn enabled(&self, _metadata: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        eprintln!("ebpf: {}", record.args());
+    }
+
+    fn flush(&self) {}
+}
+
+impl Attached {
+    /// The data of map `name`.
+    pub(super) fn map(&self, name: &str) -> Result<&MapData> {
+        match self.any(name)? {
+            Map::Array(data) | Map::PerCpuArray(data) | Map::HashMap(data) | Map::Queue(data) => {
+                Ok(data)
+            }
+            _ => bail!("map {name} is of another type"),
+        }
+    }
+
+    fn any(&self, name: &str) -> Result<&Map> {
+        let found = self.maps.iter().find(|(known, _)| *known == name);
+        found.map(|(_, map)| map).with_context(|| format!("the object has no map {name}"))
+    }
+
+    fn any_mut(&mut self, name: &str) -> Result<&mut Map> {
+        let found = self.maps.iter_mut().find(|(known, _)| *known == name);
+        found.map(|(_, map)| map).with_context(|| format!("the object has no map {name}"))
+    }
+
+    fn fill_queue(&mut self, name: &str, entries: u32) -> Result<()> {
+        let mut queue = Queue::<_, u32>::try_from(self.any_mut(name)?)?;
+        for index in 0..entries {
+            queue.push(index, 0).with_context(|| format!("map {name} refuses entry {index}"))?;
+        }
+        Ok(())
+    }
+
+    /// Gives slot `index` back, with what the maps hold of its vCPU.
+    pub(super) fn free_vcpu(&mut self, index: u32, life: u32, tid: u32) -> Result<()> {
+        let mut threads =
+            aya::maps::HashMap::<_, u32, u32>::try_from(self.any_mut("SLOT_BY_THREAD")?)?;
+        if threads.get(&tid, 0).is_ok_and(|slot| slot == index) {
+            ignore_absent(threads.remove(&tid))?;
+        }
+        let mut hotspots =
+            aya::maps::HashMap::<_, HotspotKey, HotspotValue>::try_from(self.any_mut("HOTSPOTS")?)?;
+        let keys: Vec<HotspotKey> =
+            hotspots.keys().flatten().filter(|key| key.slot == index && key.life == life).collect();
+        for key in keys {
+            ignore_absent(hotspots.remove(&key))?;
+        }
+        Queue::<_, u32>::try_from(self.any_mut("FREE_VCPUS")?)?.push(index, 0)?;
+        Ok(())
+    }
+
+    /// Gives VM entry `index` back.
+    pub(super) fn free_vm(&mut self, index: u32) -> Result<()> {
+        Queue::<_, u32>::try_from(self.any_mut("FREE_VMS")?)?.push(index, 0)?;
+        Ok(())
+    }
+
+    /// The hotspots that found no place in their slot.
+    pub(super) fn hotspots(&self) -> Result<Overflow> {
+        let map =
+            aya::maps::HashMap::<_, HotspotKey, HotspotValue>::try_from(self.any("HOTSPOTS")?)?;
+        Ok(collect_overflow(map.iter().flatten().map(|(key, value)| (key, value.count))))
+    }
+
+    /// What was not counted, hotspots aside.
+    pub(super) fn losses(&self) -> Result<Losses> {
+        let causes = losses::causes(&PerCpuArray::<_, u64>::try_from(self.any("LOSSES")?)?)?;
+        let mut misses = Vec::new();
+        for probe in PROBES {
+            if let Some(program) = self.ebpf.program(probe.name)
+                && let Ok(fd) = program.fd()
+            {
+                misses.push((probe.name.to_owned(), losses::recursion_misses(fd)?));
+            }
+        }
+        Ok(Losses { causes, misses, hotspots: 0 })
+    }
+
+    fn attach_probes(&mut self, resolved: &Resolved) -> Result<()> {
+        let mut states = Vec::new();
+        for probe in PROBES {
+            let missing = self.attach_probe(probe, resolved)?;
+            states.push(ProbeState {
+                name: probe.name.to_owned(),
+                missing,
+                hides: probe.hidden_without.to_owned(),
+            });
+        }
+        if states.iter().all(|state| state.missing.is_some()) {
+            let why = states.first().and_then(|state| state.missing.clone()).unwrap_or_default();
+            bail!("no probe can be attached ({why}); `tdtrace doctor` says what to do");
+        }
+        self.probes = states.into();
+        Ok(())
+    }
+
+    /// Attaches `probe`; the reason if this kernel does not allow it.
+    fn attach_probe(&mut self, probe: &Probe, resolved: &Resolved) -> Result<Option<String>> {
+        for need in probe.needs {
+            if let Some(why) = resolved.why_missing(need) {
+                return Ok(Some(why.to_owned()));
+            }
+        }
+        let program: &mut RawTracePoint = self
+            .ebpf
+            .program_mut(probe.name)
+            .with_context(|| format!("the object has no program {}", probe.name))?
+            .try_into()?;
+        if let Err(error) = program.load() {
+            return Ok(Some(load_failure(&error)));
+        }
+        Ok(program.attach(probe.tracepoint).err().map(|error| attach_failure(&error, probe)))
+    }
+}
+
+fn ignore_absent(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+fn load_failure(error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+            format!("the kernel refuses the program: {io_error} {last}").trim_end().to_owned()
+        }
+        other => format!("the program cannot be loaded: {other}"),
+    }
+}
+
+fn attach_failure(error: &ProgramError, probe: &Probe) -> String {
+    match error {
+        ProgramError::SyscallError(SyscallError { io_error, .. })
+            if io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            format!("this kernel has no tracepoint {}; is kvm loaded?", probe.tracepoint)
+        }
+        other => format!("{} cannot be attached: {other}", probe.tracepoint),
+    }
+}

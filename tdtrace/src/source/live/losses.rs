@@ -1,0 +1,46 @@
+//! What was not counted: the programs' own counter of causes, and the runs that the kernel skipped.
+
+use std::{fs, os::fd::AsRawFd as _};
+
+use anyhow::{Context as _, Result};
+use aya::{maps::PerCpuArray, programs::ProgramFd};
+use tdtrace_common::counters::Loss;
+
+/// Events by cause, summed over the CPUs.
+pub(super) fn causes<M: std::borrow::Borrow<aya::maps::MapData>>(
+    losses: &PerCpuArray<M, u64>,
+) -> Result<Vec<(Loss, u64)>> {
+    Loss::ALL
+        .into_iter()
+        .map(|loss| {
+            let values = losses.get(&(loss as u32), 0).context("the map of losses")?;
+            Ok((loss, values.iter().sum()))
+        })
+        .collect()
+}
+
+/// Runs of a program that the kernel skipped, because the program was running on that CPU already
+/// (`recursion_misses` in the fdinfo of its file descriptor; `kernel/bpf/syscall.c:bpf_prog_show_fdinfo`).
+pub(super) fn recursion_misses(program: &ProgramFd) -> Result<u64> {
+    use std::os::fd::AsFd as _;
+    let path = format!("/proc/self/fdinfo/{}", program.as_fd().as_raw_fd());
+    let text = fs::read_to_string(&path).with_context(|| format!("{path} cannot be read"))?;
+    parse_misses(&text).with_context(|| format!("{path} has no recursion_misses"))
+}
+
+fn parse_misses(fdinfo: &str) -> Option<u64> {
+    fdinfo.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn misses_are_read_from_fdinfo() {
+        let text =
+            "pos:\t0\nprog_type:\t17\nrun_cnt:\t0\nrecursion_misses:\t392\nverified_insns:\t1\n";
+        assert_eq!(parse_misses(text), Some(392));
+        assert_eq!(parse_misses("pos:\t0\n"), None);
+    }
+}
