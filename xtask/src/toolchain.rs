@@ -15,6 +15,9 @@ use anyhow::{Context as _, Result, anyhow, bail};
 /// The bpf-linker release that set-up installs.
 pub const BPF_LINKER_VERSION: &str = "0.13.0";
 
+/// The target of the eBPF crate.
+pub const TARGET: &str = "bpfel-unknown-none";
+
 /// LLVM majors that [`BPF_LINKER_VERSION`] can be built for (its `llvm-NN` features).
 pub const BPF_LINKER_LLVM: [u32; 3] = [21, 22, 23];
 
@@ -102,8 +105,54 @@ impl EbpfToolchain {
             fs::create_dir_all(dir)
                 .with_context(|| format!("{} cannot be created", dir.display()))?;
         }
-        fs::write(&record, self.to_text())
+        // Another build may be reading it.
+        let new = record.with_extension(format!("new-{}", std::process::id()));
+        fs::write(&new, self.to_text())
+            .and_then(|()| fs::rename(&new, &record))
             .with_context(|| format!("{} cannot be written", record.display()))
+    }
+
+    /// The command that builds the eBPF crate; the caller adds `--target-dir`.
+    #[must_use]
+    pub fn build(&self) -> Command {
+        let mut command = Command::new(&self.cargo);
+        command.args(["build", "--quiet"]);
+        self.complete(command)
+    }
+
+    /// The command that runs clippy on the eBPF crate, as [`Self::build`] builds it.
+    #[must_use]
+    pub fn clippy(&self) -> Command {
+        // The one beside the compiler: rustup's proxy would take the active toolchain's.
+        let mut command = Command::new(self.rustc.with_file_name("cargo-clippy"));
+        command.arg("clippy").env("CARGO", &self.cargo);
+        self.complete(command)
+    }
+
+    fn complete(&self, mut command: Command) -> Command {
+        command
+            .args(["--package", "tdtrace-ebpf", "--release", "--locked"])
+            .args(["-Z", "build-std=core", "--target", TARGET])
+            .env("RUSTC", &self.rustc)
+            // build-std is unstable; this opens it in a stable compiler.
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("CARGO_ENCODED_RUSTFLAGS", self.rustflags())
+            // Set by a cargo that runs clippy or is itself wrapped; they are for the outer build.
+            .env_remove("RUSTC_WRAPPER")
+            .env_remove("RUSTC_WORKSPACE_WRAPPER")
+            .env_remove("CARGO_BUILD_TARGET");
+        command
+    }
+
+    /// Debug information becomes the object's BTF; the target architecture selects `pt_regs`.
+    fn rustflags(&self) -> String {
+        [
+            "--cfg=bpf_target_arch=\"x86_64\"",
+            "-Cdebuginfo=2",
+            &format!("-Clinker={}", self.bpf_linker.display()),
+            "-Clink-arg=--btf",
+        ]
+        .join("\x1f")
     }
 
     fn to_text(&self) -> String {
