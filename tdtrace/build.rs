@@ -6,8 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail};
-use xtask::toolchain::{EbpfToolchain, TARGET};
+use anyhow::{Context as _, Result, anyhow, bail};
+use xtask::toolchain::{EbpfToolchain, TARGET, ebpf_target_dir};
 
 fn main() {
     if let Err(error) = build() {
@@ -28,10 +28,10 @@ fn build() -> Result<()> {
     }
     println!("cargo:rerun-if-changed={}", EbpfToolchain::record()?.display());
 
-    let toolchain = EbpfToolchain::load()
-        .context("the eBPF toolchain is not set up; run `cargo xtask setup` first")?;
-    // A target directory of its own: cargo would wait for itself on the outer one.
-    let target_dir = out_dir.join("ebpf");
+    let toolchain = EbpfToolchain::load().map_err(|why| {
+        anyhow!("run `cargo xtask setup` first, the eBPF toolchain is not set up ({why:#})")
+    })?;
+    let target_dir = ebpf_target_dir(&out_dir);
     let mut cargo = toolchain.build();
     cargo.current_dir(root).arg("--target-dir").arg(&target_dir);
     let output =

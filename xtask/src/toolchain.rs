@@ -34,6 +34,23 @@ pub struct EbpfToolchain {
     pub rustc_version: String,
 }
 
+/// The target directory of the eBPF crate for a build script with this `OUT_DIR`: `ebpf` in the
+/// outer build's.
+///
+/// It is not the outer one itself, on which cargo would wait for itself, and one for all profiles
+/// and features, because none of them changes the eBPF object.
+#[must_use]
+pub fn ebpf_target_dir(out_dir: &Path) -> PathBuf {
+    out_dir
+        .ancestors()
+        // <target>/<triple>/<profile>/build/<package>/<hash>/out at its deepest.
+        .take(7)
+        // Cargo marks a target directory that it makes, so that backups leave it out.
+        .find(|ancestor| ancestor.join("CACHEDIR.TAG").is_file())
+        .unwrap_or(out_dir)
+        .join("ebpf")
+}
+
 /// Where set-up keeps what it installs: `TDTRACE_CACHE`, else `$XDG_CACHE_HOME/tdtrace`, else
 /// `~/.cache/tdtrace`.
 ///
@@ -82,7 +99,7 @@ impl EbpfToolchain {
     pub fn load() -> Result<Self> {
         let record = Self::record()?;
         let text = fs::read_to_string(&record)
-            .with_context(|| format!("no set-up record at {}", record.display()))?;
+            .map_err(|error| anyhow!("{} cannot be read: {error}", record.display()))?;
         let toolchain = Self::parse(&text)?;
         for path in [&toolchain.cargo, &toolchain.bpf_linker] {
             if !path.exists() {
@@ -194,6 +211,16 @@ mod tests {
             rustc_version: "rustc 1.95.0; LLVM version: 22.1.2".into(),
         };
         assert_eq!(EbpfToolchain::parse(&toolchain.to_text()).unwrap(), toolchain);
+    }
+
+    #[test]
+    fn all_profiles_share_one_directory_for_the_ebpf_crate() {
+        let target = tempfile::tempdir().unwrap();
+        let out_dir = target.path().join("debug/build/tdtrace-1/out");
+        fs::create_dir_all(&out_dir).unwrap();
+        assert_eq!(ebpf_target_dir(&out_dir), out_dir.join("ebpf"));
+        fs::write(target.path().join("CACHEDIR.TAG"), "").unwrap();
+        assert_eq!(ebpf_target_dir(&out_dir), target.path().join("ebpf"));
     }
 
     #[test]

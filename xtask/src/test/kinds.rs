@@ -6,6 +6,7 @@
 use std::process::Command;
 
 use anyhow::{Result, bail};
+use clap::builder::PossibleValuesParser;
 use serde_json::Value;
 use xtask::toolchain::EbpfToolchain;
 
@@ -52,6 +53,11 @@ pub(crate) const ALL: &[Kind] = &[
     },
 ];
 
+/// The names that the command line takes.
+pub(super) fn names() -> PossibleValuesParser {
+    PossibleValuesParser::new(ALL.iter().map(|kind| kind.name))
+}
+
 fn always(_: &Context) -> bool {
     true
 }
@@ -71,7 +77,7 @@ fn cargo(verb: &str) -> Command {
 
 fn format() -> Result<Tally> {
     let mut command = workspace::cargo();
-    command.args(["fmt", "--all", "--check"]);
+    command.args(["fmt", "--all", "--check", "--", "--color", "never"]);
     check("format", command)
 }
 
@@ -94,7 +100,8 @@ fn clippy(context: &Context) -> Result<Tally> {
     user.arg("--all-targets");
     let toolchain = EbpfToolchain::load()?;
     let mut ebpf = toolchain.clippy();
-    ebpf.current_dir(workspace::root()).arg("--target-dir").arg(workspace::target());
+    ebpf.current_dir(workspace::root());
+    ebpf.arg("--target-dir").arg(workspace::target().join("ebpf"));
     if warnings_fail(context) {
         user.args(["--", "-D", "warnings"]);
         ebpf.args(["--", "-D", "warnings"]);
@@ -106,7 +113,8 @@ fn clippy(context: &Context) -> Result<Tally> {
 
 fn docs(context: &Context) -> Result<Tally> {
     let mut command = cargo("doc");
-    command.arg("--no-deps");
+    // With `--examples` dev-dependencies count, and their features are those of the other kinds.
+    command.args(["--no-deps", "--lib", "--bins", "--examples"]);
     if warnings_fail(context) {
         command.env("RUSTDOCFLAGS", "-D warnings");
     }
@@ -120,7 +128,6 @@ fn warnings_fail(context: &Context) -> bool {
 /// A command that says yes or no.
 fn check(name: &str, command: Command) -> Result<Tally> {
     progress::begin(name);
-    let shown = progress::shell_line(&command);
     let finished = progress::run_hidden(command)?;
     let elapsed = progress::seconds(finished.elapsed);
     if finished.status.success() {
@@ -129,7 +136,6 @@ fn check(name: &str, command: Command) -> Result<Tally> {
     }
     progress::end(&format!("failed {elapsed}"));
     print!("{}", output::without_passed(&finished.output));
-    println!("    again: {shown}");
     Ok(Tally { passed: 0, failed: 1 })
 }
 
@@ -166,7 +172,6 @@ fn tests(name: &str, mut command: Command) -> Result<Tally> {
     progress::begin(name);
     // Snapshots are compared; the source tree is not written to.
     command.env("INSTA_UPDATE", "no");
-    let shown = progress::shell_line(&command);
     let finished = progress::run_hidden(command)?;
     let elapsed = progress::seconds(finished.elapsed);
     let mut tally = output::tally(&finished.output);
@@ -178,7 +183,6 @@ fn tests(name: &str, mut command: Command) -> Result<Tally> {
     tally.failed = tally.failed.max(1);
     progress::end(&format!("{} passed, {} failed {elapsed}", tally.passed, tally.failed));
     print!("{}", output::without_passed(&finished.output));
-    println!("    again: {shown}");
     Ok(tally)
 }
 
