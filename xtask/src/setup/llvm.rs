@@ -164,7 +164,7 @@ pub(super) fn linker_act(plan: &mut Plan, line: &str) -> Result<()> {
     let compiler = plan.compiler()?;
     let major = compiler.version.llvm;
     if !linker_runs(major) {
-        progress::run_line(&format!("{line}building (about a minute)"), install_linker(major)?)?;
+        progress::run_line(&format!("{line}building (a minute or two)"), install_linker(major)?)?;
         if !linker_runs(major) {
             bail!("{} was built but does not run", linker_path(major)?.display());
         }

@@ -148,7 +148,13 @@ pub(crate) struct Left {
 /// # Errors
 /// When there is no rustc.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let left = if args.check { report(Need::Run)? } else { complete(Need::Run, true)? };
+    if args.check {
+        let complete = report(Need::Run)?;
+        let verdict = if complete { "set-up is complete" } else { "run `cargo xtask setup`" };
+        println!("{verdict}");
+        return Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    let left = complete(Need::Run, true)?;
     if left.is_empty() {
         println!("set-up is complete");
         return Ok(ExitCode::SUCCESS);
@@ -178,7 +184,7 @@ fn print_left(left: &[Left]) {
         println!("    {}: {}", item.name, item.command);
     }
     if left.iter().any(|left| left.need == Need::Build) {
-        println!("then run `cargo xtask setup` again");
+        println!("then run `cargo xtask setup` again; it does the rest");
     }
 }
 
@@ -191,21 +197,21 @@ fn steps(need: Need) -> impl Iterator<Item = (String, &'static Step)> {
         .map(move |(i, step)| (format!("[{}/{count}]", i + 1), step))
 }
 
-/// Prints the state of every step and returns those that are missing.
-fn report(need: Need) -> Result<Vec<Left>> {
+/// Prints the state of every step; whether all are done.
+fn report(need: Need) -> Result<bool> {
     let plan = Plan::new()?;
-    let mut left = Vec::new();
+    let mut complete = true;
     for (number, step) in steps(need) {
         let name = (step.name)(&plan);
         match (step.state)(&plan) {
             State::Done(what) => println!("{number} {name}: {what}"),
             State::Missing(what) => {
                 println!("{number} {name}: missing: {what}");
-                left.push(Left { need: step.need, name, command: (step.by_hand)(&plan) });
+                complete = false;
             }
         }
     }
-    Ok(left)
+    Ok(complete)
 }
 
 /// Does every step that is missing and returns those that could not be done. With `verbose` a
