@@ -79,7 +79,7 @@ pub(crate) fn install_command(packages: &[String]) -> String {
 /// # Errors
 /// When this user may not, or the archive cannot be reached.
 pub(crate) fn update(prefix: &str) -> Result<()> {
-    need_root("sudo apt-get update")?;
+    need_root()?;
     progress::run_line(&format!("{prefix}fetching the package lists"), apt(&["update"]))
 }
 
@@ -88,7 +88,7 @@ pub(crate) fn update(prefix: &str) -> Result<()> {
 /// # Errors
 /// When this user may not, or apt fails.
 pub(crate) fn install(prefix: &str, packages: &[String]) -> Result<()> {
-    need_root(&install_command(packages))?;
+    need_root()?;
     let fresh = lists_are_stale();
     if fresh {
         update(prefix)?;
@@ -107,9 +107,9 @@ pub(crate) fn install(prefix: &str, packages: &[String]) -> Result<()> {
     })
 }
 
-fn need_root(command: &str) -> Result<()> {
+fn need_root() -> Result<()> {
     if !workspace::is_root() {
-        bail!("only root may run `{command}`");
+        bail!("only root may install packages");
     }
     Ok(())
 }

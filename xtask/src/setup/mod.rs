@@ -172,7 +172,7 @@ pub(crate) fn ensure(need: Need) -> Result<Vec<Left>> {
     if !left.is_empty() {
         print_left(&left);
     }
-    if left.iter().any(|left| left.need == Need::Build) {
+    if lacks_build(&left) {
         return Err(anyhow!("tdtrace cannot be built before that is done"));
     }
     Ok(left)
@@ -183,7 +183,7 @@ fn print_left(left: &[Left]) {
     for item in left {
         println!("    {}: {}", item.name, item.command);
     }
-    if left.iter().any(|left| left.need == Need::Build) {
+    if lacks_build(left) {
         println!("then run `cargo xtask setup` again; it does the rest");
     }
 }
@@ -224,14 +224,13 @@ fn complete(need: Need, verbose: bool) -> Result<Vec<Left>> {
         match (step.state)(&plan) {
             State::Done(what) if verbose => println!("{number} {name}: {what}"),
             State::Done(_) => {}
-            // A later build step would only fail for the same reason.
-            State::Missing(_) if step.need == Need::Build && blocked(&left) => {
-                println!("{number} {name}: waits for {}", left[0].name);
-            }
             State::Missing(what) => {
                 if let Err(why) = act(step, &mut plan, &format!("{number} {name}: ")) {
                     println!("{number} {name}: {what}; {why:#}");
-                    left.push(Left { need: step.need, name, command: (step.by_hand)(&plan) });
+                    // Of the build steps the first counts: the others may only wait for it.
+                    if step.need != Need::Build || !lacks_build(&left) {
+                        left.push(Left { need: step.need, name, command: (step.by_hand)(&plan) });
+                    }
                 }
             }
         }
@@ -239,7 +238,7 @@ fn complete(need: Need, verbose: bool) -> Result<Vec<Left>> {
     Ok(left)
 }
 
-fn blocked(left: &[Left]) -> bool {
+fn lacks_build(left: &[Left]) -> bool {
     left.iter().any(|left| left.need == Need::Build)
 }
 
