@@ -96,7 +96,7 @@ pub(crate) fn run_line(text: &str, command: Command) -> Result<()> {
         println!("    {line}");
     }
     if looks_offline(&finished.output) {
-        bail!("`{shown}` needs the network once");
+        bail!("it needs the network once");
     }
     bail!("`{shown}` failed ({})", finished.status);
 }

@@ -33,9 +33,3 @@ pub(super) fn state(plan: &Plan) -> State {
 pub(super) fn act(plan: &mut Plan, prefix: &str) -> Result<()> {
     progress::run_line(&format!("{prefix}fetching"), fetch(plan)?)
 }
-
-/// What the user can do.
-pub(super) fn by_hand(plan: &Plan) -> String {
-    fetch(plan)
-        .map_or_else(|_| "cargo xtask setup".into(), |command| progress::shell_line(&command))
-}

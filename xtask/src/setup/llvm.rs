@@ -187,18 +187,6 @@ fn install_linker(major: u32) -> Result<Command> {
     Ok(command)
 }
 
-/// What the user can do for bpf-linker.
-pub(super) fn linker_by_hand(plan: &Plan) -> String {
-    let built = plan.compiler().is_ok_and(|compiler| linker_runs(compiler.version.llvm));
-    let command = plan.compiler().and_then(|compiler| install_linker(compiler.version.llvm));
-    match command {
-        Ok(command) if !built => {
-            format!("{} && cargo xtask setup", progress::shell_line(&command))
-        }
-        _ => "cargo xtask setup".into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,10 +9,13 @@ const CAP_SYS_ADMIN: u32 = 21;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
+/// A target directory of its own, so that none of the user's files end up as root's.
+const AS_ROOT: &str = "sudo -E env PATH=\"$PATH\" CARGO_TARGET_DIR=target/root cargo xtask test";
+
 /// What is missing to load eBPF programs.
 pub(super) fn for_bpf() -> Option<String> {
     if !workspace::is_root() {
-        return Some("not root; run `sudo -E env PATH=\"$PATH\" cargo xtask test`".into());
+        return Some(format!("not root; run `{AS_ROOT}`"));
     }
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     match effective_capabilities(&status) {
