@@ -169,7 +169,9 @@ pub(super) fn linker_act(plan: &mut Plan, line: &str) -> Result<()> {
             bail!("{} was built but does not run", linker_path(major)?.display());
         }
     }
-    record(compiler)?.store()
+    record(compiler)?.store()?;
+    println!("{line}recorded for cargo build");
+    Ok(())
 }
 
 /// `cargo install` of bpf-linker. Without `LLVM_PREFIX` it would take the llvm-config in `PATH`,

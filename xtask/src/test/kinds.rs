@@ -179,7 +179,7 @@ fn tests(name: &str, mut command: Command) -> Result<Tally> {
         progress::end(&format!("{} passed {elapsed}", tally.passed));
         return Ok(tally);
     }
-    // One that did not compile or was killed prints no result.
+    // One that did not compile prints no result.
     tally.failed = tally.failed.max(1);
     progress::end(&format!("{} passed, {} failed {elapsed}", tally.passed, tally.failed));
     print!("{}", output::without_passed(&finished.output));
@@ -231,8 +231,11 @@ pub(super) fn check_declarations(context: &Context) -> Result<()> {
         };
         let required: Vec<&str> = required_features(target).collect();
         if required != feature.iter().copied().collect::<Vec<_>>() {
-            let wanted = feature.map_or("nothing".into(), |feature| format!("[\"{feature}\"]"));
-            bail!("the test {name} requires {required:?} in its Cargo.toml, its name {wanted}");
+            let wanted: Vec<&str> = feature.into_iter().collect();
+            bail!(
+                "the test {name} has required-features = {required:?} in its Cargo.toml; \
+                 its name asks for {wanted:?}"
+            );
         }
     }
     Ok(())
