@@ -4,13 +4,10 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
-use anyhow::{Context as _, Result, bail};
-use xtask::toolchain::EbpfToolchain;
-
-const TARGET: &str = "bpfel-unknown-none";
+use anyhow::{Context as _, Result, anyhow, bail};
+use xtask::toolchain::{EbpfToolchain, TARGET, ebpf_target_dir};
 
 fn main() {
     if let Err(error) = build() {
@@ -31,23 +28,12 @@ fn build() -> Result<()> {
     }
     println!("cargo:rerun-if-changed={}", EbpfToolchain::record()?.display());
 
-    let toolchain = EbpfToolchain::load()
-        .context("the eBPF toolchain is not set up; run `cargo xtask setup` first")?;
-    // A target directory of its own: cargo would wait for itself on the outer one.
-    let target_dir = out_dir.join("ebpf");
-    let mut cargo = Command::new(&toolchain.cargo);
-    cargo
-        .current_dir(root)
-        .args(["build", "--package", "tdtrace-ebpf", "--release", "--locked", "--quiet"])
-        .args(["-Z", "build-std=core", "--target", TARGET, "--target-dir"])
-        .arg(&target_dir)
-        .env("RUSTC", &toolchain.rustc)
-        .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_ENCODED_RUSTFLAGS", rustflags(&toolchain))
-        // Set by a cargo that runs clippy or is itself wrapped; they are for the outer build.
-        .env_remove("RUSTC_WRAPPER")
-        .env_remove("RUSTC_WORKSPACE_WRAPPER")
-        .env_remove("CARGO_BUILD_TARGET");
+    let toolchain = EbpfToolchain::load().map_err(|why| {
+        anyhow!("run `cargo xtask setup` first, the eBPF toolchain is not set up ({why:#})")
+    })?;
+    let target_dir = ebpf_target_dir(&out_dir);
+    let mut cargo = toolchain.build();
+    cargo.current_dir(root).arg("--target-dir").arg(&target_dir);
     let output =
         cargo.output().with_context(|| format!("{} does not run", toolchain.cargo.display()))?;
     let messages = String::from_utf8_lossy(&output.stderr);
@@ -61,15 +47,4 @@ fn build() -> Result<()> {
     fs::copy(&object, out_dir.join("tdtrace-ebpf.o"))
         .with_context(|| format!("{} cannot be copied", object.display()))?;
     Ok(())
-}
-
-/// Debug information becomes the object's BTF; the target architecture selects `pt_regs`.
-fn rustflags(toolchain: &EbpfToolchain) -> String {
-    [
-        "--cfg=bpf_target_arch=\"x86_64\"",
-        "-Cdebuginfo=2",
-        &format!("-Clinker={}", toolchain.bpf_linker.display()),
-        "-Clink-arg=--btf",
-    ]
-    .join("\x1f")
 }

@@ -1,3 +1,69 @@
-//! Set-up, build, test, lab and benchmark commands of tdtrace.
+//! The commands that set tdtrace up, build, run and test it: `cargo xtask --help`.
+//!
+//! One file a command; [`workspace`], [`packages`] and [`progress`] are what they share. This crate
+//! changes the machine only in `setup`, and says so line by line.
 
-fn main() {}
+mod licences;
+mod packages;
+mod progress;
+mod run;
+mod setup;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Sets tdtrace up, builds, runs and tests it.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Setup(setup::Args),
+    Run(run::Args),
+    Test(test::Args),
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
+        Command::Setup(args) => setup::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Test(args) => test::run(&args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn arguments_after_two_dashes_belong_to_tdtrace() {
+        let cli = Cli::try_parse_from(["xtask", "run", "--", "--demo", "x"]).unwrap();
+        let Command::Run(args) = cli.command else { panic!("not run") };
+        assert_eq!(args.top, ["--demo", "x"]);
+    }
+}

@@ -15,6 +15,9 @@ use anyhow::{Context as _, Result, anyhow, bail};
 /// The bpf-linker release that set-up installs.
 pub const BPF_LINKER_VERSION: &str = "0.13.0";
 
+/// The target of the eBPF crate.
+pub const TARGET: &str = "bpfel-unknown-none";
+
 /// LLVM majors that [`BPF_LINKER_VERSION`] can be built for (its `llvm-NN` features).
 pub const BPF_LINKER_LLVM: [u32; 3] = [21, 22, 23];
 
@@ -29,6 +32,23 @@ pub struct EbpfToolchain {
     pub bpf_linker: PathBuf,
     /// What `rustc -vV` printed when the record was written; a different answer makes it stale.
     pub rustc_version: String,
+}
+
+/// The target directory of the eBPF crate for a build script with this `OUT_DIR`: `ebpf` in the
+/// outer build's.
+///
+/// It is not the outer one itself, on which cargo would wait for itself, and one for all profiles
+/// and features, because none of them changes the eBPF object.
+#[must_use]
+pub fn ebpf_target_dir(out_dir: &Path) -> PathBuf {
+    out_dir
+        .ancestors()
+        // <target>/<triple>/<profile>/build/<package>/<hash>/out at its deepest.
+        .take(7)
+        // Cargo marks a target directory that it makes, so that backups leave it out.
+        .find(|ancestor| ancestor.join("CACHEDIR.TAG").is_file())
+        .unwrap_or(out_dir)
+        .join("ebpf")
 }
 
 /// Where set-up keeps what it installs: `TDTRACE_CACHE`, else `$XDG_CACHE_HOME/tdtrace`, else
@@ -79,7 +99,7 @@ impl EbpfToolchain {
     pub fn load() -> Result<Self> {
         let record = Self::record()?;
         let text = fs::read_to_string(&record)
-            .with_context(|| format!("no set-up record at {}", record.display()))?;
+            .map_err(|error| anyhow!("{} cannot be read: {error}", record.display()))?;
         let toolchain = Self::parse(&text)?;
         for path in [&toolchain.cargo, &toolchain.bpf_linker] {
             if !path.exists() {
@@ -102,8 +122,54 @@ impl EbpfToolchain {
             fs::create_dir_all(dir)
                 .with_context(|| format!("{} cannot be created", dir.display()))?;
         }
-        fs::write(&record, self.to_text())
+        // Another build may be reading it.
+        let new = record.with_extension(format!("new-{}", std::process::id()));
+        fs::write(&new, self.to_text())
+            .and_then(|()| fs::rename(&new, &record))
             .with_context(|| format!("{} cannot be written", record.display()))
+    }
+
+    /// The command that builds the eBPF crate; the caller adds `--target-dir`.
+    #[must_use]
+    pub fn build(&self) -> Command {
+        let mut command = Command::new(&self.cargo);
+        command.args(["build", "--quiet"]);
+        self.complete(command)
+    }
+
+    /// The command that runs clippy on the eBPF crate, as [`Self::build`] builds it.
+    #[must_use]
+    pub fn clippy(&self) -> Command {
+        // The one beside the compiler: rustup's proxy would take the active toolchain's.
+        let mut command = Command::new(self.rustc.with_file_name("cargo-clippy"));
+        command.arg("clippy").env("CARGO", &self.cargo);
+        self.complete(command)
+    }
+
+    fn complete(&self, mut command: Command) -> Command {
+        command
+            .args(["--package", "tdtrace-ebpf", "--release", "--locked"])
+            .args(["-Z", "build-std=core", "--target", TARGET])
+            .env("RUSTC", &self.rustc)
+            // build-std is unstable; this opens it in a stable compiler.
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("CARGO_ENCODED_RUSTFLAGS", self.rustflags())
+            // Set by a cargo that runs clippy or is itself wrapped; they are for the outer build.
+            .env_remove("RUSTC_WRAPPER")
+            .env_remove("RUSTC_WORKSPACE_WRAPPER")
+            .env_remove("CARGO_BUILD_TARGET");
+        command
+    }
+
+    /// Debug information becomes the object's BTF; the target architecture selects `pt_regs`.
+    fn rustflags(&self) -> String {
+        [
+            "--cfg=bpf_target_arch=\"x86_64\"",
+            "-Cdebuginfo=2",
+            &format!("-Clinker={}", self.bpf_linker.display()),
+            "-Clink-arg=--btf",
+        ]
+        .join("\x1f")
     }
 
     fn to_text(&self) -> String {
@@ -145,6 +211,16 @@ mod tests {
             rustc_version: "rustc 1.95.0; LLVM version: 22.1.2".into(),
         };
         assert_eq!(EbpfToolchain::parse(&toolchain.to_text()).unwrap(), toolchain);
+    }
+
+    #[test]
+    fn all_profiles_share_one_directory_for_the_ebpf_crate() {
+        let target = tempfile::tempdir().unwrap();
+        let out_dir = target.path().join("debug/build/tdtrace-1/out");
+        fs::create_dir_all(&out_dir).unwrap();
+        assert_eq!(ebpf_target_dir(&out_dir), out_dir.join("ebpf"));
+        fs::write(target.path().join("CACHEDIR.TAG"), "").unwrap();
+        assert_eq!(ebpf_target_dir(&out_dir), target.path().join("ebpf"));
     }
 
     #[test]
