@@ -34,6 +34,12 @@ impl Apt {
         Ok(apt)
     }
 
+    /// Lets `attempt` try the machine's own lists and, where that fails, lists fetched now into
+    /// `dir`: the machine's may be missing, or name files that the archive no longer has.
+    pub(super) fn try_lists<T>(dir: &Path, attempt: impl Fn(&Self) -> Result<T>) -> Result<T> {
+        attempt(&Self::of_machine()).or_else(|_| attempt(&Self::updated(dir)?))
+    }
+
     /// One suite of the mirror that the machine takes Debian from, its lists fetched into `dir`.
     pub(super) fn of_suite(suite: &str, dir: &Path) -> Result<Self> {
         let mirror = match Self::of_machine().mirror()? {

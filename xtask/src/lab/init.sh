@@ -31,6 +31,13 @@ read -r limit </lab/limit
 timeout -s KILL "$limit" sh /lab/scenario.sh 3>&-
 status=$?
 mark end
+if [ "$status" = 137 ]; then
+	echo "lab: the scenario was killed after $limit s; still there:"
+	for task in /proc/[0-9]*/task/*; do
+		# Kernel threads have no memory of their own.
+		grep -q VmSize "$task/status" && grep -E '^(Name|Pid|State)' "$task/status" && cat "$task/stack"
+	done
+fi
 
 cd /out
 find . -type f | while read -r path; do

@@ -63,33 +63,23 @@ pub(super) fn fetch(series: Series, cache: &Path, refresh: bool) -> Result<Image
         return Image::find(&dir);
     }
     let apt_dir = cache.join("apt").join(origin.version);
-    let (apt, release) = locate(&origin, &apt_dir)?;
-    eprintln!("lab: fetching {}", release.packages.join(", "));
-    apt.unpack(&release.packages, &dir)?;
+    match origin.suite {
+        Some(suite) => fetch_from(&Apt::of_suite(suite, &apt_dir)?, &origin, &dir),
+        None => Apt::try_lists(&apt_dir, |apt| fetch_from(apt, &origin, &dir)),
+    }?;
     Image::find(&dir)
 }
 
-/// The archive that has the series, and its newest release there.
-fn locate(origin: &Origin, apt_dir: &Path) -> Result<(Apt, Release)> {
-    let pattern = format!(r"^linux-.*-{}\.[0-9].*-cloud-amd64", origin.version);
-    let newest = |apt: Apt| -> Result<Option<(Apt, Release)>> {
-        let release = newest(&apt.names(&pattern)?, origin.version);
-        Ok(release.map(|release| (apt, release)))
-    };
-    if let Some(suite) = origin.suite {
-        return newest(Apt::of_suite(suite, apt_dir)?)?
-            .ok_or_else(|| anyhow!("{suite} has no kernel {}", origin.version));
-    }
-    if let Some(found) = newest(Apt::of_machine())? {
-        return Ok(found);
-    }
-    newest(Apt::updated(apt_dir)?)?.ok_or_else(|| {
-        anyhow!(
-            "this machine's apt sources have no linux-image-{0}.*-cloud-amd64; add a Debian suite \
-             that has kernel {0}",
-            origin.version
-        )
-    })
+/// Fetches the newest kernel of `origin` that `apt` has.
+fn fetch_from(apt: &Apt, origin: &Origin, dir: &Path) -> Result<()> {
+    let series = origin.version;
+    let names = apt.names(&format!(r"^linux-.*-{series}\.[0-9].*-cloud-amd64"))?;
+    let release = newest(&names, series).ok_or_else(|| {
+        let place = origin.suite.unwrap_or("this machine's apt");
+        anyhow!("{place} has no linux-image-{series}.*-cloud-amd64; add a Debian suite that has it")
+    })?;
+    eprintln!("lab: fetching {}", release.packages.join(", "));
+    apt.unpack(&release.packages, dir)
 }
 
 /// The newest release of `series` of which `names` hold an image and modules.

@@ -17,7 +17,11 @@ mod programs;
 mod svm;
 mod vm;
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use xtask::toolchain::cache_dir;
@@ -92,17 +96,13 @@ fn prepare(options: &Options, modules: &[&str]) -> Result<Base> {
 }
 
 /// Debian's static busybox, fetched once.
-fn busybox(cache: &std::path::Path) -> Result<Vec<u8>> {
+fn busybox(cache: &Path) -> Result<Vec<u8>> {
     let dir = cache.join("busybox");
     if !dir.exists() {
-        let package = ["busybox-static".to_owned()];
-        let known = |apt: &Apt| Ok::<_, anyhow::Error>(!apt.names("^busybox-static$")?.is_empty());
-        let mut apt = Apt::of_machine();
-        if !known(&apt)? {
-            apt = Apt::updated(&cache.join("apt/busybox"))?;
-        }
         eprintln!("lab: fetching busybox-static");
-        apt.unpack(&package, &dir)?;
+        Apt::try_lists(&cache.join("apt/busybox"), |apt| {
+            apt.unpack(&["busybox-static".to_owned()], &dir)
+        })?;
     }
     for place in ["bin/busybox", "usr/bin/busybox"] {
         let file = dir.join(place);
