@@ -9,7 +9,6 @@
 
 mod apt;
 mod binary;
-mod counts;
 mod initramfs;
 mod kernel;
 mod module;

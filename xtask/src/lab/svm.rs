@@ -3,16 +3,24 @@
 //! In one run tracefs histograms and tdtrace count the same KVM events; the workload knows what it
 //! made. All three must agree, for every thread and every item.
 
+mod counts;
+mod hist;
+mod json;
+
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 
 use super::{
     Base, Options, binary,
-    counts::{self, EVENTS, Row, Threads},
     initramfs::{Archive, SCENARIO},
     prepare,
     vm::{Report, Vm},
+};
+
+use self::{
+    counts::{Row, Threads, compare},
+    hist::EVENTS,
 };
 
 /// What each vCPU is asked for: the workload's option, its name in the workload's JSON, how many.
@@ -69,7 +77,7 @@ fn scenario(tdtrace: &Path) -> Result<Vec<u8>> {
     let program =
         fs::read(tdtrace).with_context(|| format!("{} cannot be read", tdtrace.display()))?;
     let mut archive = Archive::default();
-    archive.file(SCENARIO, include_bytes!("svm.sh"))?;
+    archive.file(SCENARIO, include_bytes!("svm/svm.sh"))?;
     archive.file("lab/events", events().as_bytes())?;
     archive.file("lab/workload", workload().as_bytes())?;
     archive.program("bin/tdtrace", &program)?;
@@ -85,7 +93,7 @@ fn events() -> String {
 fn workload() -> String {
     let counts: String =
         ASKED.iter().map(|(option, _, count)| format!("{option} {count} ")).collect();
-    format!("--json {counts}--vms {VMS} --vcpus {VCPUS}\n")
+    format!("{counts}--vms {VMS} --vcpus {VCPUS}\n")
 }
 
 fn judge(report: &Report) -> Result<Vec<Row>> {
@@ -93,13 +101,13 @@ fn judge(report: &Report) -> Result<Vec<Row>> {
     for event in &EVENTS {
         event.read(report.text(&format!("hist/{}", event.name))?, &mut tracefs)?;
     }
-    let tdtrace = counts::stat(report.text("stat.json")?)?;
+    let tdtrace = json::stat(report.text("stat.json")?)?;
     let asked = ASKED.map(|(_, name, count)| (name, count));
-    let workload = counts::workload(report.text("work.json")?, &asked)?;
+    let workload = json::workload(report.text("work.json")?, &asked)?;
     if workload.len() as u64 != VMS * VCPUS {
         bail!("the workload ran {} vCPUs of {}", workload.len(), VMS * VCPUS);
     }
-    counts::compare(&tracefs, &tdtrace, &workload)
+    compare(&tracefs, &tdtrace, &workload)
 }
 
 fn print(rows: &[Row]) {
