@@ -27,7 +27,7 @@ use xtask::toolchain::cache_dir;
 
 use self::{apt::Apt, kernel::Series};
 
-/// Boot a stock kernel in a software VM and run a scenario in it.
+/// Boots a stock kernel in a software VM and runs a scenario in it
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
