@@ -3,6 +3,7 @@
 //! One file a command; [`workspace`], [`packages`] and [`progress`] are what they share. This crate
 //! changes the machine only in `setup`, and says so line by line.
 
+mod lab;
 mod licences;
 mod packages;
 mod progress;
@@ -29,6 +30,7 @@ enum Command {
     Setup(setup::Args),
     Run(run::Args),
     Test(test::Args),
+    Lab(lab::Args),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +48,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Setup(args) => setup::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Lab(args) => lab::run(&args).map(|()| ExitCode::SUCCESS),
     }
 }
 

@@ -1,0 +1,194 @@
+//! Debian packages without installing them: finds package names, downloads and unpacks.
+//!
+//! Runs apt and dpkg-deb as they are on this machine. What it writes stays in the directories its
+//! callers give: a suite that the machine does not follow gets a source list and package lists of
+//! its own, the machine's configuration is only read.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs,
+    path::Path,
+    process::{self, Command, Output},
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// One view of the package archive: which sources, which lists.
+#[derive(Clone, Debug)]
+pub(super) struct Apt {
+    options: Vec<OsString>,
+}
+
+impl Apt {
+    /// The machine's own sources with the lists that it last fetched.
+    pub(super) fn of_machine() -> Self {
+        Self { options: Vec::new() }
+    }
+
+    /// The machine's own sources with lists fetched now into `dir`; needs no root.
+    pub(super) fn updated(dir: &Path) -> Result<Self> {
+        let apt = Self { options: list_options(dir)? };
+        apt.update()?;
+        Ok(apt)
+    }
+
+    /// Lets `attempt` try the machine's own lists and, where that fails, lists fetched now into
+    /// `dir`: the machine's may be missing, or name files that the archive no longer has.
+    pub(super) fn try_lists<T>(dir: &Path, attempt: impl Fn(&Self) -> Result<T>) -> Result<T> {
+        attempt(&Self::of_machine()).or_else(|_| attempt(&Self::updated(dir)?))
+    }
+
+    /// One suite of the mirror that the machine takes Debian from, its lists fetched into `dir`.
+    pub(super) fn of_suite(suite: &str, dir: &Path) -> Result<Self> {
+        let mirror = match Self::of_machine().mirror()? {
+            Some(mirror) => mirror,
+            None => Self::updated(&dir.join("machine"))?.mirror()?.ok_or_else(|| {
+                anyhow!("this machine's apt has no Debian source, so {suite} has no mirror")
+            })?,
+        };
+        let mut options = list_options(dir)?;
+        let parts = dir.join("sources.list.d");
+        fs::create_dir_all(&parts)
+            .with_context(|| format!("{} cannot be created", parts.display()))?;
+        let sources = dir.join("sources.list");
+        let keyring = if Path::new(KEYRING).exists() {
+            format!(" signed-by={KEYRING}")
+        } else {
+            String::new()
+        };
+        fs::write(&sources, format!("deb [arch=amd64{keyring}] {mirror} {suite} main\n"))
+            .with_context(|| format!("{} cannot be written", sources.display()))?;
+        options.extend([
+            option("Dir::Etc::sourcelist", &sources),
+            option("Dir::Etc::sourceparts", &parts),
+            "-oAPT::Default-Release=".into(),
+        ]);
+        let apt = Self { options };
+        apt.update()?;
+        Ok(apt)
+    }
+
+    /// Names of packages that match `pattern`, a POSIX regular expression.
+    pub(super) fn names(&self, pattern: &str) -> Result<Vec<String>> {
+        let mut command = self.command("apt-cache");
+        command.args(["search", "--names-only", pattern]);
+        let out = run(&mut command)?;
+        Ok(String::from_utf8_lossy(&out.stdout)
+            .lines()
+            .filter_map(|line| line.split_once(" - "))
+            .map(|(name, _)| name.to_owned())
+            .collect())
+    }
+
+    /// Downloads `packages` and unpacks all of them as `root`, which is complete or not touched.
+    /// No maintainer script runs.
+    pub(super) fn unpack(&self, packages: &[String], root: &Path) -> Result<()> {
+        let fresh = root.with_extension(format!("new-{}", process::id()));
+        let placed = self.unpack_here(packages, &fresh).and_then(|()| replace(&fresh, root));
+        if placed.is_err() {
+            // The error that led here says more than one about what is left behind.
+            let _ = fs::remove_dir_all(&fresh);
+        }
+        placed
+    }
+
+    fn unpack_here(&self, packages: &[String], dir: &Path) -> Result<()> {
+        let debs = dir.join("debs");
+        fs::create_dir_all(&debs)
+            .with_context(|| format!("{} cannot be created", debs.display()))?;
+        run(self.command("apt-get").arg("download").args(packages).current_dir(&debs))
+            .with_context(|| format!("{} cannot be downloaded", packages.join(", ")))?;
+        for entry in debs.read_dir().with_context(|| format!("no {}", debs.display()))? {
+            run(Command::new("dpkg-deb").arg("--extract").arg(entry?.path()).arg(dir))?;
+        }
+        fs::remove_dir_all(&debs).with_context(|| format!("{} stays", debs.display()))
+    }
+
+    /// The address of the machine's Debian mirror, not that of its security suite.
+    fn mirror(&self) -> Result<Option<String>> {
+        let mut command = self.command("apt-get");
+        command.args(["indextargets", "--format", "$(ORIGIN)\t$(LABEL)\t$(REPO_URI)"]);
+        let out = run(command.arg("Created-By: Packages"))?;
+        Ok(debian_mirror(&String::from_utf8_lossy(&out.stdout)).map(str::to_owned))
+    }
+
+    fn update(&self) -> Result<()> {
+        run(self.command("apt-get").arg("update"))
+            .map(drop)
+            .context("the package lists cannot be fetched")
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        // Its words are read here, so they must not be translated.
+        command.env("LC_ALL", "C").args(&self.options);
+        command
+    }
+}
+
+/// Puts the finished directory `fresh` where `dir` is or will be.
+fn replace(fresh: &Path, dir: &Path) -> Result<()> {
+    if dir.exists() {
+        fs::remove_dir_all(dir).with_context(|| format!("{} cannot be removed", dir.display()))?;
+    }
+    fs::rename(fresh, dir).with_context(|| format!("{} cannot be put in place", dir.display()))
+}
+
+/// Lists and downloaded indexes in `dir` instead of the machine's.
+fn list_options(dir: &Path) -> Result<Vec<OsString>> {
+    let (lists, cache) = (dir.join("lists"), dir.join("cache"));
+    for partial in [lists.join("partial"), cache.join("archives/partial")] {
+        fs::create_dir_all(&partial)
+            .with_context(|| format!("{} cannot be created", partial.display()))?;
+    }
+    Ok(vec![option("Dir::State::lists", &lists), option("Dir::Cache", &cache)])
+}
+
+fn option(name: &str, value: &Path) -> OsString {
+    let mut option = OsString::from(format!("-o{name}="));
+    option.push(value);
+    option
+}
+
+fn debian_mirror(targets: &str) -> Option<&str> {
+    targets.lines().find_map(|line| line.strip_prefix("Debian\tDebian\t")).map(str::trim)
+}
+
+/// Runs `command` to its end; what it said is in the error if it fails.
+pub(super) fn run(command: &mut Command) -> Result<Output> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let out = command.output().with_context(|| format!("{name} does not run"))?;
+    if !out.status.success() {
+        let words: Vec<_> = command.get_args().map(OsStr::to_string_lossy).collect();
+        let said = String::from_utf8_lossy(&out.stderr);
+        bail!("`{name} {}` ended with {}: {}", words.join(" "), out.status, said.trim());
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mirror_is_debian_itself_and_not_its_security_suite() {
+        let targets = "Debian\tDebian-Security\thttp://one.example/security/\n\
+                       Other\tOther\thttp://two.example/\n\
+                       Debian\tDebian\thttp://three.example/debian/\n";
+        assert_eq!(debian_mirror(targets), Some("http://three.example/debian/"));
+    }
+
+    #[test]
+    fn lists_without_their_release_file_name_no_mirror() {
+        assert_eq!(debian_mirror("$(ORIGIN)\t$(LABEL)\thttp://one.example/debian/\n"), None);
+    }
+
+    #[test]
+    fn a_command_that_fails_is_named_with_what_it_said() {
+        let mut command = Command::new("sh");
+        let error = run(command.args(["-c", "echo broken >&2; exit 3"])).unwrap_err().to_string();
+        assert!(error.contains("broken") && error.contains('3'), "{error}");
+    }
+}

@@ -1,0 +1,113 @@
+//! The lab: stock kernels under QEMU's software emulation, where tdtrace meets code paths that this
+//! machine does not have.
+//!
+//! [`kernel`] fetches and keeps kernels, [`module`] and [`initramfs`] make what they boot with,
+//! [`vm`] runs one boot and reads its report; a scenario such as [`svm`] says what runs in the VM
+//! and judges the report. Kernels and busybox are kept in the cache directory, logs in
+//! `target/lab`; nothing else on the machine is touched, but for QEMU and decompressors, which are
+//! installed if they are missing.
+
+mod apt;
+mod binary;
+mod initramfs;
+mod kernel;
+mod module;
+mod programs;
+mod svm;
+mod vm;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use xtask::toolchain::cache_dir;
+
+use self::{apt::Apt, kernel::Series};
+
+/// Boots a stock kernel in a software VM and runs a scenario in it
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+#[derive(Clone, Debug, clap::Subcommand)]
+enum Scenario {
+    /// Count the exits of nested KVM guests and compare with what tracefs counts
+    Svm(Options),
+}
+
+/// What every scenario can be told.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Kernel that the VM runs
+    #[arg(long, value_enum, default_value = "6.12")]
+    kernel: Series,
+    /// Seconds after which the VM is killed
+    #[arg(long, default_value_t = 180, value_parser = clap::value_parser!(u64).range(20..))]
+    timeout: u64,
+    /// Fetch the kernel again even if it is in the cache
+    #[arg(long)]
+    refresh: bool,
+    /// Static tdtrace to run in the VM instead of building one
+    #[arg(long, value_name = "FILE")]
+    tdtrace: Option<PathBuf>,
+}
+
+/// Runs the scenario that `args` names.
+///
+/// # Errors
+/// When the scenario cannot be prepared, does not end well, or finds a difference.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    match &args.scenario {
+        Scenario::Svm(options) => run_svm(options),
+    }
+}
+
+/// Runs the scenario `svm`: the exits of nested KVM guests, counted by tdtrace and by tracefs.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_svm(options: &Options) -> Result<()> {
+    svm::run(options)
+}
+
+/// A VM's base: which kernel, and the archive that it boots with.
+struct Base {
+    kernel: kernel::Image,
+    archive: Vec<u8>,
+    limit: Duration,
+}
+
+/// Fetches what is missing and puts the base archive together, with `modules` to be loaded.
+fn prepare(options: &Options, modules: &[&str]) -> Result<Base> {
+    programs::ensure(programs::NEEDED)?;
+    let cache = cache_dir()?.join("lab");
+    let kernel = kernel::fetch(options.kernel, &cache, options.refresh)?;
+    let modules = module::closure(&kernel, modules)?;
+    let limit = Duration::from_secs(options.timeout);
+    // The scenario ends before QEMU is killed, so that its log still comes out.
+    let archive = initramfs::base(&busybox(&cache)?, &modules, limit * 3 / 4)?;
+    Ok(Base { kernel, archive, limit })
+}
+
+/// Debian's static busybox, fetched once.
+fn busybox(cache: &Path) -> Result<Vec<u8>> {
+    let dir = cache.join("busybox");
+    if !dir.exists() {
+        eprintln!("lab: fetching busybox-static");
+        Apt::try_lists(&cache.join("apt/busybox"), |apt| {
+            apt.unpack(&["busybox-static".to_owned()], &dir)
+        })?;
+    }
+    for place in ["bin/busybox", "usr/bin/busybox"] {
+        let file = dir.join(place);
+        if file.exists() {
+            return fs::read(&file).with_context(|| format!("no {}", file.display()));
+        }
+    }
+    bail!("{} holds no busybox; remove it to fetch it again", dir.display())
+}

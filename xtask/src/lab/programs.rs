@@ -1,0 +1,65 @@
+//! Programs of this machine that the lab runs, and installing those that are missing.
+
+use std::{env, path::PathBuf, process::Command};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::apt::run;
+
+/// A program and the Debian package that has it.
+type Program = (&'static str, &'static str);
+
+/// What every scenario needs; all else comes from packages that are only unpacked.
+pub(super) const NEEDED: &[Program] = &[
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("dpkg-deb", "dpkg"),
+    ("xz", "xz-utils"),
+    ("zstd", "zstd"),
+];
+
+/// Makes sure that the programs of `needed` are there, by apt where this user may.
+pub(super) fn ensure(needed: &[Program]) -> Result<()> {
+    let packages = missing(needed);
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let list = packages.join(" ");
+    // SAFETY: geteuid takes no argument and cannot fail.
+    let root = unsafe { libc::geteuid() } == 0;
+    if !root || find("apt-get").is_none() {
+        bail!("the lab needs more: run `sudo apt-get install --no-install-recommends {list}`");
+    }
+    eprintln!("lab: installing {list}");
+    let install = || {
+        let mut command = Command::new("apt-get");
+        command.args(["install", "--yes", "--no-install-recommends", "--no-remove"]);
+        run(command.args(&packages).env("DEBIAN_FRONTEND", "noninteractive"))
+    };
+    // Without package lists, or with old ones, apt finds nothing.
+    if install().is_err() {
+        run(Command::new("apt-get").arg("update"))?;
+        install().with_context(|| format!("{list} cannot be installed"))?;
+    }
+    Ok(())
+}
+
+/// Packages of the programs that are not in `PATH`.
+fn missing(needed: &[Program]) -> Vec<&'static str> {
+    needed.iter().filter(|(name, _)| find(name).is_none()).map(|(_, package)| *package).collect()
+}
+
+fn find(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_packages_of_missing_programs_are_asked_for() {
+        let needed = [("sh", "dash"), ("no-such-program", "its-package")];
+        assert_eq!(missing(&needed), ["its-package"]);
+    }
+}

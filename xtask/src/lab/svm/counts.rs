@@ -1,0 +1,211 @@
+//! Counts per thread and item, and the comparison of the three that counted. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use anyhow::{Result, bail};
+use tdtrace_common::{
+    counters::Class::{self, Exit},
+    svm::exit_code,
+};
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Item {
+    /// Events of a class.
+    Class(Class),
+    /// `kvm_exit` with this SVM exit code.
+    Reason(u32),
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Class(class) => f.pad(class.name()),
+            Self::Reason(code) => match exit_code(*code) {
+                Some(name) => f.pad(&format!("exit {name}")),
+                None => f.pad(&format!("exit {code:#x}")),
+            },
+        }
+    }
+}
+
+/// The counts of one thread.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Thread {
+    /// The vCPU that it runs, once known.
+    pub(super) vcpu: Option<u64>,
+    /// Its VM, numbered by the workload.
+    pub(super) vm: Option<u64>,
+    /// Counts; an item that is not there was not told of.
+    pub(super) counts: BTreeMap<Item, u64>,
+}
+
+/// Counts by thread id.
+pub(super) type Threads = BTreeMap<u64, Thread>;
+
+/// An item of a thread with what each side says of it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Row {
+    vm: Option<u64>,
+    vcpu: Option<u64>,
+    tid: u64,
+    item: Item,
+    tracefs: u64,
+    tdtrace: u64,
+    /// `None` where the workload promises nothing.
+    workload: Option<u64>,
+}
+
+/// Every item of every thread that one of the three sides knows.
+///
+/// # Errors
+/// When the sides do not know the same threads, or see different vCPUs in one, or when a thread
+/// made no exit at all.
+pub(super) fn compare(
+    tracefs: &Threads,
+    tdtrace: &Threads,
+    workload: &Threads,
+) -> Result<Vec<Row>> {
+    let ids = |threads: &Threads| threads.keys().copied().collect::<BTreeSet<_>>();
+    let known = [ids(tracefs), ids(tdtrace), ids(workload)];
+    if known[0] != known[1] || known[0] != known[2] || known[0].is_empty() {
+        let [tracefs, tdtrace, workload] = known;
+        bail!("threads: tracefs {tracefs:?}, tdtrace {tdtrace:?}, workload {workload:?}");
+    }
+    let mut rows = Vec::new();
+    for (tid, made) in workload {
+        let (traced, counted) = (&tracefs[tid], &tdtrace[tid]);
+        if traced.vcpu != made.vcpu || counted.vcpu != made.vcpu {
+            bail!(
+                "thread {tid} ran vCPU {:?}, tracefs {:?}, tdtrace {:?}",
+                made.vcpu,
+                traced.vcpu,
+                counted.vcpu
+            );
+        }
+        if !traced.counts.contains_key(&Item::Class(Exit)) {
+            bail!("thread {tid} made no exit");
+        }
+        let items: BTreeSet<_> =
+            [traced, counted, made].iter().flat_map(|thread| thread.counts.keys()).collect();
+        for item in items {
+            let count = |thread: &Thread| thread.counts.get(item).copied();
+            rows.push(Row {
+                vm: made.vm,
+                vcpu: made.vcpu,
+                tid: *tid,
+                item: *item,
+                tracefs: count(traced).unwrap_or(0),
+                tdtrace: count(counted).unwrap_or(0),
+                workload: count(made),
+            });
+        }
+    }
+    Ok(rows)
+}
+
+impl Row {
+    /// Whether all sides say the same.
+    pub(super) fn agrees(&self) -> bool {
+        self.tracefs == self.tdtrace && self.workload.is_none_or(|made| made == self.tracefs)
+    }
+
+    /// Whether nobody saw anything.
+    pub(super) fn is_empty(&self) -> bool {
+        self.tracefs == 0 && self.tdtrace == 0 && self.workload.unwrap_or(0) == 0
+    }
+
+    /// The line above rows.
+    pub(super) fn header() -> String {
+        format!(
+            "{:>3} {:>4} {:>6}  {:<22} {:>9} {:>9} {:>9}",
+            "vm", "vcpu", "tid", "item", "tracefs", "tdtrace", "workload"
+        )
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let or_dash = |value: Option<u64>| value.map_or("-".to_owned(), |value| value.to_string());
+        write!(
+            f,
+            "{:>3} {:>4} {:>6}  {:<22} {:>9} {:>9} {:>9}{}",
+            or_dash(self.vm),
+            or_dash(self.vcpu),
+            self.tid,
+            self.item,
+            self.tracefs,
+            self.tdtrace,
+            or_dash(self.workload),
+            if self.agrees() { "" } else { "  differs" }
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tdtrace_common::counters::Class::{Cpuid, Hypercall};
+
+    use super::*;
+
+    const HLT: Item = Item::Reason(0x78);
+
+    /// Thread 7 with vCPU `vcpu` of VM 0.
+    fn thread(vcpu: u64, counts: &[(Item, u64)]) -> Threads {
+        let counts = counts.iter().copied().collect();
+        Threads::from([(7, Thread { vcpu: Some(vcpu), vm: Some(0), counts })])
+    }
+
+    fn differing(tdtrace: &[(Item, u64)], workload: &[(Item, u64)]) -> Vec<Item> {
+        let tracefs = thread(1, &[(Item::Class(Exit), 5), (HLT, 4)]);
+        let rows = compare(&tracefs, &thread(1, tdtrace), &thread(1, workload)).unwrap();
+        rows.iter().filter(|row| !row.agrees()).map(|row| row.item).collect()
+    }
+
+    #[test]
+    fn equal_counts_agree_in_every_row() {
+        let tdtrace = [(Item::Class(Exit), 5), (HLT, 4), (Item::Class(Hypercall), 0)];
+        assert_eq!(differing(&tdtrace, &[(HLT, 4)]), []);
+    }
+
+    #[test]
+    fn one_exit_more_or_less_is_a_difference_in_that_row() {
+        for exits in [4, 6] {
+            let tdtrace = [(Item::Class(Exit), exits), (HLT, 4)];
+            assert_eq!(differing(&tdtrace, &[]), [Item::Class(Exit)]);
+        }
+    }
+
+    #[test]
+    fn what_the_workload_did_not_make_is_a_difference() {
+        let tdtrace = [(Item::Class(Exit), 5), (HLT, 4)];
+        assert_eq!(differing(&tdtrace, &[(HLT, 3)]), [HLT]);
+    }
+
+    #[test]
+    fn an_item_that_only_one_side_knows_is_a_difference() {
+        assert_eq!(differing(&[(Item::Class(Exit), 5)], &[]), [HLT]);
+        let more = [(Item::Class(Exit), 5), (HLT, 4), (Item::Class(Cpuid), 1)];
+        assert_eq!(differing(&more, &[]), [Item::Class(Cpuid)]);
+    }
+
+    #[test]
+    fn threads_that_are_not_the_same_are_an_error() {
+        let one = thread(1, &[(Item::Class(Exit), 5)]);
+        assert!(compare(&one, &Threads::new(), &one).is_err());
+        assert!(compare(&one, &one, &Threads::new()).is_err());
+        assert!(compare(&Threads::new(), &Threads::new(), &Threads::new()).is_err());
+        let error = compare(&one, &thread(0, &[]), &one).unwrap_err().to_string();
+        assert!(error.contains("thread 7"), "{error}");
+    }
+
+    #[test]
+    fn a_thread_without_exits_is_an_error() {
+        let none = thread(1, &[]);
+        let error = compare(&none, &none, &none).unwrap_err().to_string();
+        assert!(error.contains("no exit"), "{error}");
+    }
+}

@@ -1,0 +1,221 @@
+//! What tdtrace itself says: the JSON of `tdtrace stat` and of `tdtrace workload`. Pure.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use serde_json::Value;
+use tdtrace_common::{
+    counters::Class::{self, *},
+    svm::EXIT_CODES,
+};
+
+use super::counts::{Item, Thread, Threads};
+
+/// What `tdtrace stat --json` counted.
+///
+/// # Errors
+/// When something is missing or unknown in it, or when tdtrace lost events.
+pub(super) fn stat(json: &str) -> Result<Threads> {
+    let json: Value = serde_json::from_str(json).context("stat printed no JSON")?;
+    let lost = json.get("lost").ok_or_else(|| anyhow!("stat does not say what it lost"))?;
+    if sum(lost) != 0 {
+        bail!("tdtrace lost events: {lost}");
+    }
+    threads(&json, |vcpu| {
+        let mut counts = BTreeMap::new();
+        for (name, count) in numbers(vcpu, "counts")? {
+            counts.insert(Item::Class(class(name)?), count);
+        }
+        for (name, count) in numbers(vcpu, "exit_reasons")? {
+            counts.insert(Item::Reason(reason(name)?), count);
+        }
+        Ok(counts)
+    })
+}
+
+/// What `tdtrace workload` says it made.
+///
+/// # Errors
+/// When something is missing or unknown in it, or when a vCPU made other counts than `asked`.
+pub(super) fn workload(json: &str, asked: &[(&str, u64)]) -> Result<Threads> {
+    let json: Value = serde_json::from_str(json).context("workload printed no JSON")?;
+    threads(&json, |vcpu| {
+        let made: BTreeMap<_, _> = numbers(vcpu, "made")?.into_iter().collect();
+        for (name, count) in asked {
+            if made.get(name) != Some(count) {
+                bail!("the workload was asked for {count} {name} and made {made:?}");
+            }
+        }
+        promised(vcpu, &made)
+    })
+}
+
+/// The events that KVM on SVM shows for what a vCPU `made`.
+fn promised(vcpu: &Value, made: &BTreeMap<&str, u64>) -> Result<BTreeMap<Item, u64>> {
+    let mut counts = BTreeMap::new();
+    for (name, count) in made {
+        match *name {
+            // Every slice of work ends with one more.
+            "hlt" => {
+                let halts = count.saturating_add(number(vcpu, "sign_offs")?);
+                counts.insert(Item::Reason(reason("HLT")?), halts);
+            }
+            // SVM has no fast path for ioeventfds (kvm_fast_mmio is in
+            // arch/x86/kvm/vmx/vmx.c:handle_ept_misconfig alone): these are writes as any other.
+            "fast_mmio" | "mmio_write" => {
+                let writes: &mut u64 = counts.entry(Item::Class(MmioWrite)).or_default();
+                *writes = writes.saturating_add(*count);
+            }
+            // Nothing in the kernel serves them, and the VMM completes every one.
+            "mmio_read" => {
+                counts.insert(Item::Class(MmioReadUnsatisfied), *count);
+                counts.insert(Item::Class(MmioRead), *count);
+            }
+            _ => {
+                counts.insert(Item::Class(class(name)?), *count);
+            }
+        }
+    }
+    let calls = number(vcpu, "kvm_run_calls")?;
+    counts.extend([UserspaceExit, RunBegin, RunEnd].map(|class| (Item::Class(class), calls)));
+    Ok(counts)
+}
+
+/// Every vCPU of `json`, its counts taken by `counts`.
+fn threads(
+    json: &Value,
+    counts: impl Fn(&Value) -> Result<BTreeMap<Item, u64>>,
+) -> Result<Threads> {
+    let mut threads = Threads::new();
+    for vm in list(json, "vms")? {
+        for vcpu in list(vm, "vcpus")? {
+            let tid = number(vcpu, "tid")?;
+            let thread = Thread {
+                vcpu: Some(number(vcpu, "vcpu")?),
+                vm: vm.get("vm").and_then(Value::as_u64),
+                counts: counts(vcpu)?,
+            };
+            if threads.insert(tid, thread).is_some() {
+                bail!("thread {tid} is there twice");
+            }
+        }
+    }
+    Ok(threads)
+}
+
+fn class(name: &str) -> Result<Class> {
+    Class::ALL
+        .into_iter()
+        .find(|class| class.name() == name)
+        .ok_or_else(|| anyhow!("there is no class {name}"))
+}
+
+/// An exit code by its name or number.
+fn reason(name: &str) -> Result<u32> {
+    EXIT_CODES
+        .iter()
+        .find(|(_, known)| *known == name)
+        .map(|(code, _)| *code)
+        .or_else(|| match name.strip_prefix("0x") {
+            Some(hex) => u32::from_str_radix(hex, 16).ok(),
+            None => name.parse().ok(),
+        })
+        .ok_or_else(|| anyhow!("there is no SVM exit code {name}"))
+}
+
+/// All numbers in `value`, at any depth.
+fn sum(value: &Value) -> u64 {
+    match value {
+        Value::Number(number) => number.as_u64().unwrap_or(u64::MAX),
+        Value::Array(values) => values.iter().map(sum).fold(0, u64::saturating_add),
+        Value::Object(values) => values.values().map(sum).fold(0, u64::saturating_add),
+        _ => 0,
+    }
+}
+
+fn list<'a>(value: &'a Value, key: &str) -> Result<&'a [Value]> {
+    let list = value.get(key).and_then(Value::as_array);
+    list.map(Vec::as_slice).ok_or_else(|| anyhow!("there is no list `{key}` in {value}"))
+}
+
+fn number(value: &Value, key: &str) -> Result<u64> {
+    let number = value.get(key).and_then(Value::as_u64);
+    number.ok_or_else(|| anyhow!("there is no number `{key}` in {value}"))
+}
+
+fn numbers<'a>(value: &'a Value, key: &str) -> Result<Vec<(&'a str, u64)>> {
+    let object = value.get(key).and_then(Value::as_object);
+    object
+        .ok_or_else(|| anyhow!("there is no object `{key}` in {value}"))?
+        .iter()
+        .map(|(name, count)| {
+            let count = count.as_u64().ok_or_else(|| anyhow!("{key}: {name} is no count"))?;
+            Ok((name.as_str(), count))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn stat_json() -> Value {
+        json!({"lost": {"unattributed": 0}, "vms": [{"vcpus": [{"vcpu": 1, "tid": 7,
+            "counts": {"exit": 5}, "exit_reasons": {"HLT": 4, "96": 1}}]}]})
+    }
+
+    fn work_json() -> Value {
+        json!({"vms": [{"vm": 0, "vcpus": [{"vcpu": 1, "tid": 7, "sign_offs": 1,
+            "kvm_run_calls": 9, "made":
+            {"hlt": 3, "fast_mmio": 2, "mmio_write": 3, "mmio_read": 4, "pio_in": 1}}]}]})
+    }
+
+    #[test]
+    fn exit_reasons_are_read_by_name_and_by_number() {
+        let threads = stat(&stat_json().to_string()).unwrap();
+        let expected = [(Item::Class(Exit), 5), (Item::Reason(0x78), 4), (Item::Reason(0x60), 1)];
+        assert_eq!(threads[&7].counts, BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn a_name_that_is_not_known_is_an_error() {
+        let mut json = stat_json();
+        json["vms"][0]["vcpus"][0]["counts"]["cpuids"] = 1.into();
+        assert!(stat(&json.to_string()).unwrap_err().to_string().contains("cpuids"));
+        let mut json = stat_json();
+        json["vms"][0]["vcpus"][0]["exit_reasons"]["HALT"] = 1.into();
+        assert!(stat(&json.to_string()).unwrap_err().to_string().contains("HALT"));
+    }
+
+    #[test]
+    fn lost_events_are_an_error_however_deep_they_stand() {
+        let mut json = stat_json();
+        json["lost"]["misses"] = json!([{"program": "exit", "misses": 1}]);
+        assert!(stat(&json.to_string()).unwrap_err().to_string().contains("lost"));
+    }
+
+    #[test]
+    fn a_workload_promises_the_events_of_its_accesses() {
+        let threads = workload(&work_json().to_string(), &[]).unwrap();
+        let expected = [
+            (Item::Class(PioIn), 1),
+            (Item::Class(MmioReadUnsatisfied), 4),
+            (Item::Class(MmioRead), 4),
+            (Item::Class(MmioWrite), 5),
+            (Item::Class(UserspaceExit), 9),
+            (Item::Class(RunBegin), 9),
+            (Item::Class(RunEnd), 9),
+            (Item::Reason(0x78), 4),
+        ];
+        assert_eq!(threads[&7].counts, BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn a_workload_that_made_something_else_than_asked_is_refused() {
+        let json = work_json().to_string();
+        let error = workload(&json, &[("hlt", 4)]).unwrap_err().to_string();
+        assert!(error.contains("4 hlt"), "{error}");
+    }
+}

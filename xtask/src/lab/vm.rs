@@ -1,0 +1,263 @@
+//! One boot of a lab VM under QEMU's software emulation: bounded in time, killed at its limit, and
+//! what it reported.
+//!
+//! The first serial port is the console. The second carries the report that `init.sh` writes, lines
+//! with file contents between them, all of it counted so that a cut report cannot pass:
+//! `mark <name> <uptime in s>`, `file <bytes> <path>` and then the bytes, at last `done <status>`.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Component, Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+
+/// The console, so that boot messages and panics are kept; addresses as they are, for scripts.
+const COMMAND_LINE: &str = "no_hash_pointers quiet panic=-1 console=ttyS0";
+
+/// One thread for all CPUs of the VM. With a thread each, QEMU 7.2 sometimes runs code that the
+/// kernel has just patched (an Oops at a static key that creating a VM flips), and 4 of 60 nested
+/// workloads lost their instruction pointer; with one thread none of 290 runs failed.
+const ACCELERATOR: &str = "tcg,thread=single";
+
+/// Lines of the console that an error shows.
+const TAIL: usize = 30;
+
+/// A VM to be booted once.
+#[derive(Clone, Debug)]
+pub(super) struct Vm {
+    /// The bzImage.
+    pub(super) vmlinuz: PathBuf,
+    /// Archives that the kernel unpacks one after the other.
+    pub(super) initramfs: Vec<Vec<u8>>,
+    /// Where the console, the report and what it held are left.
+    pub(super) dir: PathBuf,
+    /// When QEMU is killed.
+    pub(super) limit: Duration,
+}
+
+/// What a VM reported.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Report {
+    /// Uptime of the VM by name of the moment.
+    pub(super) marks: BTreeMap<String, Duration>,
+    /// Contents of the files in `/out` by their path there.
+    pub(super) files: BTreeMap<String, Vec<u8>>,
+    /// Exit code of the scenario.
+    pub(super) status: i32,
+    /// How long QEMU ran.
+    pub(super) wall: Duration,
+}
+
+/// QEMU, which does not outlive this process's interest in it.
+struct Qemu(Child);
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        // Both fail only when it has ended, which is what is wanted.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Vm {
+    /// Boots it, waits for it to power off, and reads its report; the files in it are also left in
+    /// `out` of its directory.
+    ///
+    /// # Errors
+    /// When QEMU does not run or reaches the limit, when the report is not complete, or when the
+    /// scenario failed: all with the last lines of the console and where the rest is.
+    pub(super) fn run(&self) -> Result<Report> {
+        let out = self.dir.join("out");
+        if out.exists() {
+            fs::remove_dir_all(&out).with_context(|| format!("{} stays", out.display()))?;
+        }
+        fs::create_dir_all(&out).with_context(|| format!("{} cannot be made", out.display()))?;
+        let report = self.boot().map_err(|error| self.with_console(&error))?;
+        for (path, contents) in &report.files {
+            let file = out.join(path);
+            if let Some(parent) = file.parent() {
+                fs::create_dir_all(parent)
+                    .with_context(|| format!("{} cannot be made", parent.display()))?;
+            }
+            fs::write(&file, contents).with_context(|| format!("no {}", file.display()))?;
+        }
+        if report.status != 0 {
+            let error = anyhow!("the scenario ended with exit code {}", report.status);
+            return Err(self.with_console(&error));
+        }
+        Ok(report)
+    }
+
+    fn boot(&self) -> Result<Report> {
+        let initramfs = self.dir.join("initramfs.cpio");
+        fs::write(&initramfs, self.initramfs.concat())
+            .with_context(|| format!("{} cannot be written", initramfs.display()))?;
+        let (console, report) = (self.console(), self.dir.join("report"));
+        for stale in [&console, &report] {
+            fs::write(stale, []).with_context(|| format!("no {}", stale.display()))?;
+        }
+        let mut command = Command::new("qemu-system-x86_64");
+        command
+            .args(["-accel", ACCELERATOR, "-cpu", "max,+svm,+npt", "-M", "q35"])
+            .args(["-m", "1G", "-smp", "2", "-no-reboot", "-nodefaults", "-display", "none"])
+            .arg("-serial")
+            .arg(file_option(&console)?)
+            .arg("-serial")
+            .arg(file_option(&report)?)
+            .arg("-kernel")
+            .arg(&self.vmlinuz)
+            .arg("-initrd")
+            .arg(&initramfs)
+            .args(["-append", COMMAND_LINE])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(self.dir.join("qemu.log")).context("no qemu.log")?);
+        let started = Instant::now();
+        let status = wait(command.spawn().context("qemu-system-x86_64 does not run")?, self.limit)?;
+        if !status.success() {
+            let said = fs::read_to_string(self.dir.join("qemu.log")).unwrap_or_default();
+            bail!("QEMU ended with {status}: {}", said.trim());
+        }
+        let bytes = fs::read(&report).with_context(|| format!("no {}", report.display()))?;
+        let wall = started.elapsed();
+        Ok(Report { wall, ..Report::parse(&bytes)? })
+    }
+
+    fn console(&self) -> PathBuf {
+        self.dir.join("console.log")
+    }
+
+    fn with_console(&self, error: &anyhow::Error) -> anyhow::Error {
+        let console = self.console();
+        let log = fs::read(&console).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<_> = log.lines().map(str::trim_end).collect();
+        let tail = lines[lines.len().saturating_sub(TAIL)..].join("\n  | ");
+        anyhow!("{error:#}\n  | {tail}\nthe whole console is in {}", console.display())
+    }
+}
+
+/// `-serial file:` ends the file name at a comma unless it is doubled.
+fn file_option(path: &Path) -> Result<String> {
+    let path = path.to_str().ok_or_else(|| anyhow!("{} is not UTF-8", path.display()))?;
+    Ok(format!("file:{}", path.replace(',', ",,")))
+}
+
+fn wait(child: Child, limit: Duration) -> Result<ExitStatus> {
+    let started = Instant::now();
+    let mut qemu = Qemu(child);
+    while started.elapsed() < limit {
+        if let Some(status) = qemu.0.try_wait().context("QEMU cannot be waited for")? {
+            return Ok(status);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    bail!("the VM did not power off within {} s and was killed", limit.as_secs())
+}
+
+impl Report {
+    /// Reads the bytes that `init.sh` sent.
+    ///
+    /// # Errors
+    /// When a line is not of the format, or when the report ends before its last line.
+    fn parse(mut rest: &[u8]) -> Result<Self> {
+        let mut report = Self::default();
+        loop {
+            let end = rest
+                .iter()
+                .position(|byte| *byte == b'\n')
+                .ok_or_else(|| anyhow!("the VM ended before its report was complete"))?;
+            let line = String::from_utf8_lossy(&rest[..end]).into_owned();
+            rest = &rest[end + 1..];
+            let strange = || anyhow!("the VM's report has the line {line:?}");
+            let mut words = line.splitn(3, ' ');
+            match (words.next(), words.next(), words.next()) {
+                (Some("mark"), Some(name), Some(uptime)) => {
+                    let uptime =
+                        uptime.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
+                    report.marks.insert(name.into(), uptime.ok_or_else(strange)?);
+                }
+                (Some("file"), Some(bytes), Some(path)) if is_inside(path) => {
+                    let (contents, behind) = rest
+                        .split_at_checked(bytes.parse().ok().ok_or_else(strange)?)
+                        .ok_or_else(|| anyhow!("the VM ended while it sent {path}"))?;
+                    report.files.insert(path.into(), contents.into());
+                    rest = behind;
+                }
+                (Some("done"), Some(status), None) => {
+                    report.status = status.parse().ok().ok_or_else(strange)?;
+                    return Ok(report);
+                }
+                _ => return Err(strange()),
+            }
+        }
+    }
+
+    /// The text of file `path`.
+    ///
+    /// # Errors
+    /// When the VM sent no such file, or not as text.
+    pub(super) fn text(&self, path: &str) -> Result<&str> {
+        let bytes = self.files.get(path).ok_or_else(|| anyhow!("the VM sent no {path}"))?;
+        str::from_utf8(bytes).with_context(|| format!("{path} is not text"))
+    }
+
+    /// How long the VM took, in words.
+    pub(super) fn times(&self) -> String {
+        let at = |name: &str| self.marks.get(name).copied().unwrap_or_default();
+        let took = at("end").saturating_sub(at("scenario"));
+        let (init, took, wall) =
+            (at("init").as_secs_f64(), took.as_secs_f64(), self.wall.as_secs_f64());
+        format!("boot {init:.1} s, scenario {took:.1} s, VM {wall:.1} s")
+    }
+}
+
+/// Whether `path` stays below the directory that it is joined to.
+fn is_inside(path: &str) -> bool {
+    !path.is_empty()
+        && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHOLE: &[u8] = b"mark init 1.25\nfile 7 hist/kvm_exit\na\nb\nc\xff\ndone 3\n";
+
+    #[test]
+    fn a_report_gives_back_marks_file_bytes_and_the_exit_code() {
+        let report = Report::parse(WHOLE).unwrap();
+        assert_eq!(report.marks["init"], Duration::from_millis(1250));
+        assert_eq!(report.files["hist/kvm_exit"], b"a\nb\nc\xff\n");
+        assert_eq!(report.status, 3);
+    }
+
+    #[test]
+    fn a_report_cut_anywhere_is_an_error() {
+        for length in 0..WHOLE.len() {
+            assert!(Report::parse(&WHOLE[..length]).is_err(), "cut at {length}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_would_land_outside_is_an_error() {
+        for path in ["../report", "/etc/passwd", "hist/../../x"] {
+            let sent = format!("file 0 {path}\ndone 0\n");
+            assert!(Report::parse(sent.as_bytes()).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_vm_that_does_not_end_is_killed_at_its_limit() {
+        let child = Command::new("sleep").arg("60").spawn().unwrap();
+        let process = PathBuf::from(format!("/proc/{}", child.id()));
+        let error = wait(child, Duration::from_millis(60)).unwrap_err().to_string();
+        assert!(error.contains("killed"), "{error}");
+        assert!(!process.exists());
+    }
+}
