@@ -269,8 +269,10 @@ pub struct VmEntry {
     pub retired: u32,
     /// How many VMs have had this entry.
     pub life: u32,
+    /// Name of the process that runs it, ended by a 0 unless it fills the room.
+    pub comm: [u8; 16],
     /// Room, so that the numbers below begin a line.
-    pub reserved: [u64; 5],
+    pub reserved: [u64; 3],
     /// vCPU numbers seen, a byte each, so that every one has one writer.
     pub vcpu_ids: [u8; VCPU_IDS],
 }

@@ -61,6 +61,10 @@ macro_rules! kernel_layout {
 kernel_layout! {
     /// The first preempt notifier of a task: inside KVM_RUN that of its vCPU.
     task_preempt_notifiers = "task_struct.preempt_notifiers.first" in "vmlinux";
+    /// The first thread of a task's process (pointer).
+    task_group_leader = "task_struct.group_leader" in "vmlinux";
+    /// A task's name (char[16]).
+    task_comm = "task_struct.comm" in "vmlinux";
     /// Where a vCPU's notifier is linked into that list.
     vcpu_preempt_link = "kvm_vcpu.preempt_notifier.link" in "vmlinux";
     /// The VM of a vCPU (pointer).

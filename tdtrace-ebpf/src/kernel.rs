@@ -42,6 +42,17 @@ pub(crate) fn running_vcpu() -> Option<u64> {
     Some(link.wrapping_sub(u64::from(link_offset)))
 }
 
+/// The name of the current process, empty where it cannot be read: a VM may be gone before the
+/// collector looks.
+#[inline(always)]
+pub(crate) fn process_name() -> [u8; 16] {
+    // SAFETY: no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    read::<u64>(task, offset!(task_group_leader))
+        .and_then(|leader| read(leader, offset!(task_comm)))
+        .unwrap_or_default()
+}
+
 /// `kvm_vcpu.stat.exits` alone.
 #[inline(always)]
 pub(crate) fn stat_exits(vcpu: u64) -> Option<u64> {

@@ -264,6 +264,7 @@ fn make_vm(kvm: u64, pid: u32, vcpu_id: u32) -> Option<u32> {
     vm.vcpu_ids.fill(0);
     vm.userspace_pid = pid;
     vm.vm_type = read::<u8>(kvm, offset!(kvm_vm_type)).map_or(u32::MAX, u32::from);
+    vm.comm = kernel::process_name();
     vm.retired = 0;
     vm.life += 1;
     vm.kvm = kvm;

@@ -1,13 +1,118 @@
-//! `tdtrace top`.
+//! `tdtrace top`: the terminal interface, or with `--batch` the same snapshots as text.
 
-use std::process::ExitCode;
+use std::{
+    io::{ErrorKind, Write as _},
+    process::ExitCode,
+    time::Duration,
+};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+    time::{MissedTickBehavior, interval},
+};
+
+use super::source::SourceArgs;
+use crate::{
+    model::aggregate::Aggregate,
+    report,
+    source::{Source, live::Live},
+    tui::terminal,
+};
 
 /// Show VMs, their exits and hotspots live
+///
+/// Counts all VMs of the machine from the moment it starts. Keys are shown with `?`. With --batch it
+/// prints every snapshot instead, the first one right after attaching.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    /// Print snapshots instead of showing them
+    #[arg(short, long)]
+    batch: bool,
+    /// Print one JSON object a line
+    #[arg(long, requires = "batch")]
+    json: bool,
+    /// Seconds between two snapshots, 0.1 to 3600
+    #[arg(short, long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    delay: Duration,
+    /// End after this many snapshots
+    #[arg(short = 'n', long, value_name = "N", requires = "batch",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Places printed at most, per VM in JSON
+    #[arg(long, value_name = "N", default_value_t = 20, requires = "batch")]
+    hotspots: usize,
+    #[command(flatten)]
+    source: SourceArgs,
+}
 
-pub(super) fn run(_args: Args) -> Result<ExitCode> {
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("`{text}` is not a number of seconds"))?;
+    if (0.1..=3600.0).contains(&seconds) {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        Err(format!("{text} seconds is not between 0.1 and 3600"))
+    }
+}
+
+pub(super) fn run(args: Args) -> Result<ExitCode> {
+    if !args.batch && !terminal::is_available() {
+        bail!("there is no terminal to draw on; use `tdtrace top --batch` to print snapshots");
+    }
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the event loop cannot be started")?;
+    let mut live = Live::open(args.source.options())?;
+    if args.batch {
+        runtime.block_on(batch(&args, &mut live))?;
+    } else {
+        runtime.block_on(terminal::run(&mut live, args.delay))?;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn batch(args: &Args, source: &mut dyn Source) -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be caught")?;
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be caught")?;
+    let mut aggregate = Aggregate::new();
+    let mut ticks = interval(args.delay);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut printed = 0;
+    while args.count.is_none_or(|count| printed < count) {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = interrupt.recv() => return Ok(()),
+            _ = terminate.recv() => return Ok(()),
+        }
+        let snapshot = aggregate.apply(source.sample()?);
+        let text = if args.json {
+            format!("{}\n", report::to_json(&snapshot, args.hotspots))
+        } else {
+            format!("{}\n", report::to_text(&snapshot, args.hotspots))
+        };
+        let mut out = std::io::stdout().lock();
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            Ok(()) => {}
+            // A reader that has seen enough is no failure.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
+            Err(error) => return Err(error).context("the snapshot cannot be written"),
+        }
+        printed += 1;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_outside_the_range_are_refused_with_the_value() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        for bad in ["0", "-1", "NaN", "inf", "1e99", "x", ""] {
+            assert!(seconds(bad).unwrap_err().contains(bad), "{bad}");
+        }
+    }
 }

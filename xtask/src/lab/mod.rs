@@ -57,6 +57,17 @@ pub(crate) struct Options {
     tdtrace: Option<PathBuf>,
 }
 
+impl Default for Options {
+    fn default() -> Self {
+        Self { kernel: Series::V6_12, timeout: 180, refresh: false, tdtrace: None }
+    }
+}
+
+/// What the lab lacks that it cannot install, as a sentence.
+pub(crate) fn missing() -> Option<String> {
+    programs::cannot_install(programs::NEEDED)
+}
+
 /// Runs the scenario that `args` names.
 ///
 /// # Errors

@@ -23,12 +23,10 @@ pub(super) fn ensure(needed: &[Program]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
-    let list = packages.join(" ");
-    // SAFETY: geteuid takes no argument and cannot fail.
-    let root = unsafe { libc::geteuid() } == 0;
-    if !root || find("apt-get").is_none() {
-        bail!("the lab needs more: run `sudo apt-get install --no-install-recommends {list}`");
+    if let Some(why) = cannot_install(needed) {
+        bail!("{why}");
     }
+    let list = packages.join(" ");
     eprintln!("lab: installing {list}");
     let install = || {
         let mut command = Command::new("apt-get");
@@ -41,6 +39,20 @@ pub(super) fn ensure(needed: &[Program]) -> Result<()> {
         install().with_context(|| format!("{list} cannot be installed"))?;
     }
     Ok(())
+}
+
+/// Why programs of `needed` are missing and this user cannot install them; `None` when all are there
+/// or can be installed.
+pub(super) fn cannot_install(needed: &[Program]) -> Option<String> {
+    let packages = missing(needed);
+    // SAFETY: geteuid takes no argument and cannot fail.
+    let root = unsafe { libc::geteuid() } == 0;
+    (!packages.is_empty() && (!root || find("apt-get").is_none())).then(|| {
+        format!(
+            "the lab needs more: run `sudo apt-get install --no-install-recommends {}`",
+            packages.join(" ")
+        )
+    })
 }
 
 /// Packages of the programs that are not in `PATH`.

@@ -12,7 +12,7 @@ use xtask::toolchain::EbpfToolchain;
 
 use super::{Context, Tally, output, privileges};
 use crate::{
-    licences, progress,
+    lab, licences, progress,
     workspace::{self, TEST_FEATURES},
 };
 
@@ -51,6 +51,7 @@ pub(crate) const ALL: &[Kind] = &[
         missing: |_| privileges::for_kvm(),
         run: |context| privileged(context, "kvm", "test-kvm"),
     },
+    Kind { name: "lab", exists: always, missing: lab_missing, run: |_| lab() },
 ];
 
 /// The names that the command line takes.
@@ -123,6 +124,23 @@ fn docs(context: &Context) -> Result<Tally> {
 
 fn warnings_fail(context: &Context) -> bool {
     context.active.version.minor() <= LINTS
+}
+
+/// What the lab takes that cannot be fetched here.
+fn lab_missing(_: &Context) -> Option<String> {
+    lab::missing()
+}
+
+/// The scenarios in the lab VM that take seconds; the rest is for `cargo xtask lab`.
+fn lab() -> Result<Tally> {
+    println!("lab: scenario svm");
+    match lab::run_svm(&lab::Options::default()) {
+        Ok(()) => Ok(Tally { passed: 1, failed: 0 }),
+        Err(error) => {
+            println!("    failed: {error:#}");
+            Ok(Tally { passed: 0, failed: 1 })
+        }
+    }
 }
 
 /// A command that says yes or no.
@@ -278,7 +296,7 @@ mod tests {
         let context = context(&json!([{ "name": "golden", "kind": ["test"] }]));
         let names: Vec<&str> =
             ALL.iter().filter(|kind| (kind.exists)(&context)).map(|kind| kind.name).collect();
-        assert_eq!(names, ["format", "licences", "clippy", "unit", "docs"]);
+        assert_eq!(names, ["format", "licences", "clippy", "unit", "docs", "lab"]);
     }
 
     #[test]

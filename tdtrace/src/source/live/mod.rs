@@ -130,7 +130,7 @@ impl Source for Live {
             vms.push(VmSample {
                 key: VmKey { index: *index, life: entry.life },
                 pid,
-                name: self.processes.name(pid),
+                name: printable(&entry.comm).into(),
                 vm_type: (entry.vm_type != u32::MAX).then_some(entry.vm_type),
                 ended,
             });
@@ -214,9 +214,30 @@ fn vcpu_sample(
     }
 }
 
+/// A process chooses its own name, so control characters do not reach a terminal.
+fn printable(comm: &[u8; 16]) -> String {
+    let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
+    String::from_utf8_lossy(&comm[..end])
+        .chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
+}
+
 fn nonzero(counts: &[u64]) -> Vec<(u32, u64)> {
     (0..).zip(counts.iter().copied()).filter(|(_, count)| *count > 0).collect()
 }
 
 /// How long a process is believed to live on before it is looked up again.
 const PROCESS_CHECK: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_carry_escape_sequences() {
+        assert_eq!(printable(b"a\x1b[2Jb\x07\0\0\0\0\0\0\0\0\0"), "a?[2Jb?");
+        assert_eq!(printable(b"sixteen-bytes-ok"), "sixteen-bytes-ok");
+        assert_eq!(printable(&[0; 16]), "");
+    }
+}

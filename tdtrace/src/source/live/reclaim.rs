@@ -1,14 +1,13 @@
 //! Which processes are still there. A VM whose process is gone has ended, and its slots can be used
 //! again.
 
-use std::{collections::HashMap, fs, sync::Arc, time::Instant};
+use std::{collections::HashMap, fs, time::Instant};
 
 use super::PROCESS_CHECK;
 
 struct Process {
     /// Ticks since boot at which it began; tells it from a later process of the same number.
     start: Option<u64>,
-    name: Arc<str>,
     gone: bool,
     checked: Instant,
 }
@@ -38,11 +37,6 @@ impl Processes {
         process.gone
     }
 
-    /// The name of process `pid`; empty if it cannot be read.
-    pub(super) fn name(&mut self, pid: u32) -> Arc<str> {
-        if pid == 0 { Arc::default() } else { Arc::clone(&self.get(pid).name) }
-    }
-
     /// Drops what is known of process `pid`.
     pub(super) fn forget(&mut self, pid: u32) {
         self.by_pid.remove(&pid);
@@ -55,20 +49,9 @@ impl Processes {
                 Start::Unknown => (None, false),
                 Start::Gone => (None, true),
             };
-            let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            Process {
-                start,
-                name: printable(comm.trim_end()).into(),
-                gone,
-                checked: Instant::now(),
-            }
+            Process { start, gone, checked: Instant::now() }
         })
     }
-}
-
-/// A process chooses its own name, so control characters do not reach a terminal.
-fn printable(name: &str) -> String {
-    name.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 enum Start {
@@ -121,11 +104,5 @@ mod tests {
         assert!(!processes.is_gone(std::process::id()));
         assert!(processes.is_gone(u32::MAX));
         assert!(!processes.is_gone(0));
-        assert!(!processes.name(std::process::id()).is_empty());
-    }
-
-    #[test]
-    fn a_name_cannot_carry_escape_sequences() {
-        assert_eq!(printable("a\u{1b}[2Jb\u{7}"), "a?[2Jb?");
     }
 }

@@ -21,6 +21,11 @@ pub(super) fn stat(json: &str) -> Result<Threads> {
     if sum(lost) != 0 {
         bail!("tdtrace lost events: {lost}");
     }
+    // KVM's own exit counters, read through the vCPUs' statistics.
+    let audit = json.get("audit").ok_or_else(|| anyhow!("stat did no audit"))?;
+    if audit.get("agrees") != Some(&Value::Bool(true)) {
+        bail!("KVM's own counters say otherwise: {audit}");
+    }
     threads(&json, |vcpu| {
         let mut counts = BTreeMap::new();
         for (name, count) in numbers(vcpu, "counts")? {
@@ -162,7 +167,7 @@ mod tests {
     use super::*;
 
     fn stat_json() -> Value {
-        json!({"lost": {"unattributed": 0}, "vms": [{"vcpus": [{"vcpu": 1, "tid": 7,
+        json!({"lost": {"unattributed": 0}, "audit": {"agrees": true}, "vms": [{"vcpus": [{"vcpu": 1, "tid": 7,
             "counts": {"exit": 5}, "exit_reasons": {"HLT": 4, "96": 1}}]}]})
     }
 
