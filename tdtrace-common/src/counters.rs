@@ -99,8 +99,8 @@ pub const COUNTS: usize = 24;
 
 /// Room in [`VcpuSlot::reasons`]: VMX basic reasons and SVM codes by number, then the SVM codes
 /// from 0x400 at [`REASON_SVM_HIGH`], VMX's 0xdead at [`REASON_UNDEFINED`] and all else at
-/// [`REASON_OTHER`].
-pub const REASONS: usize = 192;
+/// [`REASON_OTHER`]. A power of two, so that a mask bounds every index for the verifier.
+pub const REASONS: usize = 256;
 /// Index of SVM exit code 0x400; 0x401 and so on follow, up to 0x407.
 pub const REASON_SVM_HIGH: usize = 176;
 /// Index of VMX exit reason 0xdead.

@@ -6,7 +6,7 @@ use aya_ebpf::{
     bindings::BPF_ANY, helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
-use tdtrace_common::counters::{Class, Loss, USERSPACE_EINTR, USERSPACE_OTHER};
+use tdtrace_common::counters::{Class, Loss, REASONS, USERSPACE_EINTR, USERSPACE_OTHER};
 
 use crate::{
     kernel,
@@ -179,9 +179,7 @@ fn kvm_exit(ctx: RawTracePointContext) -> u32 {
     if let Some(mut slot) = slot::of(&ctx, vcpu) {
         slot.count(Class::Exit);
         let index = kernel::exit_reason_index(vcpu, ctx.arg(1));
-        if let Some(reason) = slot.get().reasons.get_mut(index) {
-            *reason += 1;
-        }
+        slot.get().reasons[index & (REASONS - 1)] += 1;
     }
     0
 }

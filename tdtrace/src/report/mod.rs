@@ -5,5 +5,5 @@ mod table;
 mod text;
 
 pub use json::to_json;
-pub use table::{columns, table};
+pub use table::{Cells, table};
 pub use text::{header, to_text};

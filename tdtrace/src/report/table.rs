@@ -1,48 +1,87 @@
-//! A text table of the field registry's columns, cut to a width.
+//! Tables of the field registry's columns: which fit into a width, and as text.
 
 use crate::model::field::Field;
 
-/// The fields that fit into `width` cells, in their order: the ones of high rank go first.
-#[must_use]
-pub fn columns<R>(fields: &'static [Field<R>], width: u16) -> Vec<&'static Field<R>> {
-    let mut chosen: Vec<&Field<R>> = fields.iter().collect();
-    while chosen.iter().map(|field| field.width + 1).sum::<u16>() > width + 1 {
-        let Some(last) = (0..chosen.len()).max_by_key(|index| chosen[*index].rank) else { break };
-        if chosen.len() == 1 {
-            break;
-        }
-        chosen.remove(last);
-    }
-    chosen
+/// Rows as cells of the columns that fit.
+pub struct Cells<R: 'static> {
+    /// The columns, in the registry's order.
+    pub fields: Vec<&'static Field<R>>,
+    /// Their heads.
+    pub titles: Vec<String>,
+    /// The rows.
+    pub rows: Vec<Vec<String>>,
+    /// Cells that each column takes.
+    pub widths: Vec<usize>,
 }
 
-/// `rows` as lines under a head line, each at most about `width` cells.
-#[must_use]
-pub fn table<R>(fields: &'static [Field<R>], rows: &[&R], width: u16) -> String {
-    let fields = columns(fields, width);
-    let cells: Vec<Vec<String>> = rows
-        .iter()
-        .map(|row| fields.iter().map(|field| (field.value)(*row).to_cell()).collect())
-        .collect();
-    let mut widths: Vec<usize> = fields.iter().map(|field| field.title.chars().count()).collect();
-    for row in &cells {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let titles = fields.iter().map(|field| field.title.to_owned()).collect();
-    let mut text = String::new();
-    for row in std::iter::once(&titles).chain(&cells) {
-        let mut line = String::new();
-        for ((cell, field), width) in row.iter().zip(&fields).zip(&widths) {
-            let width = *width;
-            if field.right {
-                line.push_str(&format!("{cell:>width$} "));
-            } else {
-                line.push_str(&format!("{cell:<width$} "));
+impl<R> Cells<R> {
+    /// The columns of `fields` that fit into `width` with `gap` cells between them; those of high rank
+    /// give way first. `title` makes the head of a column.
+    pub fn fit(
+        fields: &'static [Field<R>],
+        rows: &[&R],
+        width: u16,
+        gap: usize,
+        title: impl Fn(&Field<R>) -> String,
+    ) -> Self {
+        let mut cells = Self {
+            fields: fields.iter().collect(),
+            titles: fields.iter().map(title).collect(),
+            rows: rows
+                .iter()
+                .map(|row| fields.iter().map(|field| (field.value)(row).to_cell()).collect())
+                .collect(),
+            widths: Vec::new(),
+        };
+        cells.widths = cells.titles.iter().map(|title| title.chars().count()).collect();
+        for row in &cells.rows {
+            for (width, cell) in cells.widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
             }
         }
-        text.push_str(line.trim_end());
+        let room = usize::from(width) + gap;
+        while cells.fields.len() > 1
+            && cells.widths.iter().map(|width| width + gap).sum::<usize>() > room
+        {
+            let last = (0..cells.fields.len()).max_by_key(|index| cells.fields[*index].rank);
+            cells.remove(last.unwrap_or(0));
+        }
+        cells
+    }
+
+    fn remove(&mut self, column: usize) {
+        self.fields.remove(column);
+        self.titles.remove(column);
+        self.widths.remove(column);
+        for row in &mut self.rows {
+            row.remove(column);
+        }
+    }
+
+    /// `row` as one line, aligned.
+    #[must_use]
+    pub fn line(&self, row: &[String], gap: usize) -> String {
+        let mut line = String::new();
+        for ((cell, field), width) in row.iter().zip(&self.fields).zip(&self.widths) {
+            let width = *width;
+            line.push_str(&if field.right {
+                format!("{cell:>width$}")
+            } else {
+                format!("{cell:<width$}")
+            });
+            line.push_str(&" ".repeat(gap));
+        }
+        line.trim_end().to_owned()
+    }
+}
+
+/// `rows` as lines under a head line, at most `width` cells wide as far as one column allows.
+#[must_use]
+pub fn table<R>(fields: &'static [Field<R>], rows: &[&R], width: u16) -> String {
+    let cells = Cells::fit(fields, rows, width, 2, |field| field.title.to_owned());
+    let mut text = String::new();
+    for row in std::iter::once(&cells.titles).chain(&cells.rows) {
+        text.push_str(&cells.line(row, 2));
         text.push('\n');
     }
     text

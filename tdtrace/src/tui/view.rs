@@ -1,6 +1,8 @@
 //! The screen: header, tabs, the view chosen, footer. Takes a snapshot and the user's choices, and
 //! returns cells.
 
+mod bars;
+mod detail;
 mod exits;
 mod help;
 mod table;
@@ -70,8 +72,11 @@ fn draw_view(frame: &mut Frame<'_>, area: Rect, snapshot: &Snapshot, state: &Sta
     let order = state.order();
     match state.view {
         View::Vms => {
-            let rows: Vec<_> = snapshot.vms.iter().collect();
-            table::draw(frame, area, VM_FIELDS, rows, order)
+            let (area, below) = split(area, snapshot.vms.len());
+            if let (Some(below), Some(vm)) = (below, detail::chosen(snapshot, order)) {
+                detail::draw(frame, below, vm, snapshot);
+            }
+            table::draw(frame, area, VM_FIELDS, snapshot.vms.iter().collect(), order)
         }
         View::Exits => exits::draw(frame, area, snapshot, order),
         View::Hotspots => {
@@ -79,6 +84,21 @@ fn draw_view(frame: &mut Frame<'_>, area: Rect, snapshot: &Snapshot, state: &Sta
         }
         View::Vcpus => table::draw(frame, area, VCPU_FIELDS, vcpu_rows(snapshot).collect(), order),
     }
+}
+
+/// Rows of the detail below the table at least; with fewer there is none.
+const DETAIL: u16 = 6;
+
+/// The table's part, and what is left below it: the table gets what its rows need, up to half.
+fn split(area: Rect, rows: usize) -> (Rect, Option<Rect>) {
+    let needed = u16::try_from(rows + 1).unwrap_or(u16::MAX);
+    let table = needed.min((area.height / 2).max(2));
+    if area.height.saturating_sub(table) < DETAIL {
+        return (area, None);
+    }
+    let [table, below] =
+        Layout::vertical([Constraint::Length(table), Constraint::Min(0)]).areas(area);
+    (table, Some(below))
 }
 
 /// No VM has run: say what would show, and what cannot.
@@ -143,12 +163,8 @@ fn tabs_line(state: &State) -> Line<'static> {
 
 fn footer_line(snapshot: Option<&Snapshot>) -> Line<'static> {
     let kvm_stat = snapshot.is_some_and(|s| s.exit_source == ExitSource::KvmStat);
-    let source = if kvm_stat {
-        "exits: KVM's own count, this KVM fires no kvm_exit"
-    } else {
-        "exits: kvm_exit events"
-    };
-    Line::from(format!(" q quit  Tab view  > < sort  r reverse  space pause   {source}")).style(DIM)
+    let source = if kvm_stat { "exits: KVM's own count" } else { "exits: kvm_exit" };
+    Line::from(format!(" q quit  Tab view  > < sort  r reverse  space pause  {source}")).style(DIM)
 }
 
 #[cfg(test)]

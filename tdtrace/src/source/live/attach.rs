@@ -266,11 +266,19 @@ fn load_failure(error: &ProgramError) -> String {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
-            let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-            format!("the kernel refuses the program: {io_error} {last}").trim_end().to_owned()
+            format!("the kernel refuses the program: {io_error}: {}", verdict(&log))
         }
         other => format!("the program cannot be loaded: {other}"),
     }
+}
+
+/// The line in which the verifier says why; its statistics follow it.
+fn verdict(log: &str) -> &str {
+    log.lines()
+        .rev()
+        .map(str::trim)
+        .find(|line| !line.is_empty() && !line.starts_with("processed "))
+        .unwrap_or("the verifier says nothing")
 }
 
 fn attach_failure(error: &ProgramError, probe: &Probe) -> String {
@@ -281,5 +289,17 @@ fn attach_failure(error: &ProgramError, probe: &Probe) -> String {
             format!("this kernel has no tracepoint {}; is kvm loaded?", probe.tracepoint)
         }
         other => format!("{} cannot be attached: {other}", probe.tracepoint),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_verifiers_reason_is_found_before_its_statistics() {
+        let log = "0: R1=ctx()\n5: (79) r0 = *(u64 *)(r3 +0)\nR3 unbounded memory access\nprocessed 6 insns (limit 1000000)\n\n";
+        assert_eq!(verdict(log), "R3 unbounded memory access");
+        assert_eq!(verdict(""), "the verifier says nothing");
     }
 }

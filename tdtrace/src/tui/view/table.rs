@@ -10,9 +10,12 @@ use ratatui::{
 use super::{CHOSEN, HEAD, Rows};
 use crate::{
     model::field::{Field, Value},
-    report::columns,
+    report::Cells,
     tui::state::Order,
 };
+
+/// Cells between two columns.
+const GAP: usize = 2;
 
 /// Draws `rows` and returns how many there are and how many fit.
 pub(super) fn draw<R>(
@@ -25,28 +28,27 @@ pub(super) fn draw<R>(
     let [head, body] = Layout::vertical([Constraint::Length(1), Constraint::Min(0)]).areas(area);
     let page = usize::from(body.height);
     let result = Rows { total: rows.len(), page };
-    sort(&mut rows, &fields[order.column.min(fields.len() - 1)], order.descending);
+    let by = &fields[order.column.min(fields.len() - 1)];
+    sort(&mut rows, by, order.descending);
     let chosen = order.row.min(rows.len().saturating_sub(1));
     // The chosen row is always on the screen.
     let first = chosen.saturating_sub(page.saturating_sub(1));
-    let fields_shown = columns(fields, area.width);
-    let cells: Vec<Vec<String>> = rows
-        .iter()
-        .skip(first)
-        .take(page)
-        .map(|row| fields_shown.iter().map(|field| (field.value)(row).to_cell()).collect())
-        .collect();
-    let sorted_key = fields[order.column.min(fields.len() - 1)].key;
-    let titles: Vec<String> =
-        fields_shown.iter().map(|field| title(field, sorted_key, order.descending)).collect();
-    let widths = widths(&titles, &cells);
-    frame.render_widget(Paragraph::new(line(&fields_shown, &titles, &widths).style(HEAD)), head);
+    let shown = &rows[first.min(rows.len())..rows.len().min(first + page)];
+    let cells = Cells::fit(fields, shown, area.width, GAP, |field| title(field, by.key, order));
+    let heads = Line::styled(cells.line(&cells.titles, GAP), HEAD);
+    frame.render_widget(Paragraph::new(heads), head);
+    let width = usize::from(area.width);
     let lines: Vec<Line<'_>> = cells
+        .rows
         .iter()
         .enumerate()
         .map(|(index, row)| {
-            let line = line(&fields_shown, row, &widths);
-            if first + index == chosen { line.style(CHOSEN) } else { line }
+            let line = cells.line(row, GAP);
+            if first + index == chosen {
+                Line::styled(format!("{line:<width$}"), CHOSEN)
+            } else {
+                Line::raw(line)
+            }
         })
         .collect();
     frame.render_widget(Paragraph::new(lines), body);
@@ -54,7 +56,7 @@ pub(super) fn draw<R>(
 }
 
 /// Sorted by `field`; rows that are equal in it keep their order, so that the screen is calm.
-fn sort<R>(rows: &mut [&R], field: &Field<R>, descending: bool) {
+pub(super) fn sort<R>(rows: &mut [&R], field: &Field<R>, descending: bool) {
     rows.sort_by(|a, b| {
         let order = match ((field.value)(a), (field.value)(b)) {
             (Value::Text(a), Value::Text(b)) => a.cmp(&b),
@@ -64,34 +66,11 @@ fn sort<R>(rows: &mut [&R], field: &Field<R>, descending: bool) {
     });
 }
 
-fn title<R>(field: &Field<R>, sorted: &str, descending: bool) -> String {
-    let arrow = match (field.key == sorted, descending) {
+fn title<R>(field: &Field<R>, sorted: &str, order: Order) -> String {
+    let arrow = match (field.key == sorted, order.descending) {
         (false, _) => "",
         (true, true) => "▼",
         (true, false) => "▲",
     };
     format!("{}{arrow}", field.title)
-}
-
-fn widths(titles: &[String], cells: &[Vec<String>]) -> Vec<usize> {
-    let mut widths: Vec<usize> = titles.iter().map(|title| title.chars().count()).collect();
-    for row in cells {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    widths
-}
-
-fn line<R>(fields: &[&Field<R>], cells: &[String], widths: &[usize]) -> Line<'static> {
-    let mut text = String::new();
-    for ((cell, field), width) in cells.iter().zip(fields).zip(widths) {
-        let width = *width;
-        text.push_str(&if field.right {
-            format!("{cell:>width$}  ")
-        } else {
-            format!("{cell:<width$}  ")
-        });
-    }
-    Line::from(text.trim_end().to_owned())
 }

@@ -1,0 +1,91 @@
+//! A list of names and numbers with bars in proportion.
+
+use ratatui::{
+    Frame,
+    layout::Rect,
+    text::{Line, Span},
+    widgets::Paragraph,
+};
+
+use super::{DIM, HEAD};
+use crate::model::field::thousands;
+
+/// One row.
+pub(super) struct Bar {
+    /// What is counted.
+    pub(super) name: String,
+    /// How much.
+    pub(super) count: u64,
+}
+
+/// Cells of the number.
+const NUMBER: usize = 12;
+/// Cells of a name at most.
+const NAME: usize = 32;
+
+/// Draws `rows` by count under `heads`, from row `first` on as far as there are more than fit.
+pub(super) fn draw(
+    frame: &mut Frame<'_>,
+    area: Rect,
+    heads: (&str, &str),
+    mut rows: Vec<Bar>,
+    descending: bool,
+    first: usize,
+) {
+    rows.sort_by(|a, b| b.count.cmp(&a.count));
+    if !descending {
+        rows.reverse();
+    }
+    let page = usize::from(area.height.saturating_sub(1));
+    let first = first.min(rows.len().saturating_sub(page));
+    let width = usize::from(area.width);
+    let longest = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
+    let name = longest.max(heads.0.len()).min(NAME).min(width.saturating_sub(NUMBER + 1)).max(1);
+    let mut lines =
+        vec![Line::styled(format!("{:<name$} {:>NUMBER$}", cut(heads.0, name), heads.1), HEAD)];
+    let most = rows.iter().map(|row| row.count).max().unwrap_or(0);
+    let room = width.saturating_sub(name + NUMBER + 2);
+    lines.extend(rows.iter().skip(first).take(page).map(|row| {
+        let text = format!("{:<name$} {:>NUMBER$} ", cut(&row.name, name), thousands(row.count));
+        let bar = "█".repeat(length(row.count, most, room));
+        Line::from(vec![Span::raw(text), Span::styled(bar, DIM)])
+    }));
+    frame.render_widget(Paragraph::new(lines), area);
+}
+
+/// Cells of a bar; what happened at all has at least one.
+fn length(count: u64, most: u64, room: usize) -> usize {
+    if count == 0 || most == 0 || room == 0 {
+        return 0;
+    }
+    let cells = u128::from(count) * room as u128 / u128::from(most);
+    usize::try_from(cells).unwrap_or(room).clamp(1, room)
+}
+
+fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().take(width.saturating_sub(1)).collect();
+    format!("{kept}…")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bars_are_in_proportion_and_never_overflow() {
+        assert_eq!(length(50, 100, 10), 5);
+        assert_eq!(length(1, u64::MAX, 10), 1);
+        assert_eq!(length(u64::MAX, u64::MAX, 10), 10);
+        assert_eq!(length(0, 100, 10), 0);
+        assert_eq!(length(5, 5, 0), 0);
+    }
+
+    #[test]
+    fn long_names_are_cut_with_a_mark() {
+        assert_eq!(cut("mmio_read_unsatisfied", 10), "mmio_read…");
+        assert_eq!(cut("pio", 10), "pio");
+    }
+}
