@@ -9,7 +9,8 @@ use crate::{packages, progress, workspace};
 
 const DISTRIBUTION: [&str; 2] = ["rustfmt-web", "rust-web-clippy"];
 
-fn has(compiler: &Rustc, program: &str) -> bool {
+fn has(compiler: &Rustc, component: &str) -> bool {
+    let program = if component == "clippy" { "clippy-driver" } else { component };
     compiler.sysroot.join("bin").join(program).is_file()
 }
 
@@ -20,9 +21,7 @@ fn missing(plan: &Plan) -> Vec<(&Rustc, &'static str)> {
     active
         .into_iter()
         .chain(ebpf)
-        .filter(|(compiler, component)| {
-            !has(compiler, if *component == "clippy" { "clippy-driver" } else { component })
-        })
+        .filter(|(compiler, component)| !has(compiler, component))
         .collect()
 }
 
@@ -39,6 +38,7 @@ pub(super) fn state(plan: &Plan) -> State {
 /// Adds what is missing.
 pub(super) fn act(plan: &mut Plan, prefix: &str) -> Result<()> {
     for (compiler, component) in missing(plan) {
+        // Both compilers may be the same one.
         if has(compiler, component) {
             continue;
         }

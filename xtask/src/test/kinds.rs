@@ -115,9 +115,10 @@ fn clippy(context: &Context) -> Result<Tally> {
 fn docs(context: &Context) -> Result<Tally> {
     let mut command = cargo("doc");
     // With `--examples` dev-dependencies count, and their features are those of the other kinds.
-    command.args(["--no-deps", "--lib", "--bins", "--examples"]);
+    command.args(["--no-deps", "--lib", "--examples", "--document-private-items"]);
     if warnings_fail(context) {
-        command.env("RUSTDOCFLAGS", "-D warnings");
+        // Private items are always documented, so a link to one holds.
+        command.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links");
     }
     check("docs", command)
 }

@@ -68,21 +68,25 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     kinds::check_declarations(&context)?;
     let mut outcomes = Vec::new();
     for kind in kinds::ALL.iter().filter(|kind| (kind.exists)(&context)) {
-        outcomes.push((kind, run_kind(kind, &context, args)?));
+        outcomes.push((kind, run_kind(kind, &context, args)));
     }
     Ok(summary(&outcomes, &progress::seconds(started.elapsed())))
 }
 
-fn run_kind(kind: &Kind, context: &Context, args: &Args) -> Result<Outcome> {
+fn run_kind(kind: &Kind, context: &Context, args: &Args) -> Outcome {
     let named = |list: &[String]| list.iter().any(|name| name == kind.name);
     if named(&args.without) || !(args.only.is_empty() || named(&args.only)) {
-        return Ok(Outcome::LeftOut);
+        return Outcome::LeftOut;
     }
     if let Some(what) = (kind.missing)(context) {
         println!("{} … cannot run: {what}", kind.name);
-        return Ok(Outcome::Missing);
+        return Outcome::Missing;
     }
-    (kind.run)(context).map(Outcome::Ran)
+    // The other kinds still run.
+    Outcome::Ran((kind.run)(context).unwrap_or_else(|error| {
+        println!("{} … failed: {error:#}", kind.name);
+        Tally { passed: 0, failed: 1 }
+    }))
 }
 
 /// Prints what ran and what did not, and `N passed, N failed` as the last line.
