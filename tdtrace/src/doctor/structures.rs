@@ -49,8 +49,8 @@ const GROUPS: &[Group] = &[
     Group {
         name: "vm_owner",
         used: Use::Everywhere,
-        off: "VMs are not named after the process that made them",
-        forms: &[&["kvm_userspace_pid"]],
+        off: "VMs are not named after their process, and are told apart less surely",
+        forms: &[&["kvm_userspace_pid", "task_group_leader", "task_comm"]],
     },
     Group {
         name: "vm_kind",

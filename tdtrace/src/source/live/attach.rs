@@ -277,7 +277,10 @@ fn verdict(log: &str) -> &str {
     log.lines()
         .rev()
         .map(str::trim)
-        .find(|line| !line.is_empty() && !line.starts_with("processed "))
+        .find(|line| {
+            let statistics = ["processed ", "stack depth ", "verification time "];
+            !line.is_empty() && !statistics.iter().any(|start| line.starts_with(start))
+        })
         .unwrap_or("the verifier says nothing")
 }
 
@@ -298,7 +301,7 @@ mod tests {
 
     #[test]
     fn the_verifiers_reason_is_found_before_its_statistics() {
-        let log = "0: R1=ctx()\n5: (79) r0 = *(u64 *)(r3 +0)\nR3 unbounded memory access\nprocessed 6 insns (limit 1000000)\n\n";
+        let log = "0: R1=ctx()\n5: (79) r0 = *(u64 *)(r3 +0)\nR3 unbounded memory access\nverification time 9 usec\nstack depth 48+152\nprocessed 6 insns (limit 1000000)\n\n";
         assert_eq!(verdict(log), "R3 unbounded memory access");
         assert_eq!(verdict(""), "the verifier says nothing");
     }

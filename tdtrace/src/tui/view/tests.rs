@@ -10,9 +10,7 @@ use crate::{
     model::{
         aggregate::Aggregate,
         counts::Counts,
-        sample::{
-            Host, Isa, Losses, ProbeState, Sample, VcpuKey, VcpuSample, VmKey, VmSample,
-        },
+        sample::{Host, Isa, Losses, ProbeState, Sample, VcpuKey, VcpuSample, VmKey, VmSample},
     },
     tui::keymap::Action,
 };
