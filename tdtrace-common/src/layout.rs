@@ -63,7 +63,7 @@ kernel_layout! {
     task_preempt_notifiers = "task_struct.preempt_notifiers.first" in "vmlinux";
     /// The first thread of a task's process (pointer).
     task_group_leader = "task_struct.group_leader" in "vmlinux";
-    /// A task's name (char[16]).
+    /// A task's name, 16 bytes.
     task_comm = "task_struct.comm" in "vmlinux";
     /// Where a vCPU's notifier is linked into that list.
     vcpu_preempt_link = "kvm_vcpu.preempt_notifier.link" in "vmlinux";

@@ -99,7 +99,7 @@ fn count_in_map(key: &HotspotKey) -> bool {
         return true;
     }
     let value = HotspotValue { count: 1, reserved: [0; 6] };
-    HOTSPOTS.insert(key, &value, u64::from(BPF_NOEXIST)).is_ok()
+    HOTSPOTS.insert(key, value, u64::from(BPF_NOEXIST)).is_ok()
 }
 
 /// The slot of the vCPU that this thread has loaded.

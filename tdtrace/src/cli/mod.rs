@@ -48,8 +48,8 @@ pub fn run() -> ExitCode {
 
 fn dispatch(cli: Cli) -> Result<ExitCode> {
     match cli.command {
-        Command::Top(args) => top::run(args),
-        Command::Stat(args) => stat::run(args),
+        Command::Top(args) => top::run(&args),
+        Command::Stat(args) => stat::run(&args),
         Command::Doctor(args) => doctor::run(args),
         Command::Decode(args) => decode::run(args),
         Command::Workload(args) => workload::run(args),

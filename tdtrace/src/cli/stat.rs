@@ -48,7 +48,7 @@ pub(super) struct Args {
 /// How often slots of VMs that ended are given back while the command runs.
 const TICK: Duration = Duration::from_millis(500);
 
-pub(super) fn run(args: Args) -> Result<ExitCode> {
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
     // Before anything is run: a result that cannot be written is worth nothing.
     let output: Box<dyn Write> = match &args.output {
         Some(path) => Box::new(
@@ -60,8 +60,8 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("the event loop cannot be started")?;
-    let (status, snapshot) = runtime.block_on(count(&args))?;
-    print(&args, &snapshot, output)?;
+    let (status, snapshot) = runtime.block_on(count(args))?;
+    print(args, &snapshot, output)?;
     Ok(exit_code(status))
 }
 

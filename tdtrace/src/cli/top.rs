@@ -56,7 +56,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
-pub(super) fn run(args: Args) -> Result<ExitCode> {
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
     if !args.batch && !terminal::is_available() {
         bail!("there is no terminal to draw on; use `tdtrace top --batch` to print snapshots");
     }
@@ -66,7 +66,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         .context("the event loop cannot be started")?;
     let mut live = Live::open(args.source.options())?;
     if args.batch {
-        runtime.block_on(batch(&args, &mut live))?;
+        runtime.block_on(batch(args, &mut live))?;
     } else {
         runtime.block_on(terminal::run(&mut live, args.delay))?;
     }

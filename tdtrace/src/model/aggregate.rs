@@ -2,6 +2,7 @@
 //! kept.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     sync::Arc,
     time::Duration,
@@ -251,7 +252,7 @@ fn hotspots(
             })
         })
         .collect();
-    hotspots.sort_by(|a, b| b.tally.total.cmp(&a.tally.total));
+    hotspots.sort_by_key(|spot| Reverse(spot.tally.total));
     hotspots
 }
 

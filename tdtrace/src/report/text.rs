@@ -1,6 +1,6 @@
 //! A snapshot as text for people.
 
-use std::fmt::Write as _;
+use std::{cmp::Reverse, fmt::Write as _};
 
 use super::table::table;
 use crate::model::{
@@ -92,7 +92,7 @@ fn reasons(snapshot: &Snapshot, text: &mut String) {
 
 fn places(snapshot: &Snapshot, limit: usize, text: &mut String) {
     let mut rows: Vec<_> = hotspot_rows(snapshot).collect();
-    rows.sort_by(|a, b| b.tally.total.cmp(&a.tally.total));
+    rows.sort_by_key(|spot| Reverse(spot.tally.total));
     let hidden = rows.len().saturating_sub(limit);
     rows.truncate(limit);
     text.push('\n');

@@ -128,7 +128,7 @@ pub enum PlanError {
 }
 
 impl Plan {
-    /// Checks everything that [`super::run`] relies on.
+    /// Checks everything that [`super::run()`] relies on.
     ///
     /// # Errors
     /// The first value that is out of its range.

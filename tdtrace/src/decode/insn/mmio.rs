@@ -61,7 +61,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// The verdict on what [`decode`] returned.
+    /// The verdict on what [`decode()`] returned.
     #[must_use]
     pub fn of(decoded: &Result<Insn, Undecodable>) -> Self {
         match decoded.as_ref().map(mmio) {

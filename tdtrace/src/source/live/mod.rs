@@ -136,7 +136,7 @@ impl Source for Live {
             });
         }
         let losses = Losses { hotspots: hotspots_lost, ..self.attached.losses()? };
-        self.reclaim(dead_slots, &vms, &slots)?;
+        self.reclaim(&dead_slots, &vms, &slots)?;
         Ok(Sample {
             at,
             host: Arc::clone(&self.host),
@@ -153,12 +153,12 @@ impl Live {
     /// goes on stays until the VM ends, so that its counts stay in the VM's total.
     fn reclaim(
         &mut self,
-        dead_slots: Vec<(u32, u32, u32)>,
+        dead_slots: &[(u32, u32, u32)],
         vms: &[VmSample],
         slots: &[(u32, Box<VcpuSlot>)],
     ) -> Result<()> {
         for vm in vms.iter().filter(|vm| vm.ended) {
-            for (index, life, tid) in &dead_slots {
+            for (index, life, tid) in dead_slots {
                 if slots.iter().any(|(i, slot)| i == index && slot.vm == vm.key.index) {
                     self.attached.free_vcpu(*index, *life, *tid)?;
                     self.freed_vcpus.insert(*index, *life);

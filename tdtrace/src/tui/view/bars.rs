@@ -1,5 +1,7 @@
 //! A list of names and numbers with bars in proportion.
 
+use std::cmp::Reverse;
+
 use ratatui::{
     Frame,
     layout::Rect,
@@ -18,8 +20,6 @@ pub(super) struct Bar {
     pub(super) count: u64,
 }
 
-/// Cells of the number.
-const NUMBER: usize = 12;
 /// Cells of a name at most.
 const NAME: usize = 32;
 
@@ -32,21 +32,22 @@ pub(super) fn draw(
     descending: bool,
     first: usize,
 ) {
-    rows.sort_by(|a, b| b.count.cmp(&a.count));
+    rows.sort_by_key(|row| Reverse(row.count));
     if !descending {
         rows.reverse();
     }
     let page = usize::from(area.height.saturating_sub(1));
     let first = first.min(rows.len().saturating_sub(page));
     let width = usize::from(area.width);
-    let longest = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
-    let name = longest.max(heads.0.len()).min(NAME).min(width.saturating_sub(NUMBER + 1)).max(1);
-    let mut lines =
-        vec![Line::styled(format!("{:<name$} {:>NUMBER$}", cut(heads.0, name), heads.1), HEAD)];
     let most = rows.iter().map(|row| row.count).max().unwrap_or(0);
-    let room = width.saturating_sub(name + NUMBER + 2);
+    let number = thousands(most).len().max(heads.1.len());
+    let longest = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
+    let name = longest.max(heads.0.len()).min(NAME).min(width.saturating_sub(number + 1)).max(1);
+    let mut lines =
+        vec![Line::styled(format!("{:<name$} {:>number$}", cut(heads.0, name), heads.1), HEAD)];
+    let room = width.saturating_sub(name + number + 2);
     lines.extend(rows.iter().skip(first).take(page).map(|row| {
-        let text = format!("{:<name$} {:>NUMBER$} ", cut(&row.name, name), thousands(row.count));
+        let text = format!("{:<name$} {:>number$} ", cut(&row.name, name), thousands(row.count));
         let bar = "█".repeat(length(row.count, most, room));
         Line::from(vec![Span::raw(text), Span::styled(bar, DIM)])
     }));

@@ -49,9 +49,9 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, vm: &Vm, snapshot: &Snapsh
         .iter()
         .map(|place| Bar { name: name(place), count: rounded(place.tally.rate, place.tally.total) })
         .collect();
-    places.extend(vm.other.iter().map(|(class, count)| Bar {
-        name: format!("{} other", class.name()),
-        count: per(*count, None),
+    places.extend(vm.other.iter().map(|(class, total)| Bar {
+        name: format!("{} elsewhere", class.name()),
+        count: elsewhere(vm, *class, *total, seconds),
     }));
     bars::draw(frame, right, ("PLACE", head), places, true, 0);
 }
@@ -59,6 +59,20 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, vm: &Vm, snapshot: &Snapsh
 /// The address first: it is what is looked for.
 fn name(place: &Hotspot) -> String {
     format!("{:#x} {}", place.address, place.class.name())
+}
+
+/// Events of `class` that no place accounts for, per second where there is an interval.
+fn elsewhere(vm: &Vm, class: Class, total: u64, seconds: Option<f64>) -> u64 {
+    if seconds.is_none() {
+        return total;
+    }
+    let placed: f64 = vm
+        .hotspots
+        .iter()
+        .filter(|place| place.class == class)
+        .filter_map(|place| place.tally.rate)
+        .sum();
+    per(vm.recent[class], seconds).saturating_sub(rounded(Some(placed), 0))
 }
 
 #[expect(

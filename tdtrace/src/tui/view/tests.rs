@@ -99,7 +99,11 @@ fn snapshot() -> Snapshot {
 
 fn screen(snapshot: Option<&Snapshot>, state: &State, width: u16, height: u16) -> String {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-    terminal.draw(|frame| drop(draw(frame, snapshot, state))).unwrap();
+    terminal
+        .draw(|frame| {
+            draw(frame, snapshot, state);
+        })
+        .unwrap();
     terminal.backend().to_string()
 }
 
