@@ -300,7 +300,7 @@ pub struct HotspotValue {
     pub reserved: [u64; 6],
 }
 
-/// Why events are missing from the slots. The number is the index into the map of losses.
+/// Why events are missing from the slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Loss {
@@ -315,6 +315,13 @@ pub enum Loss {
 impl Loss {
     /// Every cause, in the order of its number.
     pub const ALL: [Self; 3] = [Self::Unattributed, Self::SlotsFull, Self::MapFull];
+
+    /// Where the map of losses counts events of `class` lost so.
+    #[must_use]
+    #[inline(always)]
+    pub const fn index(self, class: Class) -> u32 {
+        self as u32 * COUNTS as u32 + class as u32
+    }
 
     /// The name in reports and JSON.
     #[must_use]

@@ -16,7 +16,7 @@ use crate::{
 
 #[inline(always)]
 fn count(ctx: &RawTracePointContext, class: Class, address: u64, size: u32) -> u32 {
-    if let Some(mut slot) = slot::running(ctx) {
+    if let Some(mut slot) = slot::running(ctx, class) {
         slot.count(class);
         slot.count_place(class, address, size);
     }
@@ -70,18 +70,20 @@ fn kvm_hypercall(ctx: RawTracePointContext) -> u32 {
 /// brackets the run.
 #[raw_tracepoint]
 fn kvm_fpu(ctx: RawTracePointContext) -> u32 {
+    let begins = ctx.arg::<u32>(0) != 0;
     let Some(vcpu) = kernel::running_vcpu() else {
-        lose(Loss::Unattributed);
+        let class = if begins { Class::RunBegin } else { Class::RunEnd };
+        lose(Loss::Unattributed, class);
         return 0;
     };
-    if ctx.arg::<u32>(0) != 0 {
+    if begins {
         if let Some(mut slot) = slot::of_run(&ctx, vcpu) {
             slot.count(Class::RunBegin);
             if slot.get().synced == 0 {
                 slot.sync(vcpu);
             }
         }
-    } else if let Some(mut slot) = slot::of(&ctx, vcpu) {
+    } else if let Some(mut slot) = slot::of(&ctx, vcpu, Class::RunEnd) {
         slot.count(Class::RunEnd);
         slot.sync(vcpu);
         remember_leaving(&mut slot);
@@ -98,9 +100,8 @@ fn remember_leaving(slot: &mut Slot) {
     slot.get().leaving = 1;
     if slot.get().tid != tid {
         slot.get().tid = tid;
-        if SLOT_BY_THREAD.insert(tid, index, u64::from(BPF_ANY)).is_err() {
-            lose(Loss::MapFull);
-        }
+        // If there is no room, a thread that migrates now is not found: that is counted then.
+        let _ = SLOT_BY_THREAD.insert(tid, index, u64::from(BPF_ANY));
     }
     if let Some(memo) = slot::memo() {
         // SAFETY: this CPU's value, written as one word.
@@ -139,7 +140,7 @@ const EHWPOISON: i32 = 133;
 #[raw_tracepoint]
 fn kvm_userspace_exit(ctx: RawTracePointContext) -> u32 {
     let Some(mut slot) = leaving() else {
-        lose(Loss::Unattributed);
+        lose(Loss::Unattributed, Class::UserspaceExit);
         return 0;
     };
     slot.count(Class::UserspaceExit);
@@ -163,7 +164,7 @@ const SYNC_EVERY: u64 = 1024;
 #[raw_tracepoint]
 fn kvm_entry(ctx: RawTracePointContext) -> u32 {
     let vcpu: u64 = ctx.arg(0);
-    if let Some(mut slot) = slot::of(&ctx, vcpu) {
+    if let Some(mut slot) = slot::of(&ctx, vcpu, Class::Entry) {
         let entries = slot.count(Class::Entry);
         if slot.get().synced == 0 || entries.is_multiple_of(SYNC_EVERY) {
             slot.sync(vcpu);
@@ -176,7 +177,7 @@ fn kvm_entry(ctx: RawTracePointContext) -> u32 {
 #[raw_tracepoint]
 fn kvm_exit(ctx: RawTracePointContext) -> u32 {
     let vcpu: u64 = ctx.arg(0);
-    if let Some(mut slot) = slot::of(&ctx, vcpu) {
+    if let Some(mut slot) = slot::of(&ctx, vcpu, Class::Exit) {
         slot.count(Class::Exit);
         let index = kernel::exit_reason_index(vcpu, ctx.arg(1));
         // Hidden from the compiler, which proves the mask away and leaves the verifier without a bound.

@@ -7,7 +7,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, Queue},
 };
 use tdtrace_common::{
-    counters::{CpuMemo, HotspotKey, HotspotValue, Loss, VcpuSlot, VmEntry},
+    counters::{COUNTS, Class, CpuMemo, HotspotKey, HotspotValue, Loss, VcpuSlot, VmEntry},
     layout::KernelLayout,
 };
 
@@ -48,6 +48,11 @@ pub(crate) static VCPU_BY_ADDRESS: HashMap<u64, u32> = HashMap::with_max_entries
 #[map]
 pub(crate) static VM_BY_ADDRESS: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
 
+/// VM entries (life in the high half, index in the low one) whose address went to another VM, so
+/// that of several vCPUs which find out only one makes the new entry.
+#[map]
+pub(crate) static SUCCEEDED: HashMap<u64, u8> = HashMap::with_max_entries(1024, 0);
+
 /// Thread to the slot of the vCPU that it ran last, for `kvm_userspace_exit`, which comes when no
 /// vCPU is loaded any more.
 #[map]
@@ -61,12 +66,13 @@ pub(crate) static HOTSPOTS: HashMap<HotspotKey, HotspotValue> = HashMap::with_ma
 pub(crate) static MEMO: PerCpuArray<CpuMemo> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
-static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Loss::ALL.len() as u32, 0);
+static LOSSES: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries((Loss::ALL.len() * COUNTS) as u32, 0);
 
-/// Counts an event that no slot gets.
+/// Counts an event of `class` that no slot gets.
 #[inline(always)]
-pub(crate) fn lose(loss: Loss) {
-    if let Some(count) = LOSSES.get_ptr_mut(loss as u32) {
+pub(crate) fn lose(loss: Loss, class: Class) {
+    if let Some(count) = LOSSES.get_ptr_mut(loss.index(class)) {
         // SAFETY: this CPU's value, 8-byte aligned. Atomic, because a preempted program may be halfway
         // through the same addition; as assembly, because the target has no `AtomicU64::fetch_add`.
         unsafe {

@@ -15,8 +15,8 @@ use tdtrace_common::counters::{
 use crate::{
     kernel::{self, offset, read},
     maps::{
-        FREE_VCPUS, FREE_VMS, HOTSPOTS, MEMO, VCPU_BY_ADDRESS, VCPUS, VM_BY_ADDRESS, VMS, debug,
-        lose,
+        FREE_VCPUS, FREE_VMS, HOTSPOTS, MEMO, SUCCEEDED, VCPU_BY_ADDRESS, VCPUS, VM_BY_ADDRESS,
+        VMS, debug, lose,
     },
 };
 
@@ -104,17 +104,17 @@ fn count_in_map(key: &HotspotKey) -> bool {
 
 /// The slot of the vCPU that this thread has loaded.
 #[inline(always)]
-pub(crate) fn running<C: EbpfContext>(ctx: &C) -> Option<Slot> {
+pub(crate) fn running<C: EbpfContext>(ctx: &C, class: Class) -> Option<Slot> {
     let Some(vcpu) = kernel::running_vcpu() else {
-        lose(Loss::Unattributed);
+        lose(Loss::Unattributed, class);
         return None;
     };
-    of(ctx, vcpu)
+    of(ctx, vcpu, class)
 }
 
 /// The slot of `vcpu`, made if it has none.
 #[inline(always)]
-pub(crate) fn of<C: EbpfContext>(ctx: &C, vcpu: u64) -> Option<Slot> {
+pub(crate) fn of<C: EbpfContext>(ctx: &C, vcpu: u64, class: Class) -> Option<Slot> {
     let memo = memo()?;
     // SAFETY: this CPU's value; a torn or stale guess is caught by the comparison below.
     let guess = unsafe { (*memo).slot } as u32;
@@ -124,7 +124,7 @@ pub(crate) fn of<C: EbpfContext>(ctx: &C, vcpu: u64) -> Option<Slot> {
         return Some(slot);
     }
     // SAFETY: as above.
-    let index = find(vcpu).or_else(|| make(ctx, vcpu))?;
+    let index = find(vcpu).or_else(|| make(ctx, vcpu, class))?;
     // SAFETY: as above.
     unsafe { (*memo).slot = u64::from(index) };
     Slot::at(index)
@@ -134,7 +134,7 @@ pub(crate) fn of<C: EbpfContext>(ctx: &C, vcpu: u64) -> Option<Slot> {
 /// dead one shows: another process, a retired VM, or exit counters that went back.
 #[inline(always)]
 pub(crate) fn of_run<C: EbpfContext>(ctx: &C, vcpu: u64) -> Option<Slot> {
-    let mut slot = of(ctx, vcpu)?;
+    let mut slot = of(ctx, vcpu, Class::RunBegin)?;
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let exits = kernel::stat_exits(vcpu).unwrap_or(u64::MAX);
     let current = slot.get();
@@ -143,7 +143,7 @@ pub(crate) fn of_run<C: EbpfContext>(ctx: &C, vcpu: u64) -> Option<Slot> {
         return Some(slot);
     }
     current.vcpu = 0;
-    let index = make(ctx, vcpu)?;
+    let index = make(ctx, vcpu, Class::RunBegin)?;
     Slot::at(index)
 }
 
@@ -161,31 +161,55 @@ fn find(vcpu: u64) -> Option<u32> {
 
 /// Gives `vcpu` a free slot.
 #[inline(always)]
-fn make<C: EbpfContext>(ctx: &C, vcpu: u64) -> Option<u32> {
-    let index = make_slot(vcpu);
-    if debug() {
-        log_debug!(ctx, "vcpu {:x} takes slot {}", vcpu, index);
+fn make<C: EbpfContext>(ctx: &C, vcpu: u64, class: Class) -> Option<u32> {
+    let made = make_slot(vcpu);
+    if made < 0 {
+        let loss = match made {
+            UNATTRIBUTED => Loss::Unattributed,
+            MAP_FULL => Loss::MapFull,
+            _ => Loss::SlotsFull,
+        };
+        lose(loss, class);
+        return None;
     }
-    u32::try_from(index).ok()
+    if debug() {
+        log_debug!(ctx, "vcpu {:x} takes slot {}", vcpu, made);
+    }
+    Some(made as u32)
 }
 
-/// The index of the new slot, or -1. Out of line: once in the life of a vCPU.
+/// What [`make_slot`] returns instead of an index: a function of its own returns a number.
+const UNATTRIBUTED: i64 = -1;
+const SLOTS_FULL: i64 = -2;
+const MAP_FULL: i64 = -3;
+
+/// The index of the new slot, or a reason. Out of line: once in the life of a vCPU.
 #[inline(never)]
 fn make_slot(vcpu: u64) -> i64 {
     let Some(kvm) = read::<u64>(vcpu, offset!(vcpu_kvm)) else {
-        lose(Loss::Unattributed);
-        return -1;
+        return UNATTRIBUTED;
     };
     let vcpu_id: u32 = read(vcpu, offset!(vcpu_id)).unwrap_or(u32::MAX);
-    let Some(vm) = vm_of(kvm, vcpu_id) else {
-        return -1;
-    };
+    // Before anything is marked: a vCPU without a slot must leave no trace in its VM.
     let Ok(Some(index)) = FREE_VCPUS.pop() else {
-        lose(Loss::SlotsFull);
-        return -1;
+        return SLOTS_FULL;
+    };
+    let result = fill_slot(vcpu, kvm, vcpu_id, index);
+    if result < 0 {
+        // If this fails too, one slot is out of use.
+        let _ = FREE_VCPUS.push(index, 0);
+    }
+    result
+}
+
+#[inline(always)]
+fn fill_slot(vcpu: u64, kvm: u64, vcpu_id: u32, index: u32) -> i64 {
+    let vm = match vm_of(kvm, vcpu_id) {
+        Ok(vm) => vm,
+        Err(reason) => return reason,
     };
     let Some(slot) = VCPUS.get_ptr_mut(index) else {
-        return -1;
+        return SLOTS_FULL;
     };
     // SAFETY: taken from the queue of free slots, so no other writer has it.
     let slot = unsafe { &mut *slot };
@@ -200,10 +224,13 @@ fn make_slot(vcpu: u64) -> i64 {
     slot.vcpu = vcpu;
     if VCPU_BY_ADDRESS.insert(vcpu, index, u64::from(BPF_ANY)).is_err() {
         slot.vcpu = 0;
-        lose(Loss::MapFull);
-        // Nothing was counted in it, so it can go back; if that fails too, one slot is out of use.
-        let _ = FREE_VCPUS.push(index, 0);
-        return -1;
+        // The collector takes a slot for used by its life.
+        slot.life -= 1;
+        if let Some(vm) = VMS.get_ptr_mut(vm) {
+            // SAFETY: a value of the array map, the byte of this vCPU.
+            unsafe { (*vm).vcpu_ids[vcpu_id as usize & (VCPU_IDS - 1)] = 0 };
+        }
+        return MAP_FULL;
     }
     i64::from(index)
 }
@@ -230,37 +257,79 @@ fn clear(slot: &mut VcpuSlot) {
     }
 }
 
+/// How often a vCPU looks again when another one of its VM is just making the VM's entry.
+const ATTEMPTS: usize = 8;
+
 /// The entry of the VM at `kvm`, made if there is none or if vCPU `vcpu_id` was there already: a VM
 /// never gets the same vCPU twice, so this is another VM at the same address.
+///
+/// Several vCPUs of a new VM may come here at once; whoever inserts the key makes the entry.
 #[inline(always)]
-fn vm_of(kvm: u64, vcpu_id: u32) -> Option<u32> {
+fn vm_of(kvm: u64, vcpu_id: u32) -> Result<u32, i64> {
     let pid: u32 = read(kvm, offset!(kvm_userspace_pid)).unwrap_or(0);
-    // SAFETY: the value is a number that is only used as an index.
-    if let Some(index) = unsafe { VM_BY_ADDRESS.get(kvm) }.copied()
-        && let Some(vm) = VMS.get_ptr_mut(index)
-    {
+    for _ in 0..ATTEMPTS {
+        // SAFETY: the value is a number that is only used as an index.
+        let Some(index) = unsafe { VM_BY_ADDRESS.get(kvm) }.copied() else {
+            let index = make_vm(kvm, pid, vcpu_id)?;
+            if VM_BY_ADDRESS.insert(kvm, index, u64::from(BPF_NOEXIST)).is_ok() {
+                return Ok(index);
+            }
+            give_back(index);
+            continue;
+        };
+        let Some(vm) = VMS.get_ptr_mut(index) else { break };
         // SAFETY: a value of the array map; every byte of `vcpu_ids` is written by one thread, and
         // `retired` only ever becomes 1.
         let vm = unsafe { &mut *vm };
-        // The entry may have gone to a VM at another address since.
+        let same = vm.kvm == kvm && vm.retired == 0 && vm.userspace_pid == pid;
+        if same && claim(&mut vm.vcpu_ids, vcpu_id) {
+            return Ok(index);
+        }
+        let ended = u64::from(vm.life) << 32 | u64::from(index);
+        if SUCCEEDED.insert(ended, 1, u64::from(BPF_NOEXIST)).is_err() {
+            continue;
+        }
+        // The entry may have gone to a VM at another address since; that one lives on.
         if vm.kvm == kvm {
-            if vm.retired == 0 && vm.userspace_pid == pid && claim(&mut vm.vcpu_ids, vcpu_id) {
-                return Some(index);
-            }
             vm.retired = 1;
         }
+        let made = make_vm(kvm, pid, vcpu_id);
+        match made {
+            Ok(new) if VM_BY_ADDRESS.insert(kvm, new, u64::from(BPF_ANY)).is_err() => {
+                return Err(MAP_FULL);
+            }
+            Ok(_) => {}
+            Err(_) => {
+                let _ = SUCCEEDED.remove(ended);
+            }
+        }
+        return made;
     }
-    make_vm(kvm, pid, vcpu_id)
+    Err(UNATTRIBUTED)
+}
+
+/// Another vCPU was first: this entry was never used.
+#[inline(always)]
+fn give_back(index: u32) {
+    if let Some(vm) = VMS.get_ptr_mut(index) {
+        // SAFETY: taken from the queue by this thread, so no other writer has it. The collector takes
+        // an entry for used by its life.
+        unsafe { (*vm).life -= 1 };
+    }
+    // If this fails, one entry is out of use.
+    let _ = FREE_VMS.push(index, 0);
 }
 
 #[inline(always)]
-fn make_vm(kvm: u64, pid: u32, vcpu_id: u32) -> Option<u32> {
+fn make_vm(kvm: u64, pid: u32, vcpu_id: u32) -> Result<u32, i64> {
     let Ok(Some(index)) = FREE_VMS.pop() else {
-        lose(Loss::SlotsFull);
-        return None;
+        return Err(SLOTS_FULL);
+    };
+    let Some(vm) = VMS.get_ptr_mut(index) else {
+        return Err(SLOTS_FULL);
     };
     // SAFETY: taken from the queue of free entries, so no other writer has it.
-    let vm = unsafe { &mut *VMS.get_ptr_mut(index)? };
+    let vm = unsafe { &mut *vm };
     vm.vcpu_ids.fill(0);
     vm.userspace_pid = pid;
     vm.vm_type = read::<u8>(kvm, offset!(kvm_vm_type)).map_or(u32::MAX, u32::from);
@@ -269,10 +338,7 @@ fn make_vm(kvm: u64, pid: u32, vcpu_id: u32) -> Option<u32> {
     vm.life += 1;
     vm.kvm = kvm;
     claim(&mut vm.vcpu_ids, vcpu_id);
-    if VM_BY_ADDRESS.insert(kvm, index, u64::from(BPF_ANY)).is_err() {
-        lose(Loss::MapFull);
-    }
-    Some(index)
+    Ok(index)
 }
 
 /// Marks `vcpu_id`; `false` if it was marked. Numbers beyond the table are not told apart.

@@ -10,7 +10,7 @@ pub(super) struct SourceArgs {
     max_vcpus: u32,
     /// Print what the eBPF programs log to stderr
     #[arg(long)]
-    debug_ebpf: bool,
+    pub(super) debug_ebpf: bool,
 }
 
 impl SourceArgs {

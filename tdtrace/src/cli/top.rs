@@ -1,7 +1,7 @@
 //! `tdtrace top`: the terminal interface, or with `--batch` the same snapshots as text.
 
 use std::{
-    io::{ErrorKind, Write as _},
+    io::{ErrorKind, IsTerminal as _, Write as _},
     process::ExitCode,
     time::Duration,
 };
@@ -59,6 +59,11 @@ fn seconds(text: &str) -> Result<Duration, String> {
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     if !args.batch && !terminal::is_available() {
         bail!("there is no terminal to draw on; use `tdtrace top --batch` to print snapshots");
+    }
+    if !args.batch && args.source.debug_ebpf && std::io::stderr().is_terminal() {
+        bail!(
+            "--debug-ebpf would write over the screen; send it to a file: tdtrace top --debug-ebpf 2>FILE"
+        );
     }
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()

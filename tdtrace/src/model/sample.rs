@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tdtrace_common::counters::{KvmStat, Loss, Place};
+use tdtrace_common::counters::{Class, KvmStat, Loss, Place};
 
 use super::counts::Counts;
 
@@ -96,8 +96,8 @@ pub struct VcpuSample {
 /// Events that are in no slot, since attaching.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Losses {
-    /// By cause.
-    pub causes: Vec<(Loss, u64)>,
+    /// By cause and class, those that there are.
+    pub causes: Vec<(Loss, Class, u64)>,
     /// Runs that the kernel skipped because the program was running on that CPU already, by probe.
     pub misses: Vec<(String, u64)>,
     /// Hotspot events that found no room; the event itself was counted.

@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+use tdtrace_common::counters::{Class, Loss};
+
 use crate::model::{
     counts::Counts,
     field::{HOTSPOT_FIELDS, VM_FIELDS, to_json as row_to_json},
@@ -17,12 +19,13 @@ const SCHEMA: u32 = 1;
 pub fn to_json(snapshot: &Snapshot, hotspots: usize) -> Value {
     let misses: Map<String, Value> =
         snapshot.losses.misses.iter().map(|(name, n)| (name.clone(), (*n).into())).collect();
-    let causes: Map<String, Value> = snapshot
-        .losses
-        .causes
-        .iter()
-        .map(|(loss, n)| (loss.name().to_owned(), (*n).into()))
-        .collect();
+    let by_cause = |loss: Loss| {
+        let of = snapshot.losses.causes.iter().filter(move |(cause, ..)| *cause == loss);
+        let classes: Map<String, Value> =
+            of.map(|(_, class, n)| (class.name().to_owned(), (*n).into())).collect();
+        (loss.name().to_owned(), Value::Object(classes))
+    };
+    let causes: Map<String, Value> = Loss::ALL.into_iter().map(by_cause).collect();
     json!({
         "schema": SCHEMA,
         "at_s": snapshot.at.as_secs_f64(),
@@ -101,9 +104,7 @@ fn vcpu_json(vcpu: &Vcpu) -> Value {
 }
 
 fn counts(counts: &Counts) -> Value {
-    let pairs = tdtrace_common::counters::Class::ALL
-        .into_iter()
-        .map(|class| (class.name().to_owned(), counts[class].into()));
+    let pairs = Class::ALL.into_iter().map(|class| (class.name().to_owned(), counts[class].into()));
     Value::Object(pairs.collect())
 }
 

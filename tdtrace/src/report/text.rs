@@ -40,8 +40,8 @@ pub fn to_text(snapshot: &Snapshot, hotspots: usize) -> String {
             let _ = writeln!(text, "not seen: {} ({}: {why})", probe.hides, probe.name);
         }
     }
-    for (loss, count) in snapshot.losses.causes.iter().filter(|(_, count)| *count > 0) {
-        let _ = writeln!(text, "lost: {} {}", thousands(*count), loss.name());
+    for (loss, class, count) in &snapshot.losses.causes {
+        let _ = writeln!(text, "lost: {} {} {}", thousands(*count), class.name(), loss.name());
     }
     for (probe, count) in snapshot.losses.misses.iter().filter(|(_, count)| *count > 0) {
         let _ = writeln!(text, "lost: {} runs of {probe}", thousands(*count));

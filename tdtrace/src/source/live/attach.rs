@@ -12,7 +12,7 @@ use aya::{
 };
 use tdtrace_common::counters::{HotspotKey, HotspotValue};
 
-use super::{Options, Overflow, collect_overflow, losses};
+use super::{Options, Overflow, collect_overflow, log::Log, losses};
 use crate::{
     kernel::{
         Facts,
@@ -34,6 +34,8 @@ const MAX_VMS: u32 = 512;
 /// The loaded object with its links and what is known of the machine.
 pub(super) struct Attached {
     ebpf: Ebpf,
+    /// After the programs, so that it prints what they logged last.
+    _log: Option<Log>,
     maps: Vec<(&'static str, Map)>,
     /// The machine.
     pub(super) host: Arc<Host>,
@@ -42,8 +44,8 @@ pub(super) struct Attached {
 }
 
 /// Maps that are used after loading.
-const MAPS: [&str; 7] =
-    ["VCPUS", "VMS", "FREE_VCPUS", "FREE_VMS", "SLOT_BY_THREAD", "HOTSPOTS", "LOSSES"];
+const MAPS: [&str; 8] =
+    ["VCPUS", "VMS", "FREE_VCPUS", "FREE_VMS", "SUCCEEDED", "SLOT_BY_THREAD", "HOTSPOTS", "LOSSES"];
 
 pub(super) fn attach(options: Options) -> Result<Attached> {
     let facts = Facts::running();
@@ -53,9 +55,7 @@ pub(super) fn attach(options: Options) -> Result<Attached> {
     )?;
     let resolved = resolve(&set);
     let mut ebpf = load(&resolved, options)?;
-    if options.debug_ebpf {
-        follow_log(&mut ebpf)?;
-    }
+    let log = options.debug_ebpf.then(|| Log::follow(&mut ebpf)).transpose()?;
     let mut maps = Vec::new();
     for name in MAPS {
         let map = ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))?;
@@ -69,7 +69,8 @@ pub(super) fn attach(options: Options) -> Result<Attached> {
             Flavour::None | Flavour::Idle | Flavour::Software(_) => Isa::Software,
         },
     };
-    let mut attached = Attached { ebpf, maps, host: Arc::new(host), probes: Arc::new([]) };
+    let mut attached =
+        Attached { ebpf, _log: log, maps, host: Arc::new(host), probes: Arc::new([]) };
     attached.fill_queue("FREE_VCPUS", options.max_vcpus)?;
     attached.fill_queue("FREE_VMS", MAX_VMS)?;
     attached.attach_probes(&resolved)?;
@@ -109,34 +110,6 @@ fn load(resolved: &Resolved, options: Options) -> Result<Ebpf> {
         .load(OBJECT)
         .map_err(|error| anyhow!(error))
         .context("the kernel refuses the eBPF maps; `tdtrace doctor` says what is missing")
-}
-
-/// Prints the programs' log to stderr from a thread of its own, until the process ends.
-fn follow_log(ebpf: &mut Ebpf) -> Result<()> {
-    let mut log = aya_log::EbpfLogger::init_with_logger(ebpf, Stderr)
-        .context("the programs' log cannot be read")?;
-    std::thread::Builder::new().name("ebpf-log".to_owned()).spawn(move || {
-        loop {
-            log.flush();
-            std::thread::sleep(std::time::Duration::from_millis(100));
-        }
-    })?;
-    Ok(())
-}
-
-/// The log of the programs as lines on stderr.
-struct Stderr;
-
-impl log::Log for Stderr {
-    fn enabled(&self, _metadata: &log::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        eprintln!("ebpf: {}", record.args());
-    }
-
-    fn flush(&self) {}
 }
 
 impl Attached {
@@ -187,7 +160,9 @@ impl Attached {
     }
 
     /// Gives VM entry `index` back.
-    pub(super) fn free_vm(&mut self, index: u32) -> Result<()> {
+    pub(super) fn free_vm(&mut self, index: u32, life: u32) -> Result<()> {
+        let mut succeeded = aya::maps::HashMap::<_, u64, u8>::try_from(self.any_mut("SUCCEEDED")?)?;
+        ignore_absent(succeeded.remove(&(u64::from(life) << 32 | u64::from(index))))?;
         Queue::<_, u32>::try_from(self.any_mut("FREE_VMS")?)?.push(index, 0)?;
         Ok(())
     }

@@ -4,19 +4,23 @@ use std::{fs, os::fd::AsRawFd as _};
 
 use anyhow::{Context as _, Result};
 use aya::{maps::PerCpuArray, programs::ProgramFd};
-use tdtrace_common::counters::Loss;
+use tdtrace_common::counters::{Class, Loss};
 
-/// Events by cause, summed over the CPUs.
+/// Events by cause and class, summed over the CPUs, those that there are.
 pub(super) fn causes<M: std::borrow::Borrow<aya::maps::MapData>>(
     losses: &PerCpuArray<M, u64>,
-) -> Result<Vec<(Loss, u64)>> {
-    Loss::ALL
-        .into_iter()
-        .map(|loss| {
-            let values = losses.get(&(loss as u32), 0).context("the map of losses")?;
-            Ok((loss, values.iter().sum()))
-        })
-        .collect()
+) -> Result<Vec<(Loss, Class, u64)>> {
+    let mut causes = Vec::new();
+    for loss in Loss::ALL {
+        for class in Class::ALL {
+            let values = losses.get(&loss.index(class), 0).context("the map of losses")?;
+            let count = values.iter().sum();
+            if count > 0 {
+                causes.push((loss, class, count));
+            }
+        }
+    }
+    Ok(causes)
 }
 
 /// Runs of a program that the kernel skipped, because the program was running on that CPU already

@@ -4,6 +4,7 @@
 //! arrays, [`losses`] what was not counted, [`reclaim`] gives the slots of dead vCPUs back.
 
 mod attach;
+mod log;
 mod losses;
 mod reclaim;
 mod slots;
@@ -164,7 +165,7 @@ impl Live {
                     self.freed_vcpus.insert(*index, *life);
                 }
             }
-            self.attached.free_vm(vm.key.index)?;
+            self.attached.free_vm(vm.key.index, vm.key.life)?;
             self.freed_vms.insert(vm.key.index, vm.key.life);
             self.processes.forget(vm.pid);
         }

@@ -84,7 +84,7 @@ fn sample(second: u64, scale: u64) -> Sample {
         vms: vec![vm(0, 4001, "qemu-system-x86", 0), vm(1, 4002, "cloud-hypervisor", 5)],
         vcpus: vec![vcpu(0, 0, 0, scale), vcpu(1, 0, 1, 2 * scale), vcpu(2, 1, 0, 31 * scale)],
         losses: Losses {
-            causes: vec![(Loss::Unattributed, 0)],
+            causes: vec![(Loss::Unattributed, Class::UserspaceExit, 3)],
             misses: vec![("kvm_exit".to_owned(), 0), ("kvm_msr".to_owned(), 12)],
             hotspots: 0,
         },
