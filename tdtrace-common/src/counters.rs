@@ -271,13 +271,16 @@ pub struct VmEntry {
     pub life: u32,
     /// Name of the process that runs it, ended by a 0 unless it fills the room.
     pub comm: [u8; 16],
-    /// Room, so that the numbers below begin a line.
+    /// Room up to a line.
     pub reserved: [u64; 3],
-    /// vCPU numbers seen, a byte each, so that every one has one writer.
-    pub vcpu_ids: [u8; VCPU_IDS],
 }
 
-const _: () = assert!(size_of::<VmEntry>() == 64 + VCPU_IDS);
+const _: () = assert!(size_of::<VmEntry>() == CACHE_LINE);
+
+/// The vCPU numbers seen of a VM: at each number the [`VmEntry::life`] in which it was seen, so that
+/// the next VM of the entry finds none without anything being cleared. Every element has one writer,
+/// that vCPU's thread.
+pub type VcpuIds = [u32; VCPU_IDS];
 
 /// What one CPU remembers between events; a guess that the slot itself confirms or refutes.
 #[repr(C)]

@@ -7,7 +7,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, Queue},
 };
 use tdtrace_common::{
-    counters::{COUNTS, Class, CpuMemo, HotspotKey, HotspotValue, Loss, VcpuSlot, VmEntry},
+    counters::{
+        COUNTS, Class, CpuMemo, HotspotKey, HotspotValue, Loss, VcpuIds, VcpuSlot, VmEntry,
+    },
     layout::KernelLayout,
 };
 
@@ -31,6 +33,10 @@ pub(crate) static VCPUS: Array<VcpuSlot> = Array::with_max_entries(4096, BPF_F_M
 
 #[map]
 pub(crate) static VMS: Array<VmEntry> = Array::with_max_entries(512, BPF_F_MMAPABLE);
+
+/// By the index of [`VMS`].
+#[map]
+pub(crate) static VM_VCPU_IDS: Array<VcpuIds> = Array::with_max_entries(512, 0);
 
 /// Indices of [`VCPUS`] that may be taken; the user side fills it.
 #[map]

@@ -16,7 +16,7 @@ use crate::{
     kernel::{self, offset, read},
     maps::{
         FREE_VCPUS, FREE_VMS, HOTSPOTS, MEMO, SUCCEEDED, VCPU_BY_ADDRESS, VCPUS, VM_BY_ADDRESS,
-        VMS, debug, lose,
+        VM_VCPU_IDS, VMS, debug, lose,
     },
 };
 
@@ -226,9 +226,8 @@ fn fill_slot(vcpu: u64, kvm: u64, vcpu_id: u32, index: u32) -> i64 {
         slot.vcpu = 0;
         // The collector takes a slot for used by its life.
         slot.life -= 1;
-        if let Some(vm) = VMS.get_ptr_mut(vm) {
-            // SAFETY: a value of the array map, the byte of this vCPU.
-            unsafe { (*vm).vcpu_ids[vcpu_id as usize & (VCPU_IDS - 1)] = 0 };
+        if let Some(seen) = vcpu_seen(vm, vcpu_id) {
+            *seen = 0;
         }
         return MAP_FULL;
     }
@@ -278,11 +277,11 @@ fn vm_of(kvm: u64, vcpu_id: u32) -> Result<u32, i64> {
             continue;
         };
         let Some(vm) = VMS.get_ptr_mut(index) else { break };
-        // SAFETY: a value of the array map; every byte of `vcpu_ids` is written by one thread, and
-        // `retired` only ever becomes 1.
+        // SAFETY: a value of the array map; of a VM that is there only `retired` is written, and it only
+        // ever becomes 1.
         let vm = unsafe { &mut *vm };
         let same = vm.kvm == kvm && vm.retired == 0 && vm.userspace_pid == pid;
-        if same && claim(&mut vm.vcpu_ids, vcpu_id) {
+        if same && claim(index, vm.life, vcpu_id) {
             return Ok(index);
         }
         let ended = u64::from(vm.life) << 32 | u64::from(index);
@@ -330,20 +329,27 @@ fn make_vm(kvm: u64, pid: u32, vcpu_id: u32) -> Result<u32, i64> {
     };
     // SAFETY: taken from the queue of free entries, so no other writer has it.
     let vm = unsafe { &mut *vm };
-    vm.vcpu_ids.fill(0);
     vm.userspace_pid = pid;
     vm.vm_type = read::<u8>(kvm, offset!(kvm_vm_type)).map_or(u32::MAX, u32::from);
     vm.comm = kernel::process_name();
     vm.retired = 0;
     vm.life += 1;
     vm.kvm = kvm;
-    claim(&mut vm.vcpu_ids, vcpu_id);
+    claim(index, vm.life, vcpu_id);
     Ok(index)
 }
 
-/// Marks `vcpu_id`; `false` if it was marked. Numbers beyond the table are not told apart.
+/// Where it is marked in which life of VM `vm` vCPU `vcpu_id` was seen. Numbers beyond the table
+/// share places.
 #[inline(always)]
-fn claim(ids: &mut [u8; VCPU_IDS], vcpu_id: u32) -> bool {
-    let seen = &mut ids[vcpu_id as usize & (VCPU_IDS - 1)];
-    core::mem::replace(seen, 1) == 0
+fn vcpu_seen(vm: u32, vcpu_id: u32) -> Option<&'static mut u32> {
+    let ids = VM_VCPU_IDS.get_ptr_mut(vm)?;
+    // SAFETY: a value of the array map, which lives as long as the program; one writer per element.
+    Some(unsafe { &mut (*ids)[vcpu_id as usize & (VCPU_IDS - 1)] })
+}
+
+/// Marks `vcpu_id` as seen in this life of the VM; `false` if it was.
+#[inline(always)]
+fn claim(vm: u32, life: u32, vcpu_id: u32) -> bool {
+    vcpu_seen(vm, vcpu_id).is_some_and(|seen| core::mem::replace(seen, life) != life)
 }
