@@ -26,7 +26,7 @@ use crate::{
 /// Count the exits of all VMs while a command runs
 ///
 /// Attaches, runs COMMAND, detaches and prints totals by VM, vCPU, class and hotspot. All VMs of the
-/// machine are counted, whoever runs them. The exit code is that of COMMAND.
+/// machine are counted, whoever runs them; rates are means over the whole time. The exit code is that of COMMAND.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Print one JSON object, after what COMMAND prints
@@ -98,7 +98,7 @@ async fn count(args: &Args) -> Result<(ExitStatus, Snapshot)> {
             _ = ticks.tick() => { aggregate.apply(live.sample()?); }
         }
     };
-    Ok((status, aggregate.apply(live.sample()?)))
+    Ok((status, aggregate.apply(live.sample()?).with_mean_rates()))
 }
 
 /// SIGINT and SIGTERM. The first goes to the whole foreground group, so it needs no forwarding.

@@ -220,6 +220,23 @@ impl Snapshot {
         (attached, self.probes.len())
     }
 
+    /// The same with every rate taken over the whole time instead of the last interval.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a total above 2^53 does not occur")]
+    pub fn with_mean_rates(mut self) -> Self {
+        let seconds = self.at.as_secs_f64();
+        let mean = |tally: &mut Tally| {
+            tally.rate = (seconds > 0.0).then(|| tally.total as f64 / seconds);
+        };
+        for vm in &mut self.vms {
+            mean(&mut vm.exits);
+            vm.vcpus.iter_mut().for_each(|vcpu| mean(&mut vcpu.exits));
+            vm.hotspots.iter_mut().for_each(|hotspot| mean(&mut hotspot.tally));
+        }
+        self.interval = Some(self.at);
+        self
+    }
+
     /// KVM's own count against ours, over all VMs that have one.
     #[must_use]
     pub fn audit(&self) -> Option<Audit> {
