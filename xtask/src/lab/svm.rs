@@ -19,7 +19,7 @@ use super::{
 };
 
 use self::{
-    counts::{Row, Threads, compare},
+    counts::{Lost, Row, Threads, compare, unaccounted},
     hist::EVENTS,
 };
 
@@ -58,13 +58,22 @@ pub(super) fn run(options: &Options) -> Result<()> {
         limit,
     };
     let report = vm.run()?;
-    let rows = judge(&report).with_context(|| format!("the files are in {}", dir.display()))?;
-    print(&rows);
-    let differ = rows.iter().filter(|row| !row.agrees()).count();
+    let (rows, lost) =
+        judge(&report).with_context(|| format!("the files are in {}", dir.display()))?;
+    println!("{}", Row::header());
+    for row in rows.iter().filter(|row| !row.is_empty()) {
+        println!("{row}{}", if row.agrees(&lost) { "" } else { "  differs" });
+    }
+    let unaccounted = unaccounted(&rows, &lost);
+    for line in &unaccounted {
+        println!("{line}");
+    }
+    let differ = rows.iter().filter(|row| !row.agrees(&lost)).count() + unaccounted.len();
     println!(
-        "kernel {}: {} counts, {differ} differ; {}",
+        "kernel {}: {} counts, {differ} differ, {} events lost and counted; {}",
         report.text("release")?.trim(),
         rows.len(),
+        lost.values().sum::<u64>(),
         report.times()
     );
     if differ > 0 {
@@ -96,23 +105,16 @@ fn workload() -> String {
     format!("{counts}--vms {VMS} --vcpus {VCPUS}\n")
 }
 
-fn judge(report: &Report) -> Result<Vec<Row>> {
+fn judge(report: &Report) -> Result<(Vec<Row>, Lost)> {
     let mut tracefs = Threads::new();
     for event in &EVENTS {
         event.read(report.text(&format!("hist/{}", event.name))?, &mut tracefs)?;
     }
-    let tdtrace = json::stat(report.text("stat.json")?)?;
+    let stat = json::stat(report.text("stat.json")?)?;
     let asked = ASKED.map(|(_, name, count)| (name, count));
     let workload = json::workload(report.text("work.json")?, &asked)?;
     if workload.len() as u64 != VMS * VCPUS {
         bail!("the workload ran {} vCPUs of {}", workload.len(), VMS * VCPUS);
     }
-    compare(&tracefs, &tdtrace, &workload)
-}
-
-fn print(rows: &[Row]) {
-    println!("{}", Row::header());
-    for row in rows.iter().filter(|row| !row.is_empty()) {
-        println!("{row}");
-    }
+    Ok((compare(&tracefs, &stat.threads, &workload)?, stat.lost))
 }

@@ -46,6 +46,44 @@ pub(super) struct Thread {
 /// Counts by thread id.
 pub(super) type Threads = BTreeMap<u64, Thread>;
 
+/// Events that tdtrace says it lost, by tracepoint; only those that there are.
+pub(super) type Lost = BTreeMap<String, u64>;
+
+/// The tracepoint that has the events of `class`.
+pub(super) fn tracepoint(class: Class) -> &'static str {
+    match class {
+        Class::PioIn | Class::PioOut => "kvm_pio",
+        Class::MmioReadUnsatisfied | Class::MmioRead | Class::MmioWrite => "kvm_mmio",
+        Class::FastMmio => "kvm_fast_mmio",
+        Class::Cpuid => "kvm_cpuid",
+        Class::MsrRead | Class::MsrWrite => "kvm_msr",
+        Class::Hypercall => "kvm_hypercall",
+        Class::UserspaceExit => "kvm_userspace_exit",
+        Class::RunBegin | Class::RunEnd => "kvm_fpu",
+        Class::Entry => "kvm_entry",
+        Exit => "kvm_exit",
+    }
+}
+
+/// Tracepoints of which seen + lost is not what tracefs counted, as sentences.
+pub(super) fn unaccounted(rows: &[Row], lost: &Lost) -> Vec<String> {
+    let mut sums: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for row in rows {
+        if let Item::Class(class) = row.item {
+            let sum = sums.entry(tracepoint(class)).or_default();
+            sum.0 += row.tracefs;
+            sum.1 += row.tdtrace;
+        }
+    }
+    sums.into_iter()
+        .map(|(name, (traced, seen))| (name, traced, seen, lost.get(name).copied().unwrap_or(0)))
+        .filter(|(_, traced, seen, lost)| *traced != seen + lost)
+        .map(|(name, traced, seen, lost)| {
+            format!("{name}: tracefs counted {traced}, tdtrace saw {seen} and lost {lost}")
+        })
+        .collect()
+}
+
 /// An item of a thread with what each side says of it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Row {
@@ -108,9 +146,19 @@ pub(super) fn compare(
 }
 
 impl Row {
-    /// Whether all sides say the same.
-    pub(super) fn agrees(&self) -> bool {
-        self.tracefs == self.tdtrace && self.workload.is_none_or(|made| made == self.tracefs)
+    /// Whether all sides say the same; where events of the tracepoint were `lost`, tdtrace may have
+    /// fewer, and [`unaccounted`] looks at their sum.
+    pub(super) fn agrees(&self, lost: &Lost) -> bool {
+        let tracepoint = match self.item {
+            Item::Class(class) => tracepoint(class),
+            Item::Reason(_) => tracepoint(Exit),
+        };
+        let seen = if lost.contains_key(tracepoint) {
+            self.tdtrace <= self.tracefs
+        } else {
+            self.tdtrace == self.tracefs
+        };
+        seen && self.workload.is_none_or(|made| made == self.tracefs)
     }
 
     /// Whether nobody saw anything.
@@ -132,7 +180,7 @@ impl fmt::Display for Row {
         let or_dash = |value: Option<u64>| value.map_or("-".to_owned(), |value| value.to_string());
         write!(
             f,
-            "{:>3} {:>4} {:>6}  {:<22} {:>9} {:>9} {:>9}{}",
+            "{:>3} {:>4} {:>6}  {:<22} {:>9} {:>9} {:>9}",
             or_dash(self.vm),
             or_dash(self.vcpu),
             self.tid,
@@ -140,7 +188,6 @@ impl fmt::Display for Row {
             self.tracefs,
             self.tdtrace,
             or_dash(self.workload),
-            if self.agrees() { "" } else { "  differs" }
         )
     }
 }
@@ -162,7 +209,7 @@ mod tests {
     fn differing(tdtrace: &[(Item, u64)], workload: &[(Item, u64)]) -> Vec<Item> {
         let tracefs = thread(1, &[(Item::Class(Exit), 5), (HLT, 4)]);
         let rows = compare(&tracefs, &thread(1, tdtrace), &thread(1, workload)).unwrap();
-        rows.iter().filter(|row| !row.agrees()).map(|row| row.item).collect()
+        rows.iter().filter(|row| !row.agrees(&Lost::new())).map(|row| row.item).collect()
     }
 
     #[test]
@@ -190,6 +237,18 @@ mod tests {
         assert_eq!(differing(&[(Item::Class(Exit), 5)], &[]), [HLT]);
         let more = [(Item::Class(Exit), 5), (HLT, 4), (Item::Class(Cpuid), 1)];
         assert_eq!(differing(&more, &[]), [Item::Class(Cpuid)]);
+    }
+
+    #[test]
+    fn what_was_lost_must_fill_the_gap_exactly() {
+        let tracefs = thread(1, &[(Item::Class(Exit), 5)]);
+        let tdtrace = thread(1, &[(Item::Class(Exit), 3)]);
+        let rows = compare(&tracefs, &tdtrace, &thread(1, &[])).unwrap();
+        let lost = |count| Lost::from([("kvm_exit".to_owned(), count)]);
+        assert!(rows[0].agrees(&lost(2)) && !rows[0].agrees(&Lost::new()));
+        assert!(unaccounted(&rows, &lost(2)).is_empty());
+        assert_eq!(unaccounted(&rows, &lost(1)).len(), 1);
+        assert_eq!(unaccounted(&rows, &Lost::new()).len(), 1);
     }
 
     #[test]
