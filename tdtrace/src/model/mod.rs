@@ -7,5 +7,6 @@
 pub mod aggregate;
 pub mod counts;
 pub mod field;
+pub mod places;
 pub mod sample;
 pub mod snapshot;

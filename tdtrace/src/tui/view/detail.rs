@@ -10,6 +10,7 @@ use tdtrace_common::counters::Class;
 use super::{bars, bars::Bar};
 use crate::model::{
     field::VM_FIELDS,
+    places,
     snapshot::{Hotspot, Snapshot, Vm},
 };
 use crate::tui::state::Order;
@@ -56,9 +57,10 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, vm: &Vm, snapshot: &Snapsh
     bars::draw(frame, right, ("PLACE", head), places, true, 0);
 }
 
-/// The address first: it is what is looked for.
+/// The address first: it is what is looked for. A well-known one says enough with its name.
 fn name(place: &Hotspot) -> String {
-    format!("{:#x} {}", place.address, place.class.name())
+    let what = places::name(place.class, place.address).unwrap_or_default();
+    format!("{:#x} {} {what}", place.address, place.class.name()).trim_end().to_owned()
 }
 
 /// Events of `class` that no place accounts for, per second where there is an interval.
