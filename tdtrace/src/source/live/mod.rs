@@ -1,9 +1,11 @@
 //! The running kernel: programs attached, counters read through `mmap`.
 //!
 //! [`attach`] loads the object and attaches what this kernel has, [`slots`] reads the counting
-//! arrays, [`losses`] what was not counted, [`reclaim`] gives the slots of dead vCPUs back.
+//! arrays, [`losses`] what was not counted, [`reclaim`] gives the slots of dead vCPUs back,
+//! [`identity`] says who runs a VM.
 
 mod attach;
+mod identity;
 mod losses;
 mod reclaim;
 mod slots;
@@ -17,7 +19,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use tdtrace_common::counters::{HotspotKey, Place, VcpuSlot, VmEntry};
 
-use self::{attach::Attached, reclaim::Processes, slots::MappedArray};
+use self::{attach::Attached, identity::Identity, reclaim::Processes, slots::MappedArray};
 use super::Source;
 use crate::model::{
     counts::Counts,
@@ -127,13 +129,7 @@ impl Source for Live {
             let pid = own.clone().next().map_or(entry.userspace_pid, |(_, slot)| slot.tgid);
             let dead = own.all(|(slot, _)| dead_slots.iter().any(|(dead, ..)| dead == slot));
             let ended = dead && (entry.retired != 0 || self.processes.is_gone(pid));
-            vms.push(VmSample {
-                key: VmKey { index: *index, life: entry.life },
-                pid,
-                name: printable(&entry.comm).into(),
-                vm_type: (entry.vm_type != u32::MAX).then_some(entry.vm_type),
-                ended,
-            });
+            vms.push(vm_sample(*index, entry, pid, self.processes.identity(pid), ended));
         }
         let losses = Losses { hotspots: hotspots_lost, ..self.attached.losses()? };
         self.reclaim(&dead_slots, &vms, &slots)?;
@@ -183,6 +179,29 @@ fn collect_overflow(entries: impl Iterator<Item = (HotspotKey, u64)>) -> Overflo
     overflow
 }
 
+fn vm_sample(
+    index: u32,
+    entry: &VmEntry,
+    pid: u32,
+    identity: Option<&Identity>,
+    ended: bool,
+) -> VmSample {
+    let Identity { mut name, vmm, container } = identity.cloned().unwrap_or_default();
+    // The process was gone before it could be asked, or may not be: what the kernel called it stays.
+    if name.is_empty() {
+        name = process_name(&entry.comm).into();
+    }
+    VmSample {
+        key: VmKey { index, life: entry.life },
+        pid,
+        name,
+        vmm,
+        container,
+        vm_type: (entry.vm_type != u32::MAX).then_some(entry.vm_type),
+        ended,
+    }
+}
+
 fn vcpu_sample(
     index: u32,
     slot: &VcpuSlot,
@@ -215,12 +234,9 @@ fn vcpu_sample(
 }
 
 /// A process chooses its own name, so control characters do not reach a terminal.
-fn printable(comm: &[u8; 16]) -> String {
+fn process_name(comm: &[u8; 16]) -> String {
     let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
-    String::from_utf8_lossy(&comm[..end])
-        .chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
+    identity::printable(&String::from_utf8_lossy(&comm[..end]))
 }
 
 fn nonzero(counts: &[u64]) -> Vec<(u32, u64)> {
@@ -232,12 +248,41 @@ const PROCESS_CHECK: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
 mod tests {
+    use tdtrace_common::counters::VCPU_IDS;
+
     use super::*;
 
     #[test]
     fn a_name_cannot_carry_escape_sequences() {
-        assert_eq!(printable(b"a\x1b[2Jb\x07\0\0\0\0\0\0\0\0\0"), "a?[2Jb?");
-        assert_eq!(printable(b"sixteen-bytes-ok"), "sixteen-bytes-ok");
-        assert_eq!(printable(&[0; 16]), "");
+        assert_eq!(process_name(b"a\x1b[2Jb\x07\0\0\0\0\0\0\0\0\0"), "a?[2Jb?");
+        assert_eq!(process_name(b"sixteen-bytes-ok"), "sixteen-bytes-ok");
+        assert_eq!(process_name(&[0; 16]), "");
+    }
+
+    #[test]
+    fn a_vm_whose_process_could_not_be_asked_keeps_the_name_the_kernel_knew() {
+        let mut entry = VmEntry {
+            kvm: 1,
+            userspace_pid: 7,
+            vm_type: 5,
+            retired: 0,
+            life: 3,
+            comm: [0; 16],
+            reserved: [0; 3],
+            vcpu_ids: [0; VCPU_IDS],
+        };
+        entry.comm[..3].copy_from_slice(b"vmm");
+        let unknown = vm_sample(2, &entry, 7, None, true);
+        assert_eq!((&*unknown.name, &*unknown.vmm, unknown.container), ("vmm", "", None));
+        let unread = vm_sample(2, &entry, 7, Some(&Identity::default()), true);
+        assert_eq!(&*unread.name, "vmm");
+        let known = Identity {
+            name: "web".into(),
+            vmm: "qemu".into(),
+            container: Some("4f6e2b0c9d8a".into()),
+        };
+        let known = vm_sample(2, &entry, 7, Some(&known), false);
+        assert_eq!((&*known.name, &*known.vmm), ("web", "qemu"));
+        assert_eq!(known.container.as_deref(), Some("4f6e2b0c9d8a"));
     }
 }
