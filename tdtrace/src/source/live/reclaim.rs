@@ -26,7 +26,11 @@ struct Process {
 
 impl Process {
     fn identify(&mut self, root: &Path, pid: u32, comm: String) {
-        self.identity = Some(identity::read(root, pid));
+        let identity = identity::read(root, pid);
+        // It may have gone while it was read; what was known of it before is better than nothing.
+        if self.identity.is_none() || !identity.name.is_empty() {
+            self.identity = Some(identity);
+        }
         self.comm = comm;
         self.reads += 1;
     }
@@ -214,6 +218,19 @@ mod tests {
         put(root.path(), "qemu-kvm", 1, "qemu-kvm -name vm7");
         assert_eq!(name(&mut processes), "vm7");
         put(root.path(), "flicker", 1, "flicker");
+        assert_eq!(name(&mut processes), "vm7");
+        assert_eq!(processes.by_pid[&7].reads, 2);
+    }
+
+    #[test]
+    fn an_identity_is_kept_when_its_process_goes_while_it_is_read_again() {
+        let root = tempfile::tempdir().unwrap();
+        let mut processes = Processes::below(root.path());
+        put(root.path(), "qemu-kvm", 1, "qemu-kvm -name vm7");
+        assert_eq!(name(&mut processes), "vm7");
+        put(root.path(), "renamed", 1, "");
+        fs::remove_file(root.path().join("7/comm")).unwrap();
+        fs::remove_file(root.path().join("7/cmdline")).unwrap();
         assert_eq!(name(&mut processes), "vm7");
         assert_eq!(processes.by_pid[&7].reads, 2);
     }
