@@ -129,7 +129,17 @@ impl Source for Live {
             let pid = own.clone().next().map_or(entry.userspace_pid, |(_, slot)| slot.tgid);
             let dead = own.all(|(slot, _)| dead_slots.iter().any(|(dead, ..)| dead == slot));
             let ended = dead && (entry.retired != 0 || self.processes.is_gone(pid));
-            vms.push(vm_sample(*index, entry, pid, self.processes.identity(pid), ended));
+            let Identity { name, vmm, container } =
+                named(self.processes.identity(pid), &entry.comm);
+            vms.push(VmSample {
+                key: VmKey { index: *index, life: entry.life },
+                pid,
+                name,
+                vmm,
+                container,
+                vm_type: (entry.vm_type != u32::MAX).then_some(entry.vm_type),
+                ended,
+            });
         }
         let losses = Losses { hotspots: hotspots_lost, ..self.attached.losses()? };
         self.reclaim(&dead_slots, &vms, &slots)?;
@@ -179,27 +189,14 @@ fn collect_overflow(entries: impl Iterator<Item = (HotspotKey, u64)>) -> Overflo
     overflow
 }
 
-fn vm_sample(
-    index: u32,
-    entry: &VmEntry,
-    pid: u32,
-    identity: Option<&Identity>,
-    ended: bool,
-) -> VmSample {
-    let Identity { mut name, vmm, container } = identity.cloned().unwrap_or_default();
-    // The process was gone before it could be asked, or may not be: what the kernel called it stays.
-    if name.is_empty() {
-        name = process_name(&entry.comm).into();
+/// `identity` with the name `comm` that the kernel knew if there is none: the process was gone before
+/// it could be asked, or does not let itself be asked.
+fn named(identity: Option<&Identity>, comm: &[u8; 16]) -> Identity {
+    let mut identity = identity.cloned().unwrap_or_default();
+    if identity.name.is_empty() {
+        identity.name = process_name(comm).into();
     }
-    VmSample {
-        key: VmKey { index, life: entry.life },
-        pid,
-        name,
-        vmm,
-        container,
-        vm_type: (entry.vm_type != u32::MAX).then_some(entry.vm_type),
-        ended,
-    }
+    identity
 }
 
 fn vcpu_sample(
@@ -248,8 +245,6 @@ const PROCESS_CHECK: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
 mod tests {
-    use tdtrace_common::counters::VCPU_IDS;
-
     use super::*;
 
     #[test]
@@ -261,28 +256,15 @@ mod tests {
 
     #[test]
     fn a_vm_whose_process_could_not_be_asked_keeps_the_name_the_kernel_knew() {
-        let mut entry = VmEntry {
-            kvm: 1,
-            userspace_pid: 7,
-            vm_type: 5,
-            retired: 0,
-            life: 3,
-            comm: [0; 16],
-            reserved: [0; 3],
-            vcpu_ids: [0; VCPU_IDS],
-        };
-        entry.comm[..3].copy_from_slice(b"vmm");
-        let unknown = vm_sample(2, &entry, 7, None, true);
-        assert_eq!((&*unknown.name, &*unknown.vmm, unknown.container), ("vmm", "", None));
-        let unread = vm_sample(2, &entry, 7, Some(&Identity::default()), true);
-        assert_eq!(&*unread.name, "vmm");
+        let comm = b"vmm\0\0\0\0\0\0\0\0\0\0\0\0\0";
+        let unknown = Identity { name: "vmm".into(), ..Identity::default() };
+        assert_eq!(named(None, comm), unknown);
+        assert_eq!(named(Some(&Identity::default()), comm), unknown);
         let known = Identity {
             name: "web".into(),
             vmm: "qemu".into(),
             container: Some("4f6e2b0c9d8a".into()),
         };
-        let known = vm_sample(2, &entry, 7, Some(&known), false);
-        assert_eq!((&*known.name, &*known.vmm), ("web", "qemu"));
-        assert_eq!(known.container.as_deref(), Some("4f6e2b0c9d8a"));
+        assert_eq!(named(Some(&known), comm), known);
     }
 }
