@@ -148,6 +148,8 @@ impl Aggregate {
             id,
             pid: sample.pid,
             name: sample.name,
+            vmm: sample.vmm,
+            container: sample.container,
             kind: sample.vm_type.map_or_else(
                 || "?".to_owned(),
                 |number| kvm::vm_type(number).map_or_else(|| number.to_string(), str::to_owned),

@@ -136,6 +136,11 @@ fn text(text: &str) -> Value {
     Value::Text(text.to_owned())
 }
 
+/// A name; nothing where it is empty.
+fn known(name: &str) -> Value {
+    if name.is_empty() { Value::None } else { text(name) }
+}
+
 /// `agrees`, or how far KVM's count and ours are apart.
 fn audit(audit: Option<Audit>) -> Value {
     match audit {
@@ -168,26 +173,30 @@ fn msr(vm: &Vm) -> u64 {
 /// Columns of VMs.
 pub const VM_FIELDS: &[Field<Vm>] = &[
     right("vm", "VM", 0, "number in the order of appearance", |vm: &Vm| Value::Id(vm.id.into())),
-    left("name", "NAME", 1, "name of the process that runs it", |vm| text(&vm.name)),
+    left("name", "NAME", 1, "name of the VM, or of the process that runs it", |vm| text(&vm.name)),
     right("pid", "PID", 4, "process that runs it", |vm| Value::Id(vm.pid.into())),
     left("kind", "KIND", 5, "TD, SEV, plain …; ? if the kernel does not say", |vm| {
         text(&vm.kind)
     }),
+    left("vmm", "VMM", 10, "program that runs it: qemu, cloud-hypervisor …", |vm| known(&vm.vmm)),
+    left("container", "CONTAINER", 11, "container, pod or service it runs in", |vm| {
+        known(vm.container.as_deref().unwrap_or(""))
+    }),
     right("vcpus", "vCPU", 3, "vCPUs that have run", |vm| Value::Count(vm.vcpus.len() as u64)),
     right("exits", "EXITS", 2, "VM exits since attaching", |vm| total(vm.exits)),
     right("exits_per_s", "/s", 2, "VM exits per second", |vm| Value::Rate(vm.exits.rate)),
-    right("vmm", "TO VMM", 6, "returns of KVM_RUN to the VMM", |vm| {
+    right("to_vmm", "TO VMM", 6, "returns of KVM_RUN to the VMM", |vm| {
         Value::Count(vm.counts[Class::UserspaceExit])
     }),
     right("mmio", "MMIO", 7, "MMIO accesses", |vm| Value::Count(mmio(vm))),
     right("pio", "PIO", 8, "port I/O", |vm| Value::Count(pio(vm))),
-    right("cpuid", "CPUID", 10, "CPUID", |vm| Value::Count(vm.counts[Class::Cpuid])),
-    right("msr", "MSR", 11, "MSR reads and writes", |vm| Value::Count(msr(vm))),
-    right("hypercall", "HYPERCALL", 12, "KVM hypercalls", |vm| {
+    right("cpuid", "CPUID", 12, "CPUID", |vm| Value::Count(vm.counts[Class::Cpuid])),
+    right("msr", "MSR", 13, "MSR reads and writes", |vm| Value::Count(msr(vm))),
+    right("hypercall", "HYPERCALL", 14, "KVM hypercalls", |vm| {
         Value::Count(vm.counts[Class::Hypercall])
     }),
     left("audit", "AUDIT", 9, "ok: KVM's own counters equal what was seen", |vm| audit(vm.audit)),
-    left("state", "STATE", 13, "ended: the VM is no more", |vm| {
+    left("state", "STATE", 15, "ended: the VM is no more", |vm| {
         text(if vm.ended { "ended" } else { "" })
     }),
 ];
@@ -195,7 +204,7 @@ pub const VM_FIELDS: &[Field<Vm>] = &[
 /// Columns of hotspots.
 pub const HOTSPOT_FIELDS: &[Field<Hotspot>] = &[
     right("vm", "VM", 0, "number of the VM", |row: &Hotspot| Value::Id(row.vm.into())),
-    left("name", "NAME", 4, "name of the VM's process", |row| text(&row.vm_name)),
+    left("name", "NAME", 4, "name of the VM", |row| text(&row.vm_name)),
     left("class", "CLASS", 1, "kind of access", |row| text(row.class.name())),
     left("address", "ADDRESS", 1, "GPA, port, MSR, CPUID leaf or hypercall number", |row| {
         Value::Hex(row.address)

@@ -62,8 +62,12 @@ pub struct VmSample {
     pub key: VmKey,
     /// The process that runs it.
     pub pid: u32,
-    /// That process's name; empty if it could not be read.
+    /// The name that its VMM was given for it, else the process's; empty if neither could be read.
     pub name: Arc<str>,
+    /// `qemu`, `cloud-hypervisor` …; empty if it is none that is known.
+    pub vmm: Arc<str>,
+    /// The container, pod or service that the process belongs to.
+    pub container: Option<Arc<str>>,
     /// `KVM_X86_*_VM`, if the kernel says.
     pub vm_type: Option<u32>,
     /// It is no more; this is the last sample with it.

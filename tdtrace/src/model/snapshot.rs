@@ -137,8 +137,12 @@ pub struct Vm {
     pub id: u32,
     /// The process that runs it.
     pub pid: u32,
-    /// That process's name.
+    /// The name that its VMM was given for it, else the process's.
     pub name: Arc<str>,
+    /// `qemu`, `cloud-hypervisor` …; empty if it is none that is known.
+    pub vmm: Arc<str>,
+    /// The container, pod or service that the process belongs to.
+    pub container: Option<Arc<str>>,
     /// `plain`, `TD`, `SEV` …, `?` if the kernel does not say.
     pub kind: String,
     /// It is no more.

@@ -1,9 +1,11 @@
 //! The running kernel: programs attached, counters read through `mmap`.
 //!
 //! [`attach`] loads the object and attaches what this kernel has, [`slots`] reads the counting
-//! arrays, [`losses`] what was not counted, [`reclaim`] gives the slots of dead vCPUs back.
+//! arrays, [`losses`] what was not counted, [`reclaim`] gives the slots of dead vCPUs back,
+//! [`identity`] says who runs a VM.
 
 mod attach;
+mod identity;
 mod log;
 mod losses;
 mod reclaim;
@@ -18,7 +20,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use tdtrace_common::counters::{HotspotKey, Place, VcpuSlot, VmEntry};
 
-use self::{attach::Attached, reclaim::Processes, slots::MappedArray};
+use self::{attach::Attached, identity::Identity, reclaim::Processes, slots::MappedArray};
 use super::Source;
 use crate::model::{
     counts::Counts,
@@ -51,6 +53,7 @@ pub struct Live {
     freed_vcpus: HashMap<u32, u32>,
     freed_vms: HashMap<u32, u32>,
     processes: Processes,
+    /// Of slots that were given back.
     hotspots_lost: u64,
 }
 
@@ -117,7 +120,6 @@ impl Source for Live {
             hotspots_lost += slot.hotspots_lost;
             vcpus.push(vcpu_sample(*index, slot, &overflow, &self.vms));
             if slot.vcpu == 0 || self.processes.is_gone(slot.tgid) {
-                self.hotspots_lost += slot.hotspots_lost;
                 dead_slots.push((*index, slot.life, slot.tid));
             }
         }
@@ -128,10 +130,14 @@ impl Source for Live {
             let pid = own.clone().next().map_or(entry.userspace_pid, |(_, slot)| slot.tgid);
             let dead = own.all(|(slot, _)| dead_slots.iter().any(|(dead, ..)| dead == slot));
             let ended = dead && (entry.retired != 0 || self.processes.is_gone(pid));
+            let Identity { name, vmm, container } =
+                named(self.processes.identity(pid), &entry.comm);
             vms.push(VmSample {
                 key: VmKey { index: *index, life: entry.life },
                 pid,
-                name: printable(&entry.comm).into(),
+                name,
+                vmm,
+                container,
                 vm_type: (entry.vm_type != u32::MAX).then_some(entry.vm_type),
                 ended,
             });
@@ -160,7 +166,9 @@ impl Live {
     ) -> Result<()> {
         for vm in vms.iter().filter(|vm| vm.ended) {
             for (index, life, tid) in dead_slots {
-                if slots.iter().any(|(i, slot)| i == index && slot.vm == vm.key.index) {
+                let own = |(i, slot): &&(u32, Box<VcpuSlot>)| i == index && slot.vm == vm.key.index;
+                if let Some((_, slot)) = slots.iter().find(own) {
+                    self.hotspots_lost += slot.hotspots_lost;
                     self.attached.free_vcpu(*index, *life, *tid)?;
                     self.freed_vcpus.insert(*index, *life);
                 }
@@ -182,6 +190,16 @@ fn collect_overflow(entries: impl Iterator<Item = (HotspotKey, u64)>) -> Overflo
         overflow.entry((key.slot, key.life)).or_default().push((key.place, count));
     }
     overflow
+}
+
+/// `identity` with the name `comm` that the kernel knew if there is none: the process was gone before
+/// it could be asked, or does not let itself be asked.
+fn named(identity: Option<&Identity>, comm: &[u8; 16]) -> Identity {
+    let mut identity = identity.cloned().unwrap_or_default();
+    if identity.name.is_empty() {
+        identity.name = process_name(comm).into();
+    }
+    identity
 }
 
 fn vcpu_sample(
@@ -216,12 +234,9 @@ fn vcpu_sample(
 }
 
 /// A process chooses its own name, so control characters do not reach a terminal.
-fn printable(comm: &[u8; 16]) -> String {
+fn process_name(comm: &[u8; 16]) -> String {
     let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
-    String::from_utf8_lossy(&comm[..end])
-        .chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
+    identity::printable(&String::from_utf8_lossy(&comm[..end]))
 }
 
 fn nonzero(counts: &[u64]) -> Vec<(u32, u64)> {
@@ -237,8 +252,22 @@ mod tests {
 
     #[test]
     fn a_name_cannot_carry_escape_sequences() {
-        assert_eq!(printable(b"a\x1b[2Jb\x07\0\0\0\0\0\0\0\0\0"), "a?[2Jb?");
-        assert_eq!(printable(b"sixteen-bytes-ok"), "sixteen-bytes-ok");
-        assert_eq!(printable(&[0; 16]), "");
+        assert_eq!(process_name(b"a\x1b[2Jb\x07\0\0\0\0\0\0\0\0\0"), "a?[2Jb?");
+        assert_eq!(process_name(b"sixteen-bytes-ok"), "sixteen-bytes-ok");
+        assert_eq!(process_name(&[0; 16]), "");
+    }
+
+    #[test]
+    fn a_vm_whose_process_could_not_be_asked_keeps_the_name_the_kernel_knew() {
+        let comm = b"vmm\0\0\0\0\0\0\0\0\0\0\0\0\0";
+        let unknown = Identity { name: "vmm".into(), ..Identity::default() };
+        assert_eq!(named(None, comm), unknown);
+        assert_eq!(named(Some(&Identity::default()), comm), unknown);
+        let known = Identity {
+            name: "web".into(),
+            vmm: "qemu".into(),
+            container: Some("4f6e2b0c9d8a".into()),
+        };
+        assert_eq!(named(Some(&known), comm), known);
     }
 }

@@ -1,40 +1,101 @@
-//! Which processes are still there. A VM whose process is gone has ended, and its slots can be used
-//! again.
+//! Which processes are still there, and who they are. A VM whose process is gone has ended, and its
+//! slots can be used again.
 
-use std::{collections::HashMap, fs, time::Instant};
+use std::{collections::HashMap, fs, path::Path, time::Instant};
 
-use super::PROCESS_CHECK;
+use super::{
+    PROCESS_CHECK,
+    identity::{self, Identity},
+};
+
+/// How often a process may become another by an exec before its identity is read no more: a process
+/// can also rename itself as often as it likes.
+const IDENTITY_READS: u32 = 2;
 
 struct Process {
     /// Ticks since boot at which it began; tells it from a later process of the same number.
     start: Option<u64>,
     gone: bool,
     checked: Instant,
+    /// Its name when the identity was read; another one means that it has exec'd since.
+    comm: String,
+    /// `None` if it was gone before it could be asked.
+    identity: Option<Identity>,
+    reads: u32,
+}
+
+impl Process {
+    fn identify(&mut self, root: &Path, pid: u32, comm: String) {
+        let identity = identity::read(root, pid);
+        // It may have gone while it was read; what was known of it before is better than nothing.
+        if self.identity.is_none() || !identity.name.is_empty() {
+            self.identity = Some(identity);
+        }
+        self.comm = comm;
+        self.reads += 1;
+    }
+
+    fn is_due(&self) -> bool {
+        !self.gone && self.checked.elapsed() >= PROCESS_CHECK
+    }
+
+    /// Takes in what was found under its number now.
+    fn update(&mut self, root: &Path, pid: u32, now: Seen) {
+        self.checked = Instant::now();
+        match now {
+            Seen::Gone => self.gone = true,
+            Seen::Unknown => {}
+            Seen::At { start, .. } if self.start.is_some_and(|first| first != start) => {
+                self.gone = true;
+            }
+            Seen::At { comm, .. } => {
+                if comm != self.comm && self.reads < IDENTITY_READS {
+                    self.identify(root, pid, comm);
+                }
+            }
+        }
+    }
 }
 
 /// The processes that own VMs.
-#[derive(Default)]
 pub(super) struct Processes {
+    /// `/proc`.
+    root: Box<Path>,
     by_pid: HashMap<u32, Process>,
 }
 
+impl Default for Processes {
+    fn default() -> Self {
+        Self::below(Path::new("/proc"))
+    }
+}
+
 impl Processes {
+    fn below(root: &Path) -> Self {
+        Self { root: root.into(), by_pid: HashMap::new() }
+    }
+
+    /// Who process `pid` is, or was; `None` if it was gone before it was first asked for.
+    pub(super) fn identity(&mut self, pid: u32) -> Option<&Identity> {
+        if pid == 0 {
+            return None;
+        }
+        self.get(pid).identity.as_ref()
+    }
+
     /// Whether process `pid`, as it was when first asked for, is gone. Number 0 means unknown and is
     /// never gone.
     pub(super) fn is_gone(&mut self, pid: u32) -> bool {
         if pid == 0 {
             return false;
         }
-        let process = self.get(pid);
-        if !process.gone && process.checked.elapsed() >= PROCESS_CHECK {
-            process.checked = Instant::now();
-            process.gone = match start_time(pid) {
-                Start::Gone => true,
-                Start::Unknown => false,
-                Start::At(ticks) => process.start.is_some_and(|start| start != ticks),
-            };
+        if self.get(pid).is_due() {
+            let now = look_up(&self.root, pid);
+            if let Some(process) = self.by_pid.get_mut(&pid) {
+                process.update(&self.root, pid, now);
+            }
         }
-        process.gone
+        self.get(pid).gone
     }
 
     /// Drops what is known of process `pid`.
@@ -43,45 +104,65 @@ impl Processes {
     }
 
     fn get(&mut self, pid: u32) -> &mut Process {
+        let root = &self.root;
         self.by_pid.entry(pid).or_insert_with(|| {
-            let (start, gone) = match start_time(pid) {
-                Start::At(ticks) => (Some(ticks), false),
-                Start::Unknown => (None, false),
-                Start::Gone => (None, true),
+            let mut process = Process {
+                start: None,
+                gone: false,
+                checked: Instant::now(),
+                comm: String::new(),
+                identity: None,
+                reads: 0,
             };
-            Process { start, gone, checked: Instant::now() }
+            match look_up(root, pid) {
+                Seen::At { start, comm } => {
+                    process.start = Some(start);
+                    process.identify(root, pid, comm);
+                }
+                Seen::Unknown => {}
+                Seen::Gone => process.gone = true,
+            }
+            process
         })
     }
 }
 
-enum Start {
-    At(u64),
+enum Seen {
+    /// It is there and began `start` ticks after boot.
+    At {
+        start: u64,
+        comm: String,
+    },
     Gone,
     Unknown,
 }
 
-fn start_time(pid: u32) -> Start {
-    match fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Ok(stat) => parse_stat(&stat),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Start::Gone,
+fn look_up(root: &Path, pid: u32) -> Seen {
+    match fs::read(root.join(format!("{pid}/stat"))) {
+        Ok(stat) => parse_stat(&String::from_utf8_lossy(&stat)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Seen::Gone,
         // ESRCH: it went between the opening and the reading.
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Start::Gone,
-        Err(_) => Start::Unknown,
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Seen::Gone,
+        Err(_) => Seen::Unknown,
     }
 }
 
-/// State and start time from `/proc/PID/stat` (`fs/proc/array.c:do_task_stat`: fields 3 and 22). The
-/// name, field 2, may contain anything, so fields count from the last parenthesis.
-fn parse_stat(stat: &str) -> Start {
-    let Some((_, rest)) = stat.rsplit_once(')') else { return Start::Unknown };
+/// Name, state and start time from `/proc/PID/stat` (`fs/proc/array.c:do_task_stat`: fields 2, 3 and
+/// 22). The name may contain anything, so fields count from the last parenthesis.
+fn parse_stat(stat: &str) -> Seen {
+    let Some((before, rest)) = stat.rsplit_once(')') else { return Seen::Unknown };
+    let Some((_, comm)) = before.split_once('(') else { return Seen::Unknown };
     let mut fields = rest.split_whitespace();
     match fields.next() {
         // A zombie has closed its files, so its VMs are gone.
-        Some("Z" | "X") => return Start::Gone,
+        Some("Z" | "X") => return Seen::Gone,
         Some(_) => {}
-        None => return Start::Unknown,
+        None => return Seen::Unknown,
     }
-    fields.nth(18).and_then(|field| field.parse().ok()).map_or(Start::Unknown, Start::At)
+    fields
+        .nth(18)
+        .and_then(|field| field.parse().ok())
+        .map_or(Seen::Unknown, |start| Seen::At { start, comm: comm.to_owned() })
 }
 
 #[cfg(test)]
@@ -92,10 +173,10 @@ mod tests {
 
     #[test]
     fn the_start_time_is_found_behind_any_name() {
-        assert!(matches!(parse_stat(STAT), Start::At(12345)));
-        assert!(matches!(parse_stat(&STAT.replace(" S ", " Z ")), Start::Gone));
-        assert!(matches!(parse_stat("nonsense"), Start::Unknown));
-        assert!(matches!(parse_stat("7 (a) S 1"), Start::Unknown));
+        assert!(matches!(parse_stat(STAT), Seen::At { start: 12345, comm } if comm == "a) b"));
+        assert!(matches!(parse_stat(&STAT.replace(" S ", " Z ")), Seen::Gone));
+        assert!(matches!(parse_stat("nonsense"), Seen::Unknown));
+        assert!(matches!(parse_stat("7 (a) S 1"), Seen::Unknown));
     }
 
     #[test]
@@ -104,5 +185,70 @@ mod tests {
         assert!(!processes.is_gone(std::process::id()));
         assert!(processes.is_gone(u32::MAX));
         assert!(!processes.is_gone(0));
+    }
+
+    /// A `/proc` in which process 7 is called `comm`, began at `start` and has the arguments `line`.
+    fn put(root: &Path, comm: &str, start: u32, line: &str) {
+        let dir = root.join("7");
+        fs::create_dir_all(&dir).unwrap();
+        let stat = STAT.replace("a) b", comm).replace("12345", &start.to_string());
+        fs::write(dir.join("stat"), stat).unwrap();
+        fs::write(dir.join("comm"), format!("{comm}\n")).unwrap();
+        fs::write(dir.join("cmdline"), line.replace(' ', "\0")).unwrap();
+    }
+
+    /// Name of process 7 once it has been looked up again.
+    fn name(processes: &mut Processes) -> String {
+        if let Some(process) = processes.by_pid.get_mut(&7) {
+            process.checked -= PROCESS_CHECK;
+        }
+        processes.is_gone(7);
+        processes.identity(7).map_or(String::new(), |identity| identity.name.to_string())
+    }
+
+    #[test]
+    fn an_identity_is_read_once_and_once_more_after_an_exec() {
+        let root = tempfile::tempdir().unwrap();
+        let mut processes = Processes::below(root.path());
+        put(root.path(), "sh", 1, "sh");
+        assert_eq!(name(&mut processes), "sh");
+        put(root.path(), "sh", 1, "sh -c other");
+        assert_eq!(name(&mut processes), "sh");
+        assert_eq!(processes.by_pid[&7].reads, 1);
+        put(root.path(), "qemu-kvm", 1, "qemu-kvm -name vm7");
+        assert_eq!(name(&mut processes), "vm7");
+        put(root.path(), "flicker", 1, "flicker");
+        assert_eq!(name(&mut processes), "vm7");
+        assert_eq!(processes.by_pid[&7].reads, 2);
+    }
+
+    #[test]
+    fn an_identity_is_kept_when_its_process_goes_while_it_is_read_again() {
+        let root = tempfile::tempdir().unwrap();
+        let mut processes = Processes::below(root.path());
+        put(root.path(), "qemu-kvm", 1, "qemu-kvm -name vm7");
+        assert_eq!(name(&mut processes), "vm7");
+        put(root.path(), "renamed", 1, "");
+        fs::remove_file(root.path().join("7/comm")).unwrap();
+        fs::remove_file(root.path().join("7/cmdline")).unwrap();
+        assert_eq!(name(&mut processes), "vm7");
+        assert_eq!(processes.by_pid[&7].reads, 2);
+    }
+
+    #[test]
+    fn an_identity_outlives_its_process_and_is_not_taken_from_the_next_of_its_number() {
+        let root = tempfile::tempdir().unwrap();
+        let mut processes = Processes::below(root.path());
+        assert!(processes.is_gone(7));
+        assert_eq!(processes.identity(7), None);
+        processes.forget(7);
+        put(root.path(), "qemu-kvm", 1, "qemu-kvm -name vm7");
+        assert_eq!(name(&mut processes), "vm7");
+        put(root.path(), "lkvm", 2, "lkvm run --name other");
+        assert_eq!(name(&mut processes), "vm7");
+        assert!(processes.is_gone(7));
+        fs::remove_dir_all(root.path().join("7")).unwrap();
+        assert_eq!(name(&mut processes), "vm7");
+        assert_eq!(processes.identity(0), None);
     }
 }

@@ -1,5 +1,7 @@
 //! A table of the field registry's columns, sorted by one of them, with a chosen row.
 
+use std::cmp::Ordering;
+
 use ratatui::{
     Frame,
     layout::{Constraint, Layout, Rect},
@@ -60,6 +62,9 @@ pub(super) fn sort<R>(rows: &mut [&R], field: &Field<R>, descending: bool) {
     rows.sort_by(|a, b| {
         let order = match ((field.value)(a), (field.value)(b)) {
             (Value::Text(a), Value::Text(b)) => a.cmp(&b),
+            // What is not known is before every text; equal to all of them would be no order.
+            (Value::None, Value::Text(_)) => Ordering::Less,
+            (Value::Text(_), Value::None) => Ordering::Greater,
             (a, b) => a.order().total_cmp(&b.order()),
         };
         if descending { order.reverse() } else { order }
@@ -73,4 +78,26 @@ fn title<R>(field: &Field<R>, sorted: &str, order: Order) -> String {
         (true, false) => "▲",
     };
     format!("{}{arrow}", field.title)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_sorts_before_every_text() {
+        const FIELD: Field<&str> = Field {
+            key: "name",
+            title: "NAME",
+            right: false,
+            rank: 0,
+            help: "",
+            value: |row| if row.is_empty() { Value::None } else { Value::Text((*row).to_owned()) },
+        };
+        let mut rows = vec![&"b", &"", &"a", &"", &"c"];
+        sort(&mut rows, &FIELD, false);
+        assert_eq!(rows, [&"", &"", &"a", &"b", &"c"]);
+        sort(&mut rows, &FIELD, true);
+        assert_eq!(rows, [&"c", &"b", &"a", &"", &""]);
+    }
 }

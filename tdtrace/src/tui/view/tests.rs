@@ -62,10 +62,12 @@ fn vcpu(slot: u32, vm: u32, id: u32, scale: u64) -> VcpuSample {
 }
 
 fn sample(second: u64, scale: u64) -> Sample {
-    let vm = |index, pid, name: &str, vm_type| VmSample {
+    let vm = |index, pid, name: &str, vmm: &str, container: Option<&str>, vm_type| VmSample {
         key: VmKey { index, life: 1 },
         pid,
         name: name.into(),
+        vmm: vmm.into(),
+        container: container.map(Into::into),
         vm_type: Some(vm_type),
         ended: false,
     };
@@ -81,7 +83,10 @@ fn sample(second: u64, scale: u64) -> Sample {
             },
         ]
         .into(),
-        vms: vec![vm(0, 4001, "qemu-system-x86", 0), vm(1, 4002, "cloud-hypervisor", 5)],
+        vms: vec![
+            vm(0, 4001, "web-1", "qemu", Some("4f6e2b0c9d8a"), 0),
+            vm(1, 4002, "td-database", "cloud-hypervisor", None, 5),
+        ],
         vcpus: vec![vcpu(0, 0, 0, scale), vcpu(1, 0, 1, 2 * scale), vcpu(2, 1, 0, 31 * scale)],
         losses: Losses {
             causes: vec![(Loss::Unattributed, Class::UserspaceExit, 3)],
@@ -127,6 +132,12 @@ fn every_view_at_120_by_40() {
         let name = format!("{}_120x40", view.title());
         insta::assert_snapshot!(name, screen(Some(&snapshot), &state(view), 120, 40));
     }
+}
+
+#[test]
+fn a_wide_screen_says_who_runs_each_vm() {
+    let screen = screen(Some(&snapshot()), &state(View::Vms), 180, 24);
+    insta::assert_snapshot!("VMs_180x24", screen);
 }
 
 #[test]
