@@ -152,10 +152,12 @@ fn of_kernel(status: &mut Status) {
     }
     known |= value & tdx::NON_RECOVERABLE;
     status.unknown_bits = Hex(value & !known);
-    status.kvm = Some(
-        "#UD: the CPU is not in VMX operation; #GP: no SEAM; VMFAILINVALID: no module. From \
-         VP.ENTER: KVM_BUG_ON and KVM_EXIT_INTERNAL_ERROR, unless the host reboots",
-    );
+    status.kvm = Some(match status.name {
+        Some("SEAMCALL_UD") => "the CPU is not in VMX operation",
+        Some("SEAMCALL_GP") => "the CPU has no SEAM, or the firmware left it off",
+        Some("SEAMCALL_VMFAILINVALID") => "no TDX module is loaded",
+        _ => "from VP.ENTER: KVM_BUG_ON and KVM_EXIT_INTERNAL_ERROR, unless the host reboots",
+    });
 }
 
 fn of_module(status: &mut Status, vp_enter: bool) {
@@ -261,6 +263,7 @@ mod tests {
             assert_eq!((status.class, status.name), (Class::Software, Some(name)));
             assert_eq!((status.vector, status.unknown_bits), (vector, Hex(0)));
         }
+        assert!(decode(0x8000_ff00_ffff_0000, None).kvm.is_some_and(|kvm| kvm.contains("module")));
         assert_eq!(decode(0x8001_ff00_0001_0000, None).unknown_bits, Hex(0x1_0000_0001_0000));
     }
 

@@ -6,7 +6,10 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use super::number::{self, Output};
-use crate::decode::status::{self, Named, Sept, Status};
+use crate::decode::{
+    bits::Hex,
+    status::{self, Class, Named, Sept, Status},
+};
 
 /// Name what a SEAMCALL returned in RAX
 ///
@@ -59,12 +62,17 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 fn lines(status: &Status, sept: Option<&Sept>) -> Vec<String> {
-    let (value, class) = (status.value, status.class.name());
+    let value = status.value;
+    // The name says as much.
+    let class = match status.class {
+        Class::Success => String::new(),
+        class => format!(", {}", class.name()),
+    };
     let name = number::name_or_unknown(status.name);
     // Those of the exit reason stand there.
     let rest = status.unknown_bits.0 & !status.exit.as_ref().map_or(0, |exit| exit.unknown_bits.0);
-    let rest = number::unknown(crate::decode::bits::Hex(rest));
-    let mut lines = vec![format!("{value}: {name}, {class}{rest}")];
+    let rest = number::unknown(Hex(rest));
+    let mut lines = vec![format!("{value}: {name}{class}{rest}")];
     if let Some(leaf) = status.leaf {
         lines.push(format!("leaf: {}", named(leaf)));
     }
