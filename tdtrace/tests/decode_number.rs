@@ -50,7 +50,7 @@ fn details_of_a_status_show_level_and_state() {
     assert_eq!(
         text,
         "0xc0000b0d00000001: EPT_ENTRY_STATE_INCORRECT, non-recoverable\n  \
-         leaf: 6 TDH.MEM.PAGE.AUG\n  operand: 0x1 RCX\n  \
+         leaf: 6 TDH.MEM.PAGE.AUG, version 1\n  operand: 0x1 RCX\n  \
          S-EPT entry: level 1 (2 MiB), state 4 PRESENT, unknown bits 0x20000\n"
     );
     let output = decode("status 1 2 --details 0");

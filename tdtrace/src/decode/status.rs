@@ -47,6 +47,20 @@ pub struct Named {
     pub name: Option<&'static str>,
 }
 
+/// A SEAMCALL leaf as it stands in RAX.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Leaf {
+    /// Bits 15:0.
+    pub number: u32,
+    /// Bits 23:16: the version of the call.
+    pub version: u8,
+    /// The leaf's name.
+    pub name: Option<&'static str>,
+    /// Set bits above 23.
+    #[serde(skip_serializing_if = "Hex::is_zero")]
+    pub unknown_bits: Hex,
+}
+
 /// State and level of the S-EPT entry that a SEAMCALL failed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Sept {
@@ -76,7 +90,7 @@ pub struct Status {
     pub name: Option<&'static str>,
     /// The SEAMCALL leaf that returned it, if told.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub leaf: Option<Named>,
+    pub leaf: Option<Leaf>,
     /// Bits 31:0 as the exit reason that VP.ENTER returns.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exit: Option<VmxExit>,
@@ -98,14 +112,22 @@ pub struct Status {
 /// are; without it VP.ENTER is assumed where it alone can have returned them.
 #[must_use]
 pub fn decode(value: u64, leaf: Option<u32>) -> Status {
-    let number = leaf.map(|leaf| leaf & 0xffff);
+    let leaf = leaf.map(|rax| {
+        let number = rax & 0xffff;
+        Leaf {
+            number,
+            version: (rax >> 16) as u8,
+            name: tdx::seamcall_leaf(number),
+            unknown_bits: Hex((rax & 0xff00_0000).into()),
+        }
+    });
     let mut status = Status {
         value: Hex(value),
         class: class(value),
         error: value & tdx::ERROR != 0,
         non_recoverable: value & tdx::NON_RECOVERABLE != 0,
         name: None,
-        leaf: number.map(|number| Named { number, name: tdx::seamcall_leaf(number) }),
+        leaf,
         exit: None,
         operand: None,
         vector: None,
@@ -115,7 +137,7 @@ pub fn decode(value: u64, leaf: Option<u32>) -> Status {
     if status.class == Class::Software {
         of_kernel(&mut status);
     } else {
-        of_module(&mut status, number.is_none_or(|number| number == tdx::VP_ENTER));
+        of_module(&mut status, leaf.is_none_or(|leaf| leaf.number == tdx::VP_ENTER));
     }
     status
 }
@@ -238,7 +260,10 @@ mod tests {
         }
         let status = decode(77, Some(1 << 16 | 6));
         assert_eq!((status.exit, status.unknown_bits), (None, Hex(77)));
-        assert_eq!(status.leaf.unwrap().name, Some("TDH.MEM.PAGE.AUG"));
+        let leaf = status.leaf.unwrap();
+        assert_eq!((leaf.name, leaf.version), (Some("TDH.MEM.PAGE.AUG"), 1));
+        let odd = decode(0, Some(0x8100_0005)).leaf.unwrap();
+        assert_eq!((odd.name, odd.unknown_bits), (None, Hex(0x8100_0000)));
     }
 
     #[test]

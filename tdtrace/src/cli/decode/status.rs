@@ -17,14 +17,14 @@ use crate::decode::{
 /// tdvmcall --status.
 ///
 /// JSON: "value", "class" (success, information, error, non-recoverable, software), "error",
-/// "non_recoverable", "name", "leaf", "exit", "operand", "vector", "unknown_bits", "kvm", "sept"
+/// "non_recoverable", "name", "leaf" ("number", "version", "name"), "exit", "operand", "vector", "unknown_bits", "kvm", "sept"
 /// ("level", "state").
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Statuses: decimal, 0x or 0b
     #[arg(value_name = "VALUE", required = true)]
     values: Vec<String>,
-    /// SEAMCALL leaf that returned it; 0 is TDH.VP.ENTER
+    /// SEAMCALL leaf that returned it, RAX of the call; 0 is TDH.VP.ENTER
     #[arg(long, value_name = "NUMBER")]
     leaf: Option<String>,
     /// What came back in RDX from a failed S-EPT operation: the entry's level and state
@@ -74,7 +74,9 @@ fn lines(status: &Status, sept: Option<&Sept>) -> Vec<String> {
     let rest = number::unknown(Hex(rest));
     let mut lines = vec![format!("{value}: {name}{class}{rest}")];
     if let Some(leaf) = status.leaf {
-        lines.push(format!("leaf: {}", named(leaf)));
+        let name = number::name_or_unknown(leaf.name);
+        let rest = number::unknown(leaf.unknown_bits);
+        lines.push(format!("leaf: {} {name}, version {}{rest}", leaf.number, leaf.version));
     }
     if let Some(exit) = &status.exit {
         let only = if status.leaf.is_some() { "" } else { " (if from VP.ENTER)" };
