@@ -17,8 +17,8 @@ use crate::decode::{
 /// tdvmcall --status.
 ///
 /// JSON: "value", "class" (success, information, error, non-recoverable, software), "error",
-/// "non_recoverable", "name", "leaf" ("number", "version", "name"), "exit", "operand", "vector", "unknown_bits", "kvm", "sept"
-/// ("level", "state").
+/// "non_recoverable", "name", "leaf" ("number", "version", "name"), "exit", "operand", "vector",
+/// "unknown_bits", "kvm", "sept" ("level", "state").
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Statuses: decimal, 0x or 0b
