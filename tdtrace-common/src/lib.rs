@@ -10,10 +10,11 @@ pub mod counters;
 pub mod kvm;
 pub mod layout;
 pub mod svm;
+pub mod tdx;
 pub mod vmx;
 
 /// Looks `number` up in a table that is ascending by number.
-fn name_in(table: &'static [(u32, &'static str)], number: u32) -> Option<&'static str> {
+fn name_in<N: Copy + Ord>(table: &'static [(N, &'static str)], number: N) -> Option<&'static str> {
     table.binary_search_by_key(&number, |(n, _)| *n).ok().map(|index| table[index].1)
 }
 
@@ -29,9 +30,16 @@ mod tests {
             kvm::USERSPACE_EXITS,
             kvm::HYPERCALLS,
             kvm::VM_TYPES,
+            tdx::TDCALL_LEAVES,
+            tdx::TDVMCALL_LEAVES,
+            tdx::SEAMCALL_LEAVES,
+            tdx::SEAMCALL_STATUSES,
+            tdx::OPERANDS,
+            tdx::SEPT_STATES,
         ] {
             assert!(table.windows(2).all(|pair| pair[0].0 < pair[1].0));
         }
+        assert!(tdx::TDVMCALL_STATUSES.windows(2).all(|pair| pair[0].0 < pair[1].0));
     }
 
     #[test]
@@ -42,5 +50,21 @@ mod tests {
         assert_eq!(kvm::userspace_exit(39), Some("MEMORY_FAULT"));
         assert_eq!(kvm::userspace_exit(40), Some("TDX"));
         assert_eq!(svm::exit_code(0x400), Some("NPF"));
+    }
+
+    #[test]
+    fn tdx_numbers_have_their_names_and_gaps_have_none() {
+        assert_eq!(tdx::tdcall_leaf(6), Some("TDG.MEM.PAGE.ACCEPT"));
+        assert_eq!(tdx::tdcall_leaf(19), None);
+        assert_eq!(tdx::tdvmcall_leaf(0x10001), Some("MapGPA"));
+        assert_eq!(tdx::tdvmcall_leaf(0x10006), None);
+        assert_eq!(tdx::tdvmcall_status(1 << 63 | 3), Some("SUBFUNC_UNSUPPORTED"));
+        assert_eq!(tdx::tdvmcall_status(2), None);
+        assert_eq!(tdx::seamcall_leaf(29), Some("TDH.MEM.PAGE.REMOVE"));
+        assert_eq!(tdx::seamcall_leaf(5), None);
+        assert_eq!(tdx::seamcall_status(0xc000_0b0d), Some("EPT_ENTRY_STATE_INCORRECT"));
+        assert_eq!(tdx::operand(0x92), Some("SEPT"));
+        assert_eq!(tdx::sept_state(4), Some("PRESENT"));
+        assert_eq!(tdx::SW_ERROR, 0x8000_ff00_0000_0000);
     }
 }

@@ -1,6 +1,13 @@
 //! `tdtrace decode`: a group, one subcommand a kind of thing to decode.
 
+mod exit;
 mod insn;
+mod number;
+mod pferr;
+mod qualification;
+mod status;
+mod tdvmcall;
+mod ve;
 
 use std::process::ExitCode;
 
@@ -17,10 +24,22 @@ pub(super) struct Args {
 #[derive(Debug, Subcommand)]
 enum Kind {
     Insn(insn::Args),
+    Exit(exit::Args),
+    Qualification(qualification::Args),
+    Tdvmcall(tdvmcall::Args),
+    Status(status::Args),
+    Pferr(pferr::Args),
+    Ve(ve::Args),
 }
 
 pub(super) fn run(args: Args) -> Result<ExitCode> {
     match args.kind {
         Kind::Insn(args) => insn::run(&args),
+        Kind::Exit(args) => exit::run(&args),
+        Kind::Qualification(args) => qualification::run(&args),
+        Kind::Tdvmcall(args) => tdvmcall::run(&args),
+        Kind::Status(args) => status::run(&args),
+        Kind::Pferr(args) => pferr::run(&args),
+        Kind::Ve(args) => ve::run(&args),
     }
 }
