@@ -1,9 +1,11 @@
 //! The running kernel: programs attached, counters read through `mmap`.
 //!
 //! [`attach`] loads the object and attaches what this kernel has, [`slots`] reads the counting
-//! arrays, [`losses`] what was not counted, [`reclaim`] gives the slots of dead vCPUs back.
+//! arrays, [`losses`] what was not counted, [`reclaim`] gives the slots of dead vCPUs back, [`cost`]
+//! is the time that the programs take.
 
 mod attach;
+pub mod cost;
 mod losses;
 mod reclaim;
 mod slots;
@@ -79,6 +81,15 @@ impl Live {
     #[must_use]
     pub fn probes(&self) -> Arc<[ProbeState]> {
         Arc::clone(&self.attached.probes)
+    }
+
+    /// What each attached program cost so far; the kernel measures it while its statistics are on
+    /// (`BPF_ENABLE_STATS`).
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn costs(&self) -> Result<Vec<cost::Cost>> {
+        self.attached.costs()
     }
 
     /// Slots in use, with their content.
