@@ -1,7 +1,7 @@
 //! Typed reads of kernel memory at offsets that the user side resolved, and what they tell: the
 //! running vCPU, KVM's own counters, the exit reason.
 
-use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
+use aya_ebpf::helpers::{bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel};
 use tdtrace_common::{
     counters::{KvmStat, REASON_OTHER, svm_reason_index, vmx_reason_index},
     layout::ABSENT,
@@ -32,11 +32,18 @@ pub(crate) fn read<T: Copy>(base: u64, offset: u32) -> Option<T> {
 /// preempt notifier on the task, and nothing but KVM registers any.
 #[inline(always)]
 pub(crate) fn running_vcpu() -> Option<u64> {
-    // SAFETY: no preconditions.
-    let task = unsafe { bpf_get_current_task() };
-    let link: u64 = read(task, offset!(task_preempt_notifiers))?;
+    let notifiers = offset!(task_preempt_notifiers);
     let link_offset = offset!(vcpu_preempt_link);
-    if link == 0 || link_offset == ABSENT {
+    if notifiers == ABSENT || link_offset == ABSENT {
+        return None;
+    }
+    // SAFETY: no preconditions. The verifier knows the result as a `task_struct`, so that the field
+    // is loaded without a call: the offset is its constant, and it checks that a pointer is there.
+    let link = unsafe {
+        let task = bpf_get_current_task_btf().cast::<u8>();
+        core::ptr::read_volatile(task.wrapping_add(notifiers as usize).cast::<u64>())
+    };
+    if link == 0 {
         return None;
     }
     Some(link.wrapping_sub(u64::from(link_offset)))
@@ -59,17 +66,38 @@ pub(crate) fn stat_exits(vcpu: u64) -> Option<u64> {
     read(vcpu, offset!(stat_exits))
 }
 
+/// Counters behind `kvm_vcpu.stat.exits`, itself included, that are read at once: all that are
+/// wanted lie there from Linux 6.1 on.
+const STAT_WINDOW: usize = 16;
+
+/// The counter at `$field` from the window that begins with `exits`; read by itself where it lies
+/// elsewhere. Only one of the two is left when the verifier has put the offsets in.
+macro_rules! counter {
+    ($vcpu:expr, $window:expr, $field:ident) => {{
+        let offset = offset!($field);
+        let delta = offset.wrapping_sub(offset!(stat_exits)) as usize;
+        if offset == ABSENT {
+            0
+        } else if delta < 8 * STAT_WINDOW && delta % 8 == 0 {
+            $window[delta / 8]
+        } else {
+            read($vcpu, offset).unwrap_or(0)
+        }
+    }};
+}
+
 /// KVM's own counters of a vCPU; 0 for those that this kernel does not have.
 #[inline(always)]
 pub(crate) fn kvm_stat(vcpu: u64) -> KvmStat {
+    let window: [u64; STAT_WINDOW] = read(vcpu, offset!(stat_exits)).unwrap_or_default();
     KvmStat {
-        exits: read(vcpu, offset!(stat_exits)).unwrap_or(0),
-        fpu_reload: read(vcpu, offset!(stat_fpu_reload)).unwrap_or(0),
-        io_exits: read(vcpu, offset!(stat_io_exits)).unwrap_or(0),
-        mmio_exits: read(vcpu, offset!(stat_mmio_exits)).unwrap_or(0),
-        irq_exits: read(vcpu, offset!(stat_irq_exits)).unwrap_or(0),
-        signal_exits: read(vcpu, offset!(stat_signal_exits)).unwrap_or(0),
-        hypercalls: read(vcpu, offset!(stat_hypercalls)).unwrap_or(0),
+        exits: window[0],
+        fpu_reload: counter!(vcpu, window, stat_fpu_reload),
+        io_exits: counter!(vcpu, window, stat_io_exits),
+        mmio_exits: counter!(vcpu, window, stat_mmio_exits),
+        irq_exits: counter!(vcpu, window, stat_irq_exits),
+        signal_exits: counter!(vcpu, window, stat_signal_exits),
+        hypercalls: counter!(vcpu, window, stat_hypercalls),
         ..KvmStat::default()
     }
 }

@@ -2,12 +2,17 @@
 //!
 //! `host` has the programs on KVM's tracepoints, `slot` finds and makes the counting slot of a vCPU,
 //! `maps` the maps and globals, `kernel` the typed reads of kernel memory at offsets that the user
-//! side resolved.
+//! side resolved, `floor` the programs that the benchmark compares with.
 
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the macro hands every program its context by value"
+)]
+mod floor;
 #[expect(
     clippy::needless_pass_by_value,
     reason = "the macro hands every program its context by value"

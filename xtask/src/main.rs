@@ -3,6 +3,7 @@
 //! One file a command; [`workspace`], [`packages`] and [`progress`] are what they share. This crate
 //! changes the machine only in `setup`, and says so line by line.
 
+mod bench;
 mod lab;
 mod licences;
 mod packages;
@@ -31,6 +32,7 @@ enum Command {
     Run(run::Args),
     Test(test::Args),
     Lab(lab::Args),
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +51,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Run(args) => run::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Lab(args) => lab::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Bench(args) => bench::run(&args),
     }
 }
 

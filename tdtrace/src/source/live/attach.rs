@@ -12,7 +12,12 @@ use aya::{
 };
 use tdtrace_common::counters::{HotspotKey, HotspotValue};
 
-use super::{Options, Overflow, collect_overflow, log::Log, losses};
+use super::{
+    Options, Overflow, collect_overflow,
+    cost::{self, Cost},
+    log::Log,
+    losses,
+};
 use crate::{
     kernel::{
         Facts,
@@ -186,6 +191,20 @@ impl Attached {
             }
         }
         Ok(Losses { causes, misses, hotspots: 0 })
+    }
+
+    /// What each attached program cost so far.
+    pub(super) fn costs(&self) -> Result<Vec<Cost>> {
+        let attached = PROBES.iter().zip(self.probes.iter()).filter(|(_, s)| s.missing.is_none());
+        attached
+            .map(|(probe, _)| {
+                let program = self.ebpf.program(probe.name);
+                cost::of(
+                    probe.name,
+                    program.with_context(|| format!("the object has no program {}", probe.name))?,
+                )
+            })
+            .collect()
     }
 
     fn attach_probes(&mut self, resolved: &Resolved) -> Result<()> {

@@ -2,9 +2,10 @@
 //!
 //! [`attach`] loads the object and attaches what this kernel has, [`slots`] reads the counting
 //! arrays, [`losses`] what was not counted, [`reclaim`] gives the slots of dead vCPUs back,
-//! [`identity`] says who runs a VM.
+//! [`identity`] says who runs a VM, [`cost`] is the time that the programs take.
 
 mod attach;
+pub mod cost;
 mod identity;
 mod log;
 mod losses;
@@ -83,6 +84,15 @@ impl Live {
     #[must_use]
     pub fn probes(&self) -> Arc<[ProbeState]> {
         Arc::clone(&self.attached.probes)
+    }
+
+    /// What each attached program cost so far; the kernel measures it while its statistics are on
+    /// (`BPF_ENABLE_STATS`).
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn costs(&self) -> Result<Vec<cost::Cost>> {
+        self.attached.costs()
     }
 
     /// Slots in use, with their content.

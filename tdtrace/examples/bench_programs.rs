@@ -1,0 +1,161 @@
+//! What each program costs per run, measured by the kernel: for `cargo xtask bench`, which knows
+//! what to make of the numbers.
+//!
+//! Next to each program, on the same tracepoint and in the same run, sit an empty one and one that
+//! only reads the clock: the kernel's measuring costs as much as the programs do. Prints one JSON
+//! object with the sums of every round.
+
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context as _, Result, bail};
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::RawTracePoint,
+    sys::{Stats, enable_stats},
+};
+use clap::Parser;
+use serde_json::{Value, json};
+use tdtrace::{
+    source::live::{
+        Live, Options,
+        cost::{self, Cost},
+    },
+    workload::{self, Counts, Kind, Plan},
+};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tdtrace-ebpf.o"));
+
+/// The maps that are large by default; programs that do nothing need none of them.
+const LARGE_MAPS: [&str; 8] = [
+    "VCPUS",
+    "VMS",
+    "FREE_VCPUS",
+    "FREE_VMS",
+    "VCPU_BY_ADDRESS",
+    "VM_BY_ADDRESS",
+    "SLOT_BY_THREAD",
+    "HOTSPOTS",
+];
+
+#[derive(Debug, Parser)]
+struct Cli {
+    /// Rounds; the first, which warms up, is not among them
+    #[arg(long, default_value_t = 30)]
+    rounds: u32,
+    /// Accesses of each kind in a round
+    #[arg(long, default_value_t = 20_000)]
+    accesses: u64,
+    /// The CPU on which the guest runs
+    #[arg(long)]
+    cpu: usize,
+}
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    pin(cli.cpu)?;
+    // For the whole machine, until this is dropped.
+    let _stats = enable_stats(Stats::RunTime)
+        .context("the kernel does not measure programs, which takes CAP_SYS_ADMIN")?;
+    let live = Live::open(Options::default())?;
+    // A program has its tracepoint's name.
+    let floors = live
+        .costs()?
+        .into_iter()
+        .map(|cost| Floor::attach(&cost.name))
+        .collect::<Result<Vec<_>>>()?;
+    let plan = Plan {
+        counts: Kind::ALL.into_iter().map(|kind| (kind, cli.accesses)).collect::<Counts>(),
+        ..Plan::default()
+    };
+    let mut rounds = Vec::new();
+    for round in 0..=cli.rounds {
+        let before = read(&live, &floors)?;
+        workload::run(&plan, &AtomicBool::new(false))?;
+        let after = read(&live, &floors)?;
+        if round > 0 {
+            rounds.push(after.iter().zip(&before).map(Row::since).collect::<Vec<_>>());
+        }
+    }
+    println!("{}", json!({ "schema": 1, "cpu": cli.cpu, "rounds": rounds }));
+    Ok(())
+}
+
+/// Keeps this process and the threads that it will start on `cpu`.
+fn pin(cpu: usize) -> Result<()> {
+    // SAFETY: all zeroes is an empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    if cpu >= 8 * size_of_val(&set) {
+        bail!("there is no CPU {cpu}");
+    }
+    // SAFETY: the number is within the set.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: a set of the size that is given.
+    if unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) } != 0 {
+        return Err(std::io::Error::last_os_error()).with_context(|| format!("CPU {cpu}"));
+    }
+    Ok(())
+}
+
+/// The two programs that a program is compared with, attached where it is.
+struct Floor(Ebpf);
+
+impl Floor {
+    /// Each tracepoint has programs of its own, because the kernel sums by program.
+    fn attach(tracepoint: &str) -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        for map in LARGE_MAPS {
+            loader.map_max_entries(map, 1);
+        }
+        let mut ebpf = loader.load(OBJECT).context("the kernel refuses the object")?;
+        for name in ["floor_empty", "floor_clock"] {
+            let program = ebpf.program_mut(name).with_context(|| format!("no program {name}"))?;
+            let program: &mut RawTracePoint = program.try_into()?;
+            program.load().with_context(|| format!("the kernel refuses {name}"))?;
+            program.attach(tracepoint).with_context(|| format!("{name} on {tracepoint}"))?;
+        }
+        Ok(Self(ebpf))
+    }
+
+    fn cost(&self, name: &str) -> Result<Cost> {
+        cost::of(name, self.0.program(name).with_context(|| format!("no program {name}"))?)
+    }
+}
+
+/// A program and what sits beside it.
+struct Row {
+    program: Cost,
+    empty: Cost,
+    clock: Cost,
+}
+
+impl Row {
+    /// What came in between two readings of the same row.
+    fn since((after, before): (&Self, &Self)) -> Value {
+        let sums = |after: &Cost, before: &Cost| {
+            json!({
+                "runs": after.runs - before.runs,
+                "nanoseconds": after.nanoseconds - before.nanoseconds,
+            })
+        };
+        json!({
+            "name": after.program.name,
+            "instructions": after.program.instructions,
+            "program": sums(&after.program, &before.program),
+            "empty": sums(&after.empty, &before.empty),
+            "clock": sums(&after.clock, &before.clock),
+        })
+    }
+}
+
+fn read(live: &Live, floors: &[Floor]) -> Result<Vec<Row>> {
+    let programs = live.costs()?.into_iter().zip(floors);
+    programs
+        .map(|(program, floor)| {
+            Ok(Row {
+                program,
+                empty: floor.cost("floor_empty")?,
+                clock: floor.cost("floor_clock")?,
+            })
+        })
+        .collect()
+}
