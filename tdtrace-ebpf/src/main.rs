@@ -8,10 +8,6 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the macro hands every program its context by value"
-)]
 mod floor;
 #[expect(
     clippy::needless_pass_by_value,

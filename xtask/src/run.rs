@@ -59,7 +59,7 @@ fn a_vm_runs() -> bool {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let files = processes.filter_map(|process| fs::read_dir(process.path().join("fd")).ok());
     files
-        .flat_map(|files| files.flatten())
+        .flat_map(Iterator::flatten)
         .filter_map(|file| fs::read_link(file.path()).ok())
         .any(|target| target.as_os_str() == "anon_inode:kvm-vm")
 }
