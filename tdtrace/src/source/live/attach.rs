@@ -39,6 +39,8 @@ pub(super) struct Attached {
     pub(super) host: Arc<Host>,
     /// Each probe and whether it counts.
     pub(super) probes: Arc<[ProbeState]>,
+    /// What the programs had lost when the counting began.
+    before: Losses,
 }
 
 /// Maps that are used after loading.
@@ -69,10 +71,15 @@ pub(super) fn attach(options: Options) -> Result<Attached> {
             Flavour::None | Flavour::Idle | Flavour::Software(_) => Isa::Software,
         },
     };
-    let mut attached = Attached { ebpf, maps, host: Arc::new(host), probes: Arc::new([]) };
-    attached.fill_queue("FREE_VCPUS", options.max_vcpus)?;
-    attached.fill_queue("FREE_VMS", MAX_VMS)?;
+    let mut attached = Attached {
+        ebpf,
+        maps,
+        host: Arc::new(host),
+        probes: Arc::new([]),
+        before: Losses::default(),
+    };
     attached.attach_probes(&resolved)?;
+    attached.begin(options.max_vcpus)?;
     Ok(attached)
 }
 
@@ -160,6 +167,15 @@ impl Attached {
         found.map(|(_, map)| map).with_context(|| format!("the object has no map {name}"))
     }
 
+    /// Lets the programs count. Only now do they find free slots: the probes are attached one after the
+    /// other, and of a guest that runs already all of them are to count the same time.
+    fn begin(&mut self, max_vcpus: u32) -> Result<()> {
+        self.fill_queue("FREE_VMS", MAX_VMS)?;
+        self.fill_queue("FREE_VCPUS", max_vcpus)?;
+        self.before = self.all_losses()?;
+        Ok(())
+    }
+
     fn fill_queue(&mut self, name: &str, entries: u32) -> Result<()> {
         let mut queue = Queue::<_, u32>::try_from(self.any_mut(name)?)?;
         for index in 0..entries {
@@ -199,8 +215,14 @@ impl Attached {
         Ok(collect_overflow(map.iter().flatten().map(|(key, value)| (key, value.count))))
     }
 
-    /// What was not counted, hotspots aside.
+    /// What was not counted since the counting began, hotspots aside.
     pub(super) fn losses(&self) -> Result<Losses> {
+        let mut losses = self.all_losses()?;
+        losses::subtract(&mut losses, &self.before);
+        Ok(losses)
+    }
+
+    fn all_losses(&self) -> Result<Losses> {
         let causes = losses::causes(&PerCpuArray::<_, u64>::try_from(self.any("LOSSES")?)?)?;
         let mut misses = Vec::new();
         for probe in PROBES {

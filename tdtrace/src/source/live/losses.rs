@@ -6,6 +6,8 @@ use anyhow::{Context as _, Result};
 use aya::{maps::PerCpuArray, programs::ProgramFd};
 use tdtrace_common::counters::Loss;
 
+use crate::model::sample::Losses;
+
 /// Events by cause, summed over the CPUs.
 pub(super) fn causes<M: std::borrow::Borrow<aya::maps::MapData>>(
     losses: &PerCpuArray<M, u64>,
@@ -28,6 +30,16 @@ pub(super) fn recursion_misses(program: &ProgramFd) -> Result<u64> {
     parse_misses(&text).with_context(|| format!("{path} has no recursion_misses"))
 }
 
+/// Takes `before` out of `losses`, which were read from the same places later.
+pub(super) fn subtract(losses: &mut Losses, before: &Losses) {
+    for ((_, count), (_, before)) in losses.causes.iter_mut().zip(&before.causes) {
+        *count = count.saturating_sub(*before);
+    }
+    for ((_, count), (_, before)) in losses.misses.iter_mut().zip(&before.misses) {
+        *count = count.saturating_sub(*before);
+    }
+}
+
 fn parse_misses(fdinfo: &str) -> Option<u64> {
     fdinfo.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok())
 }
@@ -35,6 +47,24 @@ fn parse_misses(fdinfo: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_lost_before_is_taken_out_by_cause_and_probe() {
+        let before = Losses {
+            causes: vec![(Loss::Unattributed, 3), (Loss::SlotsFull, 5)],
+            misses: vec![("kvm_pio".to_owned(), 1)],
+            hotspots: 0,
+        };
+        let mut losses = Losses {
+            causes: vec![(Loss::Unattributed, 4), (Loss::SlotsFull, 5)],
+            misses: vec![("kvm_pio".to_owned(), 9)],
+            hotspots: 7,
+        };
+        subtract(&mut losses, &before);
+        assert_eq!(losses.causes, [(Loss::Unattributed, 1), (Loss::SlotsFull, 0)]);
+        assert_eq!(losses.misses, [("kvm_pio".to_owned(), 8)]);
+        assert_eq!(losses.hotspots, 7);
+    }
 
     #[test]
     fn misses_are_read_from_fdinfo() {
