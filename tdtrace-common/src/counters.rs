@@ -229,7 +229,9 @@ pub struct VcpuSlot {
     pub leaving: u32,
     /// Events of a hotspot that found no room.
     pub hotspots_lost: u64,
-    /// 1 once [`VcpuSlot::first`] is set.
+    /// How often [`VcpuSlot::last`] was written, twice: odd while it is being written, and 0 before the
+    /// first time, which sets [`VcpuSlot::first`] as well. A reader that finds it even and unchanged
+    /// has read what belongs together.
     pub synced: u64,
     /// Events by [`Class`].
     pub counts: [u64; COUNTS],

@@ -82,12 +82,22 @@ impl Slot {
         stat.seen_exits = slot.counts[Class::Exit as usize];
         stat.seen_runs = slot.counts[Class::RunEnd as usize];
         stat.seen_hypercalls = slot.counts[Class::Hypercall as usize];
-        if slot.synced == 0 {
+        slot.synced += 1;
+        compiler_barrier();
+        if slot.synced == 1 {
             slot.first = stat;
-            slot.synced = 1;
         }
         slot.last = stat;
+        compiler_barrier();
+        slot.synced += 1;
     }
+}
+
+/// Keeps the compiler from moving stores across; the x86 CPU stores in order.
+#[inline(always)]
+fn compiler_barrier() {
+    // SAFETY: no instruction.
+    unsafe { core::arch::asm!("", options(nostack, preserves_flags)) };
 }
 
 /// Out of line: taken only by vCPUs with many places.

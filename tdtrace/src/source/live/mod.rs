@@ -87,9 +87,23 @@ impl Live {
             .filter_map(|index| {
                 let life = self.vcpus.word(index, std::mem::offset_of!(VcpuSlot, life)) as u32;
                 let used = life != 0 && self.freed_vcpus.get(&index) != Some(&life);
-                used.then(|| (index, self.vcpus.read(index)))
+                used.then(|| (index, self.slot(index)))
             })
             .collect()
+    }
+
+    /// Slot `index` as it was between two ends of a KVM_RUN, or, if the vCPU leaves KVM_RUN faster than
+    /// it can be read, as it is.
+    fn slot(&self, index: u32) -> Box<VcpuSlot> {
+        let mut slot = self.vcpus.read(index);
+        for _ in 0..SLOT_READS {
+            let synced = self.vcpus.word(index, std::mem::offset_of!(VcpuSlot, synced));
+            if slot.synced == synced && synced.is_multiple_of(2) {
+                break;
+            }
+            slot = self.vcpus.read(index);
+        }
+        slot
     }
 
     fn entries(&self) -> Vec<(u32, Box<VmEntry>)> {
@@ -226,6 +240,9 @@ fn printable(comm: &[u8; 16]) -> String {
 fn nonzero(counts: &[u64]) -> Vec<(u32, u64)> {
     (0..).zip(counts.iter().copied()).filter(|(_, count)| *count > 0).collect()
 }
+
+/// How often a slot is read anew because its vCPU left KVM_RUN meanwhile.
+const SLOT_READS: usize = 200;
 
 /// How long a process is believed to live on before it is looked up again.
 const PROCESS_CHECK: Duration = Duration::from_millis(200);
