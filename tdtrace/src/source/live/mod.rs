@@ -11,7 +11,7 @@ mod slots;
 use std::{
     collections::HashMap,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result};
@@ -70,7 +70,7 @@ impl Live {
             vms,
             freed_vcpus: HashMap::new(),
             freed_vms: HashMap::new(),
-            processes: Processes::default(),
+            processes: Processes::new(),
             hotspots_lost: 0,
         })
     }
@@ -243,9 +243,6 @@ fn nonzero(counts: &[u64]) -> Vec<(u32, u64)> {
 
 /// How often a slot is read anew because its vCPU left KVM_RUN meanwhile.
 const SLOT_READS: usize = 200;
-
-/// How long a process is believed to live on before it is looked up again.
-const PROCESS_CHECK: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
 mod tests {

@@ -1,33 +1,33 @@
 //! Which processes are still there. A VM whose process is gone has ended, and its slots can be used
 //! again.
 
-use std::{collections::HashMap, fs, time::Instant};
-
-use super::PROCESS_CHECK;
+use std::{collections::HashMap, fs};
 
 struct Process {
     /// Ticks since boot at which it began; tells it from a later process of the same number.
     start: Option<u64>,
     gone: bool,
-    checked: Instant,
 }
 
 /// The processes that own VMs.
-#[derive(Default)]
 pub(super) struct Processes {
     by_pid: HashMap<u32, Process>,
+    all_seen: bool,
 }
 
 impl Processes {
+    pub(super) fn new() -> Self {
+        Self { by_pid: HashMap::new(), all_seen: sees_all_processes() }
+    }
+
     /// Whether process `pid`, as it was when first asked for, is gone. Number 0 means unknown and is
-    /// never gone.
+    /// never gone; neither is any that a container hides.
     pub(super) fn is_gone(&mut self, pid: u32) -> bool {
-        if pid == 0 {
+        if pid == 0 || !self.all_seen {
             return false;
         }
         let process = self.get(pid);
-        if !process.gone && process.checked.elapsed() >= PROCESS_CHECK {
-            process.checked = Instant::now();
+        if !process.gone {
             process.gone = match start_time(pid) {
                 Start::Gone => true,
                 Start::Unknown => false,
@@ -49,7 +49,7 @@ impl Processes {
                 Start::Unknown => (None, false),
                 Start::Gone => (None, true),
             };
-            Process { start, gone, checked: Instant::now() }
+            Process { start, gone }
         })
     }
 }
@@ -70,18 +70,27 @@ fn start_time(pid: u32) -> Start {
     }
 }
 
-/// State and start time from `/proc/PID/stat` (`fs/proc/array.c:do_task_stat`: fields 3 and 22). The
-/// name, field 2, may contain anything, so fields count from the last parenthesis.
+/// State, number of threads and start time from `/proc/PID/stat` (`fs/proc/array.c:do_task_stat`:
+/// fields 3, 20 and 22). The name, field 2, may contain anything, so fields count from the last
+/// parenthesis.
 fn parse_stat(stat: &str) -> Start {
     let Some((_, rest)) = stat.rsplit_once(')') else { return Start::Unknown };
     let mut fields = rest.split_whitespace();
-    match fields.next() {
-        // A zombie has closed its files, so its VMs are gone.
-        Some("Z" | "X") => return Start::Gone,
-        Some(_) => {}
-        None => return Start::Unknown,
-    }
-    fields.nth(18).and_then(|field| field.parse().ok()).map_or(Start::Unknown, Start::At)
+    let (state, threads, start) = (fields.next(), fields.nth(16), fields.nth(1));
+    let (Some(state), Some(Ok(threads)), Some(Ok(start))) =
+        (state, threads.map(str::parse::<u32>), start.map(str::parse))
+    else {
+        return Start::Unknown;
+    };
+    // A zombie has closed its files, so its VMs are gone; but the first thread of a process may end
+    // before those that run vCPUs.
+    if matches!(state, "Z" | "X") && threads <= 1 { Start::Gone } else { Start::At(start) }
+}
+
+/// Whether `/proc` shows every process, by the number that the programs see: in another PID namespace
+/// than the initial one (`PID_NS_INIT_INO`, include/uapi/linux/nsfs.h) it does neither.
+fn sees_all_processes() -> bool {
+    fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == "pid:[4026531836]")
 }
 
 #[cfg(test)]
@@ -93,14 +102,22 @@ mod tests {
     #[test]
     fn the_start_time_is_found_behind_any_name() {
         assert!(matches!(parse_stat(STAT), Start::At(12345)));
-        assert!(matches!(parse_stat(&STAT.replace(" S ", " Z ")), Start::Gone));
+        let zombie = STAT.replace(" S ", " Z ");
+        assert!(matches!(parse_stat(&zombie), Start::Gone));
+        assert!(matches!(parse_stat(&zombie.replace(" 20 0 1 ", " 20 0 3 ")), Start::At(12345)));
         assert!(matches!(parse_stat("nonsense"), Start::Unknown));
         assert!(matches!(parse_stat("7 (a) S 1"), Start::Unknown));
     }
 
     #[test]
+    fn where_processes_are_hidden_none_is_gone() {
+        let mut processes = Processes { by_pid: HashMap::new(), all_seen: false };
+        assert!(!processes.is_gone(u32::MAX));
+    }
+
+    #[test]
     fn this_process_is_there_and_an_impossible_one_is_not() {
-        let mut processes = Processes::default();
+        let mut processes = Processes { by_pid: HashMap::new(), all_seen: true };
         assert!(!processes.is_gone(std::process::id()));
         assert!(processes.is_gone(u32::MAX));
         assert!(!processes.is_gone(0));
