@@ -7,7 +7,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, Queue},
 };
 use tdtrace_common::{
-    counters::{CpuMemo, HotspotKey, HotspotValue, Loss, VcpuSlot, VmEntry},
+    counters::{CpuMemo, HotspotKey, HotspotValue, KvmObject, Loss, VcpuSlot, VmEntry},
     layout::KernelLayout,
 };
 
@@ -40,13 +40,13 @@ pub(crate) static FREE_VCPUS: Queue<u32> = Queue::with_max_entries(4096, 0);
 #[map]
 pub(crate) static FREE_VMS: Queue<u32> = Queue::with_max_entries(512, 0);
 
-/// Kernel address of a `kvm_vcpu` to its index in [`VCPUS`].
+/// A `kvm_vcpu` to its index in [`VCPUS`].
 #[map]
-pub(crate) static VCPU_BY_ADDRESS: HashMap<u64, u32> = HashMap::with_max_entries(8192, 0);
+pub(crate) static VCPU_INDEX: HashMap<KvmObject, u32> = HashMap::with_max_entries(4096, 0);
 
-/// Kernel address of a `kvm` to its index in [`VMS`].
+/// A `kvm` to its index in [`VMS`].
 #[map]
-pub(crate) static VM_BY_ADDRESS: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
+pub(crate) static VM_INDEX: HashMap<KvmObject, u32> = HashMap::with_max_entries(512, 0);
 
 /// Thread to the slot of the vCPU that it ran last, for `kvm_userspace_exit`, which comes when no
 /// vCPU is loaded any more.

@@ -4,20 +4,17 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{BPF_ANY, BPF_NOEXIST},
-    helpers::bpf_get_current_pid_tgid,
+    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
 };
 use aya_log_ebpf::debug as log_debug;
 use tdtrace_common::counters::{
-    COUNTS, Class, CpuMemo, Hotspot, HotspotKey, HotspotValue, KvmStat, Loss, Place, REASONS,
-    SLOT_HOTSPOTS, USERSPACE, VCPU_IDS, VcpuSlot,
+    COUNTS, Class, CpuMemo, Hotspot, HotspotKey, HotspotValue, KvmObject, KvmStat, Loss, Place,
+    REASONS, SLOT_HOTSPOTS, USERSPACE, VcpuSlot,
 };
 
 use crate::{
     kernel::{self, offset, read},
-    maps::{
-        FREE_VCPUS, FREE_VMS, HOTSPOTS, MEMO, VCPU_BY_ADDRESS, VCPUS, VM_BY_ADDRESS, VMS, debug,
-        lose,
-    },
+    maps::{FREE_VCPUS, FREE_VMS, HOTSPOTS, MEMO, VCPU_INDEX, VCPUS, VM_INDEX, VMS, debug, lose},
 };
 
 /// A slot with its index.
@@ -141,20 +138,30 @@ pub(crate) fn of<C: EbpfContext>(ctx: &C, vcpu: u64) -> Option<Slot> {
 }
 
 /// The slot of `vcpu` at the beginning of a KVM_RUN, where a vCPU that took over the address of a
-/// dead one shows: another process, a retired VM, or exit counters that went back.
+/// dead one shows: it has had no exit, or fewer, or runs in another process.
 #[inline(always)]
 pub(crate) fn of_run<C: EbpfContext>(ctx: &C, vcpu: u64) -> Option<Slot> {
     let mut slot = of(ctx, vcpu)?;
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    let exits = kernel::stat_exits(vcpu).unwrap_or(u64::MAX);
+    let exits = kernel::stat_exits(vcpu).unwrap_or(0);
     let current = slot.get();
-    let retired = VMS.get(current.vm).is_none_or(|vm| vm.retired != 0 || vm.kvm != current.kvm);
-    if current.tgid == tgid && !retired && exits >= current.last.exits {
+    if current.tgid == tgid && exits > 0 && exits >= current.last.exits {
+        return Some(slot);
+    }
+    if object(vcpu)? == current.object {
+        current.tgid = tgid;
         return Some(slot);
     }
     current.vcpu = 0;
     let index = make(ctx, vcpu)?;
     Slot::at(index)
+}
+
+/// Which vCPU is at `vcpu` now.
+#[inline(always)]
+fn object(vcpu: u64) -> Option<KvmObject> {
+    let kvm = read::<u64>(vcpu, offset!(vcpu_kvm))?;
+    Some(KvmObject { address: vcpu, identity: kernel::vm_identity(kvm) })
 }
 
 #[inline(always)]
@@ -165,7 +172,7 @@ pub(crate) fn memo() -> Option<*mut CpuMemo> {
 #[inline(always)]
 fn find(vcpu: u64) -> Option<u32> {
     // SAFETY: the value is a number that is only used as an index.
-    let index = *unsafe { VCPU_BY_ADDRESS.get(vcpu) }?;
+    let index = *unsafe { VCPU_INDEX.get(object(vcpu)?) }?;
     (Slot::at(index)?.get().vcpu == vcpu).then_some(index)
 }
 
@@ -186,36 +193,39 @@ fn make_slot(vcpu: u64) -> i64 {
         lose(Loss::Unattributed);
         return -1;
     };
-    let vcpu_id: u32 = read(vcpu, offset!(vcpu_id)).unwrap_or(u32::MAX);
-    let Some(vm) = vm_of(kvm, vcpu_id) else {
-        return -1;
-    };
     let Ok(Some(index)) = FREE_VCPUS.pop() else {
         lose(Loss::SlotsFull);
         return -1;
     };
-    let Some(slot) = VCPUS.get_ptr_mut(index) else {
-        return -1;
-    };
-    // SAFETY: taken from the queue of free slots, so no other writer has it.
-    let slot = unsafe { &mut *slot };
-    clear(slot);
-    let ids = bpf_get_current_pid_tgid();
-    slot.kvm = kvm;
-    slot.vm = vm;
-    slot.vcpu_id = vcpu_id;
-    slot.tgid = (ids >> 32) as u32;
-    slot.tid = 0;
-    slot.life += 1;
-    slot.vcpu = vcpu;
-    if VCPU_BY_ADDRESS.insert(vcpu, index, u64::from(BPF_ANY)).is_err() {
-        slot.vcpu = 0;
-        lose(Loss::MapFull);
-        // Nothing was counted in it, so it can go back; if that fails too, one slot is out of use.
+    if fill_slot(index, vcpu, kvm).is_none() {
+        // Nobody has seen it, so it can go back; if that fails too, one slot is out of use.
         let _ = FREE_VCPUS.push(index, 0);
         return -1;
     }
     i64::from(index)
+}
+
+/// Makes free slot `index` that of `vcpu`. Its life goes on last: until then it is nobody's.
+#[inline(always)]
+fn fill_slot(index: u32, vcpu: u64, kvm: u64) -> Option<()> {
+    let identity = kernel::vm_identity(kvm);
+    let vm = vm_of(KvmObject { address: kvm, identity })?;
+    // SAFETY: taken from the queue of free slots, so no other writer has it.
+    let slot = unsafe { &mut *VCPUS.get_ptr_mut(index)? };
+    clear(slot);
+    let ids = bpf_get_current_pid_tgid();
+    slot.object = KvmObject { address: vcpu, identity };
+    slot.vm = vm;
+    slot.vcpu_id = read(vcpu, offset!(vcpu_id)).unwrap_or(u32::MAX);
+    slot.tgid = (ids >> 32) as u32;
+    slot.tid = 0;
+    if VCPU_INDEX.insert(slot.object, index, u64::from(BPF_ANY)).is_err() {
+        lose(Loss::MapFull);
+        return None;
+    }
+    slot.vcpu = vcpu;
+    slot.life += 1;
+    Some(())
 }
 
 /// Zeroes what the slot's last vCPU left; loops, because a block of this size does not fit the stack.
@@ -240,54 +250,36 @@ fn clear(slot: &mut VcpuSlot) {
     }
 }
 
-/// The entry of the VM at `kvm`, made if there is none or if vCPU `vcpu_id` was there already: a VM
-/// never gets the same vCPU twice, so this is another VM at the same address.
+/// The entry of `kvm`, made if it has none.
 #[inline(always)]
-fn vm_of(kvm: u64, vcpu_id: u32) -> Option<u32> {
-    let pid: u32 = read(kvm, offset!(kvm_userspace_pid)).unwrap_or(0);
+fn vm_of(kvm: KvmObject) -> Option<u32> {
     // SAFETY: the value is a number that is only used as an index.
-    if let Some(index) = unsafe { VM_BY_ADDRESS.get(kvm) }.copied()
-        && let Some(vm) = VMS.get_ptr_mut(index)
-    {
-        // SAFETY: a value of the array map; every byte of `vcpu_ids` is written by one thread, and
-        // `retired` only ever becomes 1.
-        let vm = unsafe { &mut *vm };
-        // The entry may have gone to a VM at another address since.
-        if vm.kvm == kvm {
-            if vm.retired == 0 && vm.userspace_pid == pid && claim(&mut vm.vcpu_ids, vcpu_id) {
-                return Some(index);
-            }
-            vm.retired = 1;
-        }
+    if let Some(index) = unsafe { VM_INDEX.get(kvm) } {
+        return Some(*index);
     }
-    make_vm(kvm, pid, vcpu_id)
-}
-
-#[inline(always)]
-fn make_vm(kvm: u64, pid: u32, vcpu_id: u32) -> Option<u32> {
     let Ok(Some(index)) = FREE_VMS.pop() else {
         lose(Loss::SlotsFull);
         return None;
     };
     // SAFETY: taken from the queue of free entries, so no other writer has it.
     let vm = unsafe { &mut *VMS.get_ptr_mut(index)? };
-    vm.vcpu_ids.fill(0);
-    vm.userspace_pid = pid;
-    vm.vm_type = read::<u8>(kvm, offset!(kvm_vm_type)).map_or(u32::MAX, u32::from);
+    vm.kvm = kvm.address;
+    vm.identity = kvm.identity;
+    // SAFETY: no preconditions.
+    vm.seen_at = unsafe { bpf_ktime_get_ns() };
+    vm.userspace_pid = read(kvm.address, offset!(kvm_userspace_pid)).unwrap_or(0);
+    vm.vm_type = read::<u8>(kvm.address, offset!(kvm_vm_type)).map_or(u32::MAX, u32::from);
     vm.comm = kernel::process_name();
-    vm.retired = 0;
-    vm.life += 1;
-    vm.kvm = kvm;
-    claim(&mut vm.vcpu_ids, vcpu_id);
-    if VM_BY_ADDRESS.insert(kvm, index, u64::from(BPF_ANY)).is_err() {
+    // The vCPUs of a new VM begin at the same time: one of them makes the entry.
+    if VM_INDEX.insert(kvm, index, u64::from(BPF_NOEXIST)).is_ok() {
+        vm.life += 1;
+        return Some(index);
+    }
+    let _ = FREE_VMS.push(index, 0);
+    // SAFETY: as above.
+    let made = unsafe { VM_INDEX.get(kvm) }.copied();
+    if made.is_none() {
         lose(Loss::MapFull);
     }
-    Some(index)
-}
-
-/// Marks `vcpu_id`; `false` if it was marked. Numbers beyond the table are not told apart.
-#[inline(always)]
-fn claim(ids: &mut [u8; VCPU_IDS], vcpu_id: u32) -> bool {
-    let seen = &mut ids[vcpu_id as usize & (VCPU_IDS - 1)];
-    core::mem::replace(seen, 1) == 0
+    made
 }
