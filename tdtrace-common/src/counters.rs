@@ -207,14 +207,25 @@ pub struct KvmStat {
     pub reserved: [u64; 6],
 }
 
+/// A `kvm` or `kvm_vcpu` of the kernel. Their addresses are used again, even within one process, so an
+/// address says which one it is only together with the VM's identity.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct KvmObject {
+    /// Kernel address.
+    pub address: u64,
+    /// What no other VM ever at this address has: [`VmEntry::identity`].
+    pub identity: u64,
+}
+
 /// Everything that is counted of one vCPU. One writer: the thread inside KVM_RUN.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
 pub struct VcpuSlot {
-    /// Kernel address of the `kvm_vcpu`; 0 when its address was taken by another vCPU.
+    /// Kernel address of the `kvm_vcpu` while it has it; 0 once another vCPU took the address.
     pub vcpu: u64,
-    /// Kernel address of its `kvm`.
-    pub kvm: u64,
+    /// Which vCPU it is, key of the map of vCPUs.
+    pub object: KvmObject,
     /// Index of the VM's [`VmEntry`].
     pub vm: u32,
     /// The vCPU number that the VMM chose.
@@ -229,7 +240,9 @@ pub struct VcpuSlot {
     pub leaving: u32,
     /// Events of a hotspot that found no room.
     pub hotspots_lost: u64,
-    /// 1 once [`VcpuSlot::first`] is set.
+    /// How often [`VcpuSlot::last`] was written, twice: odd while it is being written, and 0 before the
+    /// first time, which sets [`VcpuSlot::first`] as well. A reader that finds it even and unchanged
+    /// has read what belongs together.
     pub synced: u64,
     /// Events by [`Class`].
     pub counts: [u64; COUNTS],
@@ -251,36 +264,32 @@ const _: () = assert!(
         == 64 + 8 * COUNTS + 2 * 128 + 8 * REASONS + 8 * USERSPACE + 24 * SLOT_HOTSPOTS
 );
 
-/// vCPU numbers that a VM can have, for telling a VM from its successor at the same address;
-/// `KVM_MAX_VCPU_IDS` of the default configuration.
-pub const VCPU_IDS: usize = 4096;
-
 /// One VM.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
 pub struct VmEntry {
     /// Kernel address of the `kvm`; 0 for an entry never used.
     pub kvm: u64,
+    /// What no other VM at this address has had: the inode of its directory in debugfs, and without
+    /// debugfs its kvmclock offset, the time of its creation.
+    pub identity: u64,
+    /// When it was first seen (`CLOCK_MONOTONIC`, ns). Of two VMs at one address the later one lives.
+    pub seen_at: u64,
     /// The process that created it, `kvm.userspace_pid`; 0 if unknown.
     pub userspace_pid: u32,
     /// `KVM_X86_*_VM`, [`u32::MAX`] if unknown.
     pub vm_type: u32,
-    /// 1 once another VM was seen at its address.
-    pub retired: u32,
     /// How many VMs have had this entry.
     pub life: u32,
+    /// Room, so that what follows is aligned.
+    pub unused: u32,
     /// Name of the process that runs it, ended by a 0 unless it fills the room.
     pub comm: [u8; 16],
     /// Room up to a line.
-    pub reserved: [u64; 3],
+    pub reserved: u64,
 }
 
 const _: () = assert!(size_of::<VmEntry>() == CACHE_LINE);
-
-/// The vCPU numbers seen of a VM: at each number the [`VmEntry::life`] in which it was seen, so that
-/// the next VM of the entry finds none without anything being cleared. Every element has one writer,
-/// that vCPU's thread.
-pub type VcpuIds = [u32; VCPU_IDS];
 
 /// What one CPU remembers between events; a guess that the slot itself confirms or refutes.
 #[repr(C)]
@@ -339,12 +348,14 @@ impl Loss {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{HotspotKey, HotspotValue, VcpuSlot, VmEntry};
+    use super::{HotspotKey, HotspotValue, KvmObject, VcpuSlot, VmEntry};
 
     // SAFETY: repr(C) without implicit padding (sizes asserted above), integers only.
     unsafe impl aya::Pod for HotspotKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for HotspotValue {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for KvmObject {}
     // SAFETY: as above.
     unsafe impl aya::Pod for VcpuSlot {}
     // SAFETY: as above.

@@ -89,6 +89,15 @@ kernel_layout! {
     kvm_userspace_pid = "kvm.userspace_pid" in "vmlinux";
     /// What kind of VM it is, `KVM_X86_*_VM` (u8 or unsigned long, low byte read).
     kvm_vm_type = "kvm.arch.vm_type" in "vmlinux";
+    /// The VM's directory in debugfs (pointer, or an error).
+    kvm_debugfs_dentry = "kvm.debugfs_dentry" in "vmlinux";
+    /// The inode of a directory entry (pointer).
+    dentry_inode = "dentry.d_inode" in "vmlinux";
+    /// The number of an inode (unsigned long or u64).
+    inode_number = "inode.i_ino" in "vmlinux";
+    /// The VM's kvmclock against the host's clock (s64): minus the time of its creation until
+    /// KVM_SET_CLOCK.
+    kvm_clock_offset = "kvm.arch.kvmclock_offset" in "vmlinux";
     /// The shared bit of a TD in units of frames, 0 for other VMs (gfn_t).
     kvm_gfn_direct_bits = "kvm.arch.gfn_direct_bits" in "vmlinux";
     /// The VMX exit reason up to 6.15 (union vmx_exit_reason, u32).

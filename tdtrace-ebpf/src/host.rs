@@ -99,6 +99,7 @@ fn remember_leaving(slot: &mut Slot) {
     let index = slot.index();
     slot.get().leaving = 1;
     if slot.get().tid != tid {
+        forget_thread(slot.get().tid, index);
         slot.get().tid = tid;
         // If there is no room, a thread that migrates now is not found: that is counted then.
         let _ = SLOT_BY_THREAD.insert(tid, index, u64::from(BPF_ANY));
@@ -109,19 +110,34 @@ fn remember_leaving(slot: &mut Slot) {
     }
 }
 
-/// The slot whose KVM_RUN this thread is just leaving. `leaving` keeps a thread that runs several
-/// vCPUs from being taken for the wrong one.
+/// The vCPU in slot `index` goes on in another thread: nothing else would take the entry away.
+#[inline(always)]
+fn forget_thread(tid: u32, index: u32) {
+    // SAFETY: the value is a number that is only compared.
+    if unsafe { SLOT_BY_THREAD.get(tid) }.is_some_and(|of_thread| *of_thread == index) {
+        let _ = SLOT_BY_THREAD.remove(tid);
+    }
+}
+
+/// The slot whose KVM_RUN this thread is just leaving.
 #[inline(always)]
 fn leaving() -> Option<Slot> {
     let tid = bpf_get_current_pid_tgid() as u32;
     // SAFETY: this CPU's value, read as one word.
     let memo = unsafe { (*slot::memo()?).leaving };
-    let index = if (memo >> 32) as u32 == tid {
-        memo as u32
-    } else {
-        // SAFETY: the value is a number that is only used as an index.
-        *unsafe { SLOT_BY_THREAD.get(tid) }?
-    };
+    if (memo >> 32) as u32 == tid
+        && let Some(slot) = take_leaving(memo as u32, tid)
+    {
+        return Some(slot);
+    }
+    // SAFETY: the value is a number that is only used as an index.
+    take_leaving(*unsafe { SLOT_BY_THREAD.get(tid) }?, tid)
+}
+
+/// Slot `index`, if that is what thread `tid` is leaving. `leaving` keeps a thread that runs several
+/// vCPUs from being taken for the wrong one.
+#[inline(always)]
+fn take_leaving(index: u32, tid: u32) -> Option<Slot> {
     let mut slot = Slot::at(index)?;
     let current = slot.get();
     if current.leaving == 0 || current.tid != tid {

@@ -60,6 +60,17 @@ pub(crate) fn process_name() -> [u8; 16] {
         .unwrap_or_default()
 }
 
+/// What no other VM has that is, was or will be at address `kvm`, see `VmEntry::identity`; 0 if this
+/// kernel tells nothing.
+#[inline(always)]
+pub(crate) fn vm_identity(kvm: u64) -> u64 {
+    read::<u64>(kvm, offset!(kvm_debugfs_dentry))
+        .and_then(|dentry| read::<u64>(dentry, offset!(dentry_inode)))
+        .and_then(|inode| read(inode, offset!(inode_number)))
+        .or_else(|| read(kvm, offset!(kvm_clock_offset)))
+        .unwrap_or(0)
+}
+
 /// `kvm_vcpu.stat.exits` alone.
 #[inline(always)]
 pub(crate) fn stat_exits(vcpu: u64) -> Option<u64> {

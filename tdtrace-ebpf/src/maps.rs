@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use tdtrace_common::{
     counters::{
-        COUNTS, Class, CpuMemo, HotspotKey, HotspotValue, Loss, VcpuIds, VcpuSlot, VmEntry,
+        COUNTS, Class, CpuMemo, HotspotKey, HotspotValue, KvmObject, Loss, VcpuSlot, VmEntry,
     },
     layout::KernelLayout,
 };
@@ -34,10 +34,6 @@ pub(crate) static VCPUS: Array<VcpuSlot> = Array::with_max_entries(4096, BPF_F_M
 #[map]
 pub(crate) static VMS: Array<VmEntry> = Array::with_max_entries(512, BPF_F_MMAPABLE);
 
-/// By the index of [`VMS`].
-#[map]
-pub(crate) static VM_VCPU_IDS: Array<VcpuIds> = Array::with_max_entries(512, 0);
-
 /// Indices of [`VCPUS`] that may be taken; the user side fills it.
 #[map]
 pub(crate) static FREE_VCPUS: Queue<u32> = Queue::with_max_entries(4096, 0);
@@ -46,18 +42,13 @@ pub(crate) static FREE_VCPUS: Queue<u32> = Queue::with_max_entries(4096, 0);
 #[map]
 pub(crate) static FREE_VMS: Queue<u32> = Queue::with_max_entries(512, 0);
 
-/// Kernel address of a `kvm_vcpu` to its index in [`VCPUS`].
+/// A `kvm_vcpu` to its index in [`VCPUS`].
 #[map]
-pub(crate) static VCPU_BY_ADDRESS: HashMap<u64, u32> = HashMap::with_max_entries(8192, 0);
+pub(crate) static VCPU_INDEX: HashMap<KvmObject, u32> = HashMap::with_max_entries(4096, 0);
 
-/// Kernel address of a `kvm` to its index in [`VMS`].
+/// A `kvm` to its index in [`VMS`].
 #[map]
-pub(crate) static VM_BY_ADDRESS: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
-
-/// VM entries (life in the high half, index in the low one) whose address went to another VM, so
-/// that of several vCPUs which find out only one makes the new entry.
-#[map]
-pub(crate) static SUCCEEDED: HashMap<u64, u8> = HashMap::with_max_entries(1024, 0);
+pub(crate) static VM_INDEX: HashMap<KvmObject, u32> = HashMap::with_max_entries(512, 0);
 
 /// Thread to the slot of the vCPU that it ran last, for `kvm_userspace_exit`, which comes when no
 /// vCPU is loaded any more.

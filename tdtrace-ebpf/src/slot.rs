@@ -4,20 +4,17 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{BPF_ANY, BPF_NOEXIST},
-    helpers::bpf_get_current_pid_tgid,
+    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
 };
 use aya_log_ebpf::debug as log_debug;
 use tdtrace_common::counters::{
-    COUNTS, Class, CpuMemo, Hotspot, HotspotKey, HotspotValue, KvmStat, Loss, Place, REASONS,
-    SLOT_HOTSPOTS, USERSPACE, VCPU_IDS, VcpuSlot,
+    COUNTS, Class, CpuMemo, Hotspot, HotspotKey, HotspotValue, KvmObject, KvmStat, Loss, Place,
+    REASONS, SLOT_HOTSPOTS, USERSPACE, VcpuSlot,
 };
 
 use crate::{
     kernel::{self, offset, read},
-    maps::{
-        FREE_VCPUS, FREE_VMS, HOTSPOTS, MEMO, SUCCEEDED, VCPU_BY_ADDRESS, VCPUS, VM_BY_ADDRESS,
-        VM_VCPU_IDS, VMS, debug, lose,
-    },
+    maps::{FREE_VCPUS, FREE_VMS, HOTSPOTS, MEMO, VCPU_INDEX, VCPUS, VM_INDEX, VMS, debug, lose},
 };
 
 /// A slot with its index.
@@ -82,12 +79,22 @@ impl Slot {
         stat.seen_exits = slot.counts[Class::Exit as usize];
         stat.seen_runs = slot.counts[Class::RunEnd as usize];
         stat.seen_hypercalls = slot.counts[Class::Hypercall as usize];
-        if slot.synced == 0 {
+        slot.synced += 1;
+        compiler_barrier();
+        if slot.synced == 1 {
             slot.first = stat;
-            slot.synced = 1;
         }
         slot.last = stat;
+        compiler_barrier();
+        slot.synced += 1;
     }
+}
+
+/// Keeps the compiler from moving stores across; the x86 CPU stores in order.
+#[inline(always)]
+fn compiler_barrier() {
+    // SAFETY: no instruction.
+    unsafe { core::arch::asm!("", options(nostack, preserves_flags)) };
 }
 
 /// Out of line: taken only by vCPUs with many places.
@@ -131,20 +138,30 @@ pub(crate) fn of<C: EbpfContext>(ctx: &C, vcpu: u64, class: Class) -> Option<Slo
 }
 
 /// The slot of `vcpu` at the beginning of a KVM_RUN, where a vCPU that took over the address of a
-/// dead one shows: another process, a retired VM, or exit counters that went back.
+/// dead one shows: it has had no exit, or fewer, or runs in another process.
 #[inline(always)]
 pub(crate) fn of_run<C: EbpfContext>(ctx: &C, vcpu: u64) -> Option<Slot> {
     let mut slot = of(ctx, vcpu, Class::RunBegin)?;
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    let exits = kernel::stat_exits(vcpu).unwrap_or(u64::MAX);
+    let exits = kernel::stat_exits(vcpu).unwrap_or(0);
     let current = slot.get();
-    let retired = VMS.get(current.vm).is_none_or(|vm| vm.retired != 0 || vm.kvm != current.kvm);
-    if current.tgid == tgid && !retired && exits >= current.last.exits {
+    if current.tgid == tgid && exits > 0 && exits >= current.last.exits {
+        return Some(slot);
+    }
+    if object(vcpu)? == current.object {
+        current.tgid = tgid;
         return Some(slot);
     }
     current.vcpu = 0;
     let index = make(ctx, vcpu, Class::RunBegin)?;
     Slot::at(index)
+}
+
+/// Which vCPU is at `vcpu` now.
+#[inline(always)]
+fn object(vcpu: u64) -> Option<KvmObject> {
+    let kvm = read::<u64>(vcpu, offset!(vcpu_kvm))?;
+    Some(KvmObject { address: vcpu, identity: kernel::vm_identity(kvm) })
 }
 
 #[inline(always)]
@@ -155,7 +172,7 @@ pub(crate) fn memo() -> Option<*mut CpuMemo> {
 #[inline(always)]
 fn find(vcpu: u64) -> Option<u32> {
     // SAFETY: the value is a number that is only used as an index.
-    let index = *unsafe { VCPU_BY_ADDRESS.get(vcpu) }?;
+    let index = *unsafe { VCPU_INDEX.get(object(vcpu)?) }?;
     (Slot::at(index)?.get().vcpu == vcpu).then_some(index)
 }
 
@@ -189,49 +206,42 @@ fn make_slot(vcpu: u64) -> i64 {
     let Some(kvm) = read::<u64>(vcpu, offset!(vcpu_kvm)) else {
         return UNATTRIBUTED;
     };
-    let vcpu_id: u32 = read(vcpu, offset!(vcpu_id)).unwrap_or(u32::MAX);
-    // Before anything is marked: a vCPU without a slot must leave no trace in its VM.
     let Ok(Some(index)) = FREE_VCPUS.pop() else {
         return SLOTS_FULL;
     };
-    let result = fill_slot(vcpu, kvm, vcpu_id, index);
-    if result < 0 {
-        // If this fails too, one slot is out of use.
-        let _ = FREE_VCPUS.push(index, 0);
+    match fill_slot(index, vcpu, kvm) {
+        Ok(()) => i64::from(index),
+        Err(reason) => {
+            // Nobody has seen it, so it can go back; if that fails too, one slot is out of use.
+            let _ = FREE_VCPUS.push(index, 0);
+            reason
+        }
     }
-    result
 }
 
+/// Makes free slot `index` that of `vcpu`. Its life goes on last: until then it is nobody's.
 #[inline(always)]
-fn fill_slot(vcpu: u64, kvm: u64, vcpu_id: u32, index: u32) -> i64 {
-    let vm = match vm_of(kvm, vcpu_id) {
-        Ok(vm) => vm,
-        Err(reason) => return reason,
-    };
+fn fill_slot(index: u32, vcpu: u64, kvm: u64) -> Result<(), i64> {
+    let identity = kernel::vm_identity(kvm);
+    let vm = vm_of(KvmObject { address: kvm, identity })?;
     let Some(slot) = VCPUS.get_ptr_mut(index) else {
-        return SLOTS_FULL;
+        return Err(SLOTS_FULL);
     };
     // SAFETY: taken from the queue of free slots, so no other writer has it.
     let slot = unsafe { &mut *slot };
     clear(slot);
     let ids = bpf_get_current_pid_tgid();
-    slot.kvm = kvm;
+    slot.object = KvmObject { address: vcpu, identity };
     slot.vm = vm;
-    slot.vcpu_id = vcpu_id;
+    slot.vcpu_id = read(vcpu, offset!(vcpu_id)).unwrap_or(u32::MAX);
     slot.tgid = (ids >> 32) as u32;
     slot.tid = 0;
-    slot.life += 1;
-    slot.vcpu = vcpu;
-    if VCPU_BY_ADDRESS.insert(vcpu, index, u64::from(BPF_ANY)).is_err() {
-        slot.vcpu = 0;
-        // The collector takes a slot for used by its life.
-        slot.life -= 1;
-        if let Some(seen) = vcpu_seen(vm, vcpu_id) {
-            *seen = 0;
-        }
-        return MAP_FULL;
+    if VCPU_INDEX.insert(slot.object, index, u64::from(BPF_ANY)).is_err() {
+        return Err(MAP_FULL);
     }
-    i64::from(index)
+    slot.vcpu = vcpu;
+    slot.life += 1;
+    Ok(())
 }
 
 /// Zeroes what the slot's last vCPU left; loops, because a block of this size does not fit the stack.
@@ -256,71 +266,13 @@ fn clear(slot: &mut VcpuSlot) {
     }
 }
 
-/// How often a vCPU looks again when another one of its VM is just making the VM's entry.
-const ATTEMPTS: usize = 8;
-
-/// The entry of the VM at `kvm`, made if there is none or if vCPU `vcpu_id` was there already: a VM
-/// never gets the same vCPU twice, so this is another VM at the same address.
-///
-/// Several vCPUs of a new VM may come here at once; whoever inserts the key makes the entry.
+/// The entry of `kvm`, made if it has none.
 #[inline(always)]
-fn vm_of(kvm: u64, vcpu_id: u32) -> Result<u32, i64> {
-    let pid: u32 = read(kvm, offset!(kvm_userspace_pid)).unwrap_or(0);
-    for _ in 0..ATTEMPTS {
-        // SAFETY: the value is a number that is only used as an index.
-        let Some(index) = unsafe { VM_BY_ADDRESS.get(kvm) }.copied() else {
-            let index = make_vm(kvm, pid, vcpu_id)?;
-            if VM_BY_ADDRESS.insert(kvm, index, u64::from(BPF_NOEXIST)).is_ok() {
-                return Ok(index);
-            }
-            give_back(index);
-            continue;
-        };
-        let Some(vm) = VMS.get_ptr_mut(index) else { break };
-        // SAFETY: a value of the array map; of a VM that is there only `retired` is written, and it only
-        // ever becomes 1.
-        let vm = unsafe { &mut *vm };
-        let same = vm.kvm == kvm && vm.retired == 0 && vm.userspace_pid == pid;
-        if same && claim(index, vm.life, vcpu_id) {
-            return Ok(index);
-        }
-        let ended = u64::from(vm.life) << 32 | u64::from(index);
-        if SUCCEEDED.insert(ended, 1, u64::from(BPF_NOEXIST)).is_err() {
-            continue;
-        }
-        // The entry may have gone to a VM at another address since; that one lives on.
-        if vm.kvm == kvm {
-            vm.retired = 1;
-        }
-        let made = make_vm(kvm, pid, vcpu_id);
-        match made {
-            Ok(new) if VM_BY_ADDRESS.insert(kvm, new, u64::from(BPF_ANY)).is_err() => {
-                return Err(MAP_FULL);
-            }
-            Ok(_) => {}
-            Err(_) => {
-                let _ = SUCCEEDED.remove(ended);
-            }
-        }
-        return made;
+fn vm_of(kvm: KvmObject) -> Result<u32, i64> {
+    // SAFETY: the value is a number that is only used as an index.
+    if let Some(index) = unsafe { VM_INDEX.get(kvm) } {
+        return Ok(*index);
     }
-    Err(UNATTRIBUTED)
-}
-
-/// Another vCPU was first: this entry was never used.
-#[inline(always)]
-fn give_back(index: u32) {
-    if let Some(vm) = VMS.get_ptr_mut(index) {
-        // SAFETY: taken from the queue by this thread, so no other writer has it. The collector takes
-        // an entry for used by its life.
-        unsafe { (*vm).life -= 1 };
-    }
-    // If this fails, one entry is out of use.
-    let _ = FREE_VMS.push(index, 0);
-}
-
-#[inline(always)]
-fn make_vm(kvm: u64, pid: u32, vcpu_id: u32) -> Result<u32, i64> {
     let Ok(Some(index)) = FREE_VMS.pop() else {
         return Err(SLOTS_FULL);
     };
@@ -329,27 +281,19 @@ fn make_vm(kvm: u64, pid: u32, vcpu_id: u32) -> Result<u32, i64> {
     };
     // SAFETY: taken from the queue of free entries, so no other writer has it.
     let vm = unsafe { &mut *vm };
-    vm.userspace_pid = pid;
-    vm.vm_type = read::<u8>(kvm, offset!(kvm_vm_type)).map_or(u32::MAX, u32::from);
+    vm.kvm = kvm.address;
+    vm.identity = kvm.identity;
+    // SAFETY: no preconditions.
+    vm.seen_at = unsafe { bpf_ktime_get_ns() };
+    vm.userspace_pid = read(kvm.address, offset!(kvm_userspace_pid)).unwrap_or(0);
+    vm.vm_type = read::<u8>(kvm.address, offset!(kvm_vm_type)).map_or(u32::MAX, u32::from);
     vm.comm = kernel::process_name();
-    vm.retired = 0;
-    vm.life += 1;
-    vm.kvm = kvm;
-    claim(index, vm.life, vcpu_id);
-    Ok(index)
-}
-
-/// Where it is marked in which life of VM `vm` vCPU `vcpu_id` was seen. Numbers beyond the table
-/// share places.
-#[inline(always)]
-fn vcpu_seen(vm: u32, vcpu_id: u32) -> Option<&'static mut u32> {
-    let ids = VM_VCPU_IDS.get_ptr_mut(vm)?;
-    // SAFETY: a value of the array map, which lives as long as the program; one writer per element.
-    Some(unsafe { &mut (*ids)[vcpu_id as usize & (VCPU_IDS - 1)] })
-}
-
-/// Marks `vcpu_id` as seen in this life of the VM; `false` if it was.
-#[inline(always)]
-fn claim(vm: u32, life: u32, vcpu_id: u32) -> bool {
-    vcpu_seen(vm, vcpu_id).is_some_and(|seen| core::mem::replace(seen, life) != life)
+    // The vCPUs of a new VM begin at the same time: one of them makes the entry.
+    if VM_INDEX.insert(kvm, index, u64::from(BPF_NOEXIST)).is_ok() {
+        vm.life += 1;
+        return Ok(index);
+    }
+    let _ = FREE_VMS.push(index, 0);
+    // SAFETY: as above.
+    unsafe { VM_INDEX.get(kvm) }.copied().ok_or(MAP_FULL)
 }

@@ -31,8 +31,8 @@ const LARGE_MAPS: [&str; 8] = [
     "VMS",
     "FREE_VCPUS",
     "FREE_VMS",
-    "VCPU_BY_ADDRESS",
-    "VM_BY_ADDRESS",
+    "VCPU_INDEX",
+    "VM_INDEX",
     "SLOT_BY_THREAD",
     "HOTSPOTS",
 ];

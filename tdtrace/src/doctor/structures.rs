@@ -49,8 +49,14 @@ const GROUPS: &[Group] = &[
     Group {
         name: "vm_owner",
         used: Use::Everywhere,
-        off: "VMs are not named after their process, and are told apart less surely",
+        off: "VMs are not named after their process",
         forms: &[&["kvm_userspace_pid", "task_group_leader", "task_comm"]],
+    },
+    Group {
+        name: "vm_identity",
+        used: Use::Everywhere,
+        off: "VMs that one process makes one after another may be taken for one",
+        forms: &[&["kvm_debugfs_dentry", "dentry_inode", "inode_number"], &["kvm_clock_offset"]],
     },
     Group {
         name: "vm_kind",

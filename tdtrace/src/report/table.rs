@@ -2,6 +2,9 @@
 
 use crate::model::field::Field;
 
+/// Fields of this rank or a higher one are left out where no row has a value.
+const MINOR: u8 = 10;
+
 /// Rows as cells of the columns that fit.
 pub struct Cells<R: 'static> {
     /// The columns, in the registry's order.
@@ -39,6 +42,7 @@ impl<R> Cells<R> {
                 *width = (*width).max(cell.chars().count());
             }
         }
+        cells.remove_empty();
         let room = usize::from(width) + gap;
         while cells.fields.len() > 1
             && cells.widths.iter().map(|width| width + gap).sum::<usize>() > room
@@ -47,6 +51,16 @@ impl<R> Cells<R> {
             cells.remove(last.unwrap_or(0));
         }
         cells
+    }
+
+    /// Takes out columns of little weight in which nothing is known.
+    fn remove_empty(&mut self) {
+        for column in (0..self.fields.len()).rev() {
+            let empty = self.rows.iter().all(|row| matches!(row[column].as_str(), "" | "–"));
+            if empty && self.fields[column].rank >= MINOR {
+                self.remove(column);
+            }
+        }
     }
 
     fn remove(&mut self, column: usize) {

@@ -1,16 +1,16 @@
 //! Loading the object and attaching what this kernel has. Each probe attaches by itself; one that
 //! does not is listed with the reason and with what it hides.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::HashSet, path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Map, MapData, MapError, PerCpuArray, Queue},
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray, Queue},
     programs::{ProgramError, RawTracePoint},
     sys::SyscallError,
 };
-use tdtrace_common::counters::{HotspotKey, HotspotValue};
+use tdtrace_common::counters::{HotspotKey, HotspotValue, KvmObject, VcpuSlot, VmEntry};
 
 use super::{
     Options, Overflow, collect_overflow,
@@ -46,11 +46,22 @@ pub(super) struct Attached {
     pub(super) host: Arc<Host>,
     /// Each probe and whether it counts.
     pub(super) probes: Arc<[ProbeState]>,
+    /// What the programs had lost when the counting began.
+    before: Losses,
 }
 
 /// Maps that are used after loading.
-const MAPS: [&str; 8] =
-    ["VCPUS", "VMS", "FREE_VCPUS", "FREE_VMS", "SUCCEEDED", "SLOT_BY_THREAD", "HOTSPOTS", "LOSSES"];
+const MAPS: [&str; 9] = [
+    "VCPUS",
+    "VMS",
+    "FREE_VCPUS",
+    "FREE_VMS",
+    "VCPU_INDEX",
+    "VM_INDEX",
+    "SLOT_BY_THREAD",
+    "HOTSPOTS",
+    "LOSSES",
+];
 
 pub(super) fn attach(options: Options) -> Result<Attached> {
     let facts = Facts::running();
@@ -74,11 +85,16 @@ pub(super) fn attach(options: Options) -> Result<Attached> {
             Flavour::None | Flavour::Idle | Flavour::Software(_) => Isa::Software,
         },
     };
-    let mut attached =
-        Attached { ebpf, _log: log, maps, host: Arc::new(host), probes: Arc::new([]) };
-    attached.fill_queue("FREE_VCPUS", options.max_vcpus)?;
-    attached.fill_queue("FREE_VMS", MAX_VMS)?;
+    let mut attached = Attached {
+        ebpf,
+        _log: log,
+        maps,
+        host: Arc::new(host),
+        probes: Arc::new([]),
+        before: Losses::default(),
+    };
     attached.attach_probes(&resolved)?;
+    attached.begin(options.max_vcpus)?;
     Ok(attached)
 }
 
@@ -109,7 +125,7 @@ fn load(resolved: &Resolved, options: Options) -> Result<Ebpf> {
         .override_global("DEBUG", &debug, true)
         .map_max_entries("VCPUS", vcpus)
         .map_max_entries("FREE_VCPUS", vcpus)
-        .map_max_entries("VCPU_BY_ADDRESS", vcpus.saturating_mul(2))
+        .map_max_entries("VCPU_INDEX", vcpus)
         .map_max_entries("SLOT_BY_THREAD", vcpus.saturating_mul(2))
         .map_max_entries("HOTSPOTS", vcpus.saturating_mul(8))
         .load(OBJECT)
@@ -138,6 +154,15 @@ impl Attached {
         found.map(|(_, map)| map).with_context(|| format!("the object has no map {name}"))
     }
 
+    /// Lets the programs count. Only now do they find free slots: the probes are attached one after the
+    /// other, and of a guest that runs already all of them are to count the same time.
+    fn begin(&mut self, max_vcpus: u32) -> Result<()> {
+        self.fill_queue("FREE_VMS", MAX_VMS)?;
+        self.fill_queue("FREE_VCPUS", max_vcpus)?;
+        self.before = self.all_losses()?;
+        Ok(())
+    }
+
     fn fill_queue(&mut self, name: &str, entries: u32) -> Result<()> {
         let mut queue = Queue::<_, u32>::try_from(self.any_mut(name)?)?;
         for index in 0..entries {
@@ -146,41 +171,60 @@ impl Attached {
         Ok(())
     }
 
-    /// Gives slot `index` back, with what the maps hold of its vCPU.
-    pub(super) fn free_vcpu(&mut self, index: u32, life: u32, tid: u32) -> Result<()> {
-        let mut threads =
-            aya::maps::HashMap::<_, u32, u32>::try_from(self.any_mut("SLOT_BY_THREAD")?)?;
-        if threads.get(&tid, 0).is_ok_and(|slot| slot == index) {
-            ignore_absent(threads.remove(&tid))?;
+    /// Gives slots back, with what the maps hold of their vCPUs.
+    pub(super) fn free_vcpus<'s>(
+        &mut self,
+        slots: impl Iterator<Item = (u32, &'s VcpuSlot)> + Clone,
+    ) -> Result<()> {
+        let mut indices = HashMap::<_, KvmObject, u32>::try_from(self.any_mut("VCPU_INDEX")?)?;
+        for (_, slot) in slots.clone() {
+            ignore_absent(indices.remove(&slot.object))?;
         }
+        let mut threads = HashMap::<_, u32, u32>::try_from(self.any_mut("SLOT_BY_THREAD")?)?;
+        for (index, slot) in slots.clone() {
+            if threads.get(&slot.tid, 0).is_ok_and(|of_thread| of_thread == index) {
+                ignore_absent(threads.remove(&slot.tid))?;
+            }
+        }
+        let lives: HashSet<(u32, u32)> =
+            slots.clone().map(|(index, slot)| (index, slot.life)).collect();
         let mut hotspots =
-            aya::maps::HashMap::<_, HotspotKey, HotspotValue>::try_from(self.any_mut("HOTSPOTS")?)?;
+            HashMap::<_, HotspotKey, HotspotValue>::try_from(self.any_mut("HOTSPOTS")?)?;
         let keys: Vec<HotspotKey> =
-            hotspots.keys().flatten().filter(|key| key.slot == index && key.life == life).collect();
+            hotspots.keys().flatten().filter(|key| lives.contains(&(key.slot, key.life))).collect();
         for key in keys {
             ignore_absent(hotspots.remove(&key))?;
         }
-        Queue::<_, u32>::try_from(self.any_mut("FREE_VCPUS")?)?.push(index, 0)?;
+        let mut free = Queue::<_, u32>::try_from(self.any_mut("FREE_VCPUS")?)?;
+        for (index, _) in slots {
+            free.push(index, 0)?;
+        }
         Ok(())
     }
 
     /// Gives VM entry `index` back.
-    pub(super) fn free_vm(&mut self, index: u32, life: u32) -> Result<()> {
-        let mut succeeded = aya::maps::HashMap::<_, u64, u8>::try_from(self.any_mut("SUCCEEDED")?)?;
-        ignore_absent(succeeded.remove(&(u64::from(life) << 32 | u64::from(index))))?;
+    pub(super) fn free_vm(&mut self, index: u32, entry: &VmEntry) -> Result<()> {
+        let kvm = KvmObject { address: entry.kvm, identity: entry.identity };
+        let mut indices = HashMap::<_, KvmObject, u32>::try_from(self.any_mut("VM_INDEX")?)?;
+        ignore_absent(indices.remove(&kvm))?;
         Queue::<_, u32>::try_from(self.any_mut("FREE_VMS")?)?.push(index, 0)?;
         Ok(())
     }
 
     /// The hotspots that found no place in their slot.
     pub(super) fn hotspots(&self) -> Result<Overflow> {
-        let map =
-            aya::maps::HashMap::<_, HotspotKey, HotspotValue>::try_from(self.any("HOTSPOTS")?)?;
+        let map = HashMap::<_, HotspotKey, HotspotValue>::try_from(self.any("HOTSPOTS")?)?;
         Ok(collect_overflow(map.iter().flatten().map(|(key, value)| (key, value.count))))
     }
 
-    /// What was not counted, hotspots aside.
+    /// What was not counted since the counting began, hotspots aside.
     pub(super) fn losses(&self) -> Result<Losses> {
+        let mut losses = self.all_losses()?;
+        losses::subtract(&mut losses, &self.before);
+        Ok(losses)
+    }
+
+    fn all_losses(&self) -> Result<Losses> {
         let causes = losses::causes(&PerCpuArray::<_, u64>::try_from(self.any("LOSSES")?)?)?;
         let mut misses = Vec::new();
         for probe in PROBES {

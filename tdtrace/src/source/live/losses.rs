@@ -6,6 +6,8 @@ use anyhow::{Context as _, Result};
 use aya::{maps::PerCpuArray, programs::ProgramFd};
 use tdtrace_common::counters::{Class, Loss};
 
+use crate::model::sample::Losses;
+
 /// Events by cause and class, summed over the CPUs, those that there are.
 pub(super) fn causes<M: std::borrow::Borrow<aya::maps::MapData>>(
     losses: &PerCpuArray<M, u64>,
@@ -32,6 +34,18 @@ pub(super) fn recursion_misses(program: &ProgramFd) -> Result<u64> {
     parse_misses(&text).with_context(|| format!("{path} has no recursion_misses"))
 }
 
+/// Takes `before` out of `losses`, which were read from the same places later.
+pub(super) fn subtract(losses: &mut Losses, before: &Losses) {
+    for (loss, class, count) in &mut losses.causes {
+        let same = before.causes.iter().find(|(l, c, _)| l == loss && c == class);
+        *count = count.saturating_sub(same.map_or(0, |(_, _, before)| *before));
+    }
+    losses.causes.retain(|(.., count)| *count > 0);
+    for ((_, count), (_, before)) in losses.misses.iter_mut().zip(&before.misses) {
+        *count = count.saturating_sub(*before);
+    }
+}
+
 fn parse_misses(fdinfo: &str) -> Option<u64> {
     fdinfo.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok())
 }
@@ -39,6 +53,30 @@ fn parse_misses(fdinfo: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_lost_before_is_taken_out_by_cause_and_probe() {
+        let before = Losses {
+            causes: vec![(Loss::Unattributed, Class::PioIn, 3), (Loss::SlotsFull, Class::Exit, 5)],
+            misses: vec![("kvm_pio".to_owned(), 1)],
+            hotspots: 0,
+        };
+        let mut losses = Losses {
+            causes: vec![
+                (Loss::Unattributed, Class::PioIn, 4),
+                (Loss::Unattributed, Class::PioOut, 2),
+                (Loss::SlotsFull, Class::Exit, 5),
+            ],
+            misses: vec![("kvm_pio".to_owned(), 9)],
+            hotspots: 7,
+        };
+        subtract(&mut losses, &before);
+        let expected =
+            [(Loss::Unattributed, Class::PioIn, 1), (Loss::Unattributed, Class::PioOut, 2)];
+        assert_eq!(losses.causes, expected);
+        assert_eq!(losses.misses, [("kvm_pio".to_owned(), 8)]);
+        assert_eq!(losses.hotspots, 7);
+    }
 
     #[test]
     fn misses_are_read_from_fdinfo() {

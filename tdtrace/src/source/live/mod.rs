@@ -13,9 +13,9 @@ mod reclaim;
 mod slots;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result};
@@ -75,7 +75,7 @@ impl Live {
             vms,
             freed_vcpus: HashMap::new(),
             freed_vms: HashMap::new(),
-            processes: Processes::default(),
+            processes: Processes::new(),
             hotspots_lost: 0,
         })
     }
@@ -95,15 +95,30 @@ impl Live {
         self.attached.costs()
     }
 
+    /// Whether slot `index` is a vCPU's.
+    fn is_used(&self, index: u32) -> bool {
+        let life = self.vcpus.word(index, std::mem::offset_of!(VcpuSlot, life)) as u32;
+        life != 0 && self.freed_vcpus.get(&index) != Some(&life)
+    }
+
     /// Slots in use, with their content.
     fn slots(&self) -> Vec<(u32, Box<VcpuSlot>)> {
-        (0..self.vcpus.len())
-            .filter_map(|index| {
-                let life = self.vcpus.word(index, std::mem::offset_of!(VcpuSlot, life)) as u32;
-                let used = life != 0 && self.freed_vcpus.get(&index) != Some(&life);
-                used.then(|| (index, self.vcpus.read(index)))
-            })
-            .collect()
+        let used = (0..self.vcpus.len()).filter(|index| self.is_used(*index));
+        used.map(|index| (index, self.slot(index))).collect()
+    }
+
+    /// Slot `index` as it was between two ends of a KVM_RUN, or, if the vCPU leaves KVM_RUN faster than
+    /// it can be read, as it is.
+    fn slot(&self, index: u32) -> Box<VcpuSlot> {
+        let mut slot = self.vcpus.read(index);
+        for _ in 0..SLOT_READS {
+            let synced = self.vcpus.word(index, std::mem::offset_of!(VcpuSlot, synced));
+            if slot.synced == synced && synced.is_multiple_of(2) {
+                break;
+            }
+            slot = self.vcpus.read(index);
+        }
+        slot
     }
 
     fn entries(&self) -> Vec<(u32, Box<VmEntry>)> {
@@ -120,40 +135,20 @@ impl Live {
 impl Source for Live {
     fn sample(&mut self) -> Result<Sample> {
         let at = self.began.elapsed();
+        // In this order: a VM that has ended by now has its last counts in the slots read after.
+        let gone = self.gone_processes();
         let entries = self.entries();
         let slots = self.slots();
         let overflow = self.attached.hotspots()?;
-        let mut vcpus = Vec::with_capacity(slots.len());
-        let mut dead_slots = Vec::new();
-        let mut hotspots_lost = self.hotspots_lost;
-        for (index, slot) in &slots {
-            hotspots_lost += slot.hotspots_lost;
-            vcpus.push(vcpu_sample(*index, slot, &overflow, &self.vms));
-            if slot.vcpu == 0 || self.processes.is_gone(slot.tgid) {
-                dead_slots.push((*index, slot.life, slot.tid));
-            }
-        }
-        let mut vms = Vec::with_capacity(entries.len());
-        for (index, entry) in &entries {
-            let mut own = slots.iter().filter(|(_, slot)| slot.vm == *index);
-            // The thread that created the VM is known too (`userspace_pid`), but threads come and go.
-            let pid = own.clone().next().map_or(entry.userspace_pid, |(_, slot)| slot.tgid);
-            let dead = own.all(|(slot, _)| dead_slots.iter().any(|(dead, ..)| dead == slot));
-            let ended = dead && (entry.retired != 0 || self.processes.is_gone(pid));
-            let Identity { name, vmm, container } =
-                named(self.processes.identity(pid), &entry.comm);
-            vms.push(VmSample {
-                key: VmKey { index: *index, life: entry.life },
-                pid,
-                name,
-                vmm,
-                container,
-                vm_type: (entry.vm_type != u32::MAX).then_some(entry.vm_type),
-                ended,
-            });
-        }
-        let losses = Losses { hotspots: hotspots_lost, ..self.attached.losses()? };
-        self.reclaim(&dead_slots, &vms, &slots)?;
+        let vcpus = slots
+            .iter()
+            .map(|(index, slot)| vcpu_sample(*index, slot, &overflow, &self.vms))
+            .collect();
+        let vms = self.vm_samples(&entries, &slots, &gone);
+        let without_place: u64 = slots.iter().map(|(_, slot)| slot.hotspots_lost).sum();
+        let losses =
+            Losses { hotspots: self.hotspots_lost + without_place, ..self.attached.losses()? };
+        self.reclaim(&vms, &entries, &slots)?;
         Ok(Sample {
             at,
             host: Arc::clone(&self.host),
@@ -166,25 +161,77 @@ impl Source for Live {
 }
 
 impl Live {
-    /// Gives back what belongs to VMs that this sample reported as ended. A dead slot of a VM that
-    /// goes on stays until the VM ends, so that its counts stay in the VM's total.
+    /// Processes that ran vCPUs and are no more.
+    fn gone_processes(&mut self) -> HashSet<u32> {
+        let tgid = |index| self.vcpus.word(index, std::mem::offset_of!(VcpuSlot, tgid)) as u32;
+        let used = (0..self.vcpus.len()).filter(|index| self.is_used(*index));
+        let tgids: HashSet<u32> = used.map(tgid).collect();
+        tgids.into_iter().filter(|tgid| self.processes.is_gone(*tgid)).collect()
+    }
+
+    fn vm_samples(
+        &mut self,
+        entries: &[(u32, Box<VmEntry>)],
+        slots: &[(u32, Box<VcpuSlot>)],
+        gone: &HashSet<u32>,
+    ) -> Vec<VmSample> {
+        let mut latest: HashMap<u64, u64> = HashMap::new();
+        for (_, entry) in entries {
+            let seen_at = latest.entry(entry.kvm).or_default();
+            *seen_at = entry.seen_at.max(*seen_at);
+        }
+        let mut processes: HashMap<u32, Vec<u32>> = HashMap::new();
+        for (_, slot) in slots {
+            processes.entry(slot.vm).or_default().push(slot.tgid);
+        }
+        let sample = |(index, entry): &(u32, Box<VmEntry>)| {
+            // A VM without slots is only known by the thread that created it.
+            let own = processes.get(index).map_or(&[][..], Vec::as_slice);
+            let pid = own.first().copied().unwrap_or(entry.userspace_pid);
+            let is_gone = match own {
+                [] => self.processes.is_gone(pid),
+                own => own.iter().all(|tgid| gone.contains(tgid)),
+            };
+            let replaced = latest.get(&entry.kvm).is_some_and(|latest| *latest > entry.seen_at);
+            let Identity { name, vmm, container } =
+                named(self.processes.identity(pid), &entry.comm);
+            VmSample {
+                key: VmKey { index: *index, life: entry.life },
+                pid,
+                name,
+                vmm,
+                container,
+                vm_type: (entry.vm_type != u32::MAX).then_some(entry.vm_type),
+                ended: is_gone || replaced,
+            }
+        };
+        entries.iter().map(sample).collect()
+    }
+
+    /// Gives back what belongs to VMs that this sample reported as ended.
     fn reclaim(
         &mut self,
-        dead_slots: &[(u32, u32, u32)],
         vms: &[VmSample],
+        entries: &[(u32, Box<VmEntry>)],
         slots: &[(u32, Box<VcpuSlot>)],
     ) -> Result<()> {
-        for vm in vms.iter().filter(|vm| vm.ended) {
-            for (index, life, tid) in dead_slots {
-                let own = |(i, slot): &&(u32, Box<VcpuSlot>)| i == index && slot.vm == vm.key.index;
-                if let Some((_, slot)) = slots.iter().find(own) {
-                    self.hotspots_lost += slot.hotspots_lost;
-                    self.attached.free_vcpu(*index, *life, *tid)?;
-                    self.freed_vcpus.insert(*index, *life);
-                }
-            }
-            self.attached.free_vm(vm.key.index, vm.key.life)?;
-            self.freed_vms.insert(vm.key.index, vm.key.life);
+        let ended: HashMap<u32, &VmSample> =
+            vms.iter().filter(|vm| vm.ended).map(|vm| (vm.key.index, vm)).collect();
+        if ended.is_empty() {
+            return Ok(());
+        }
+        let is_over = |index: &u32| ended.contains_key(index);
+        let slots: Vec<_> = slots.iter().filter(|(_, slot)| is_over(&slot.vm)).collect();
+        self.attached.free_vcpus(slots.iter().map(|(index, slot)| (*index, &**slot)))?;
+        for (index, slot) in slots {
+            self.freed_vcpus.insert(*index, slot.life);
+            self.hotspots_lost += slot.hotspots_lost;
+        }
+        for (index, entry) in entries.iter().filter(|(index, _)| is_over(index)) {
+            self.attached.free_vm(*index, entry)?;
+            self.freed_vms.insert(*index, entry.life);
+        }
+        for vm in ended.values() {
             self.processes.forget(vm.pid);
         }
         Ok(())
@@ -253,8 +300,8 @@ fn nonzero(counts: &[u64]) -> Vec<(u32, u64)> {
     (0..).zip(counts.iter().copied()).filter(|(_, count)| *count > 0).collect()
 }
 
-/// How long a process is believed to live on before it is looked up again.
-const PROCESS_CHECK: Duration = Duration::from_millis(200);
+/// How often a slot is read anew because its vCPU left KVM_RUN meanwhile.
+const SLOT_READS: usize = 200;
 
 #[cfg(test)]
 mod tests {

@@ -1,12 +1,9 @@
 //! Which processes are still there, and who they are. A VM whose process is gone has ended, and its
 //! slots can be used again.
 
-use std::{collections::HashMap, fs, path::Path, time::Instant};
+use std::{collections::HashMap, fs, path::Path};
 
-use super::{
-    PROCESS_CHECK,
-    identity::{self, Identity},
-};
+use super::identity::{self, Identity};
 
 /// How often a process may become another by an exec before its identity is read no more: a process
 /// can also rename itself as often as it likes.
@@ -16,7 +13,6 @@ struct Process {
     /// Ticks since boot at which it began; tells it from a later process of the same number.
     start: Option<u64>,
     gone: bool,
-    checked: Instant,
     /// Its name when the identity was read; another one means that it has exec'd since.
     comm: String,
     /// `None` if it was gone before it could be asked.
@@ -35,13 +31,8 @@ impl Process {
         self.reads += 1;
     }
 
-    fn is_due(&self) -> bool {
-        !self.gone && self.checked.elapsed() >= PROCESS_CHECK
-    }
-
     /// Takes in what was found under its number now.
     fn update(&mut self, root: &Path, pid: u32, now: Seen) {
-        self.checked = Instant::now();
         match now {
             Seen::Gone => self.gone = true,
             Seen::Unknown => {}
@@ -62,17 +53,16 @@ pub(super) struct Processes {
     /// `/proc`.
     root: Box<Path>,
     by_pid: HashMap<u32, Process>,
-}
-
-impl Default for Processes {
-    fn default() -> Self {
-        Self::below(Path::new("/proc"))
-    }
+    all_seen: bool,
 }
 
 impl Processes {
+    pub(super) fn new() -> Self {
+        Self { all_seen: sees_all_processes(), ..Self::below(Path::new("/proc")) }
+    }
+
     fn below(root: &Path) -> Self {
-        Self { root: root.into(), by_pid: HashMap::new() }
+        Self { root: root.into(), by_pid: HashMap::new(), all_seen: true }
     }
 
     /// Who process `pid` is, or was; `None` if it was gone before it was first asked for.
@@ -84,12 +74,12 @@ impl Processes {
     }
 
     /// Whether process `pid`, as it was when first asked for, is gone. Number 0 means unknown and is
-    /// never gone.
+    /// never gone; neither is any that a container hides.
     pub(super) fn is_gone(&mut self, pid: u32) -> bool {
-        if pid == 0 {
+        if pid == 0 || !self.all_seen {
             return false;
         }
-        if self.get(pid).is_due() {
+        if !self.get(pid).gone {
             let now = look_up(&self.root, pid);
             if let Some(process) = self.by_pid.get_mut(&pid) {
                 process.update(&self.root, pid, now);
@@ -106,14 +96,8 @@ impl Processes {
     fn get(&mut self, pid: u32) -> &mut Process {
         let root = &self.root;
         self.by_pid.entry(pid).or_insert_with(|| {
-            let mut process = Process {
-                start: None,
-                gone: false,
-                checked: Instant::now(),
-                comm: String::new(),
-                identity: None,
-                reads: 0,
-            };
+            let mut process =
+                Process { start: None, gone: false, comm: String::new(), identity: None, reads: 0 };
             match look_up(root, pid) {
                 Seen::At { start, comm } => {
                     process.start = Some(start);
@@ -147,22 +131,32 @@ fn look_up(root: &Path, pid: u32) -> Seen {
     }
 }
 
-/// Name, state and start time from `/proc/PID/stat` (`fs/proc/array.c:do_task_stat`: fields 2, 3 and
-/// 22). The name may contain anything, so fields count from the last parenthesis.
+/// Name, state, number of threads and start time from `/proc/PID/stat`
+/// (`fs/proc/array.c:do_task_stat`: fields 2, 3, 20 and 22). The name may contain anything, so fields
+/// count from the last parenthesis.
 fn parse_stat(stat: &str) -> Seen {
     let Some((before, rest)) = stat.rsplit_once(')') else { return Seen::Unknown };
     let Some((_, comm)) = before.split_once('(') else { return Seen::Unknown };
     let mut fields = rest.split_whitespace();
-    match fields.next() {
-        // A zombie has closed its files, so its VMs are gone.
-        Some("Z" | "X") => return Seen::Gone,
-        Some(_) => {}
-        None => return Seen::Unknown,
+    let (state, threads, start) = (fields.next(), fields.nth(16), fields.nth(1));
+    let (Some(state), Some(Ok(threads)), Some(Ok(start))) =
+        (state, threads.map(str::parse::<u32>), start.map(str::parse))
+    else {
+        return Seen::Unknown;
+    };
+    // A zombie has closed its files, so its VMs are gone; but the first thread of a process may end
+    // before those that run vCPUs.
+    if matches!(state, "Z" | "X") && threads <= 1 {
+        Seen::Gone
+    } else {
+        Seen::At { start, comm: comm.to_owned() }
     }
-    fields
-        .nth(18)
-        .and_then(|field| field.parse().ok())
-        .map_or(Seen::Unknown, |start| Seen::At { start, comm: comm.to_owned() })
+}
+
+/// Whether `/proc` shows every process, by the number that the programs see: in another PID namespace
+/// than the initial one (`PID_NS_INIT_INO`, include/uapi/linux/nsfs.h) it does neither.
+fn sees_all_processes() -> bool {
+    fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == "pid:[4026531836]")
 }
 
 #[cfg(test)]
@@ -174,14 +168,23 @@ mod tests {
     #[test]
     fn the_start_time_is_found_behind_any_name() {
         assert!(matches!(parse_stat(STAT), Seen::At { start: 12345, comm } if comm == "a) b"));
-        assert!(matches!(parse_stat(&STAT.replace(" S ", " Z ")), Seen::Gone));
+        let zombie = STAT.replace(" S ", " Z ");
+        assert!(matches!(parse_stat(&zombie), Seen::Gone));
+        let led = zombie.replace(" 20 0 1 ", " 20 0 3 ");
+        assert!(matches!(parse_stat(&led), Seen::At { start: 12345, .. }));
         assert!(matches!(parse_stat("nonsense"), Seen::Unknown));
         assert!(matches!(parse_stat("7 (a) S 1"), Seen::Unknown));
     }
 
     #[test]
+    fn where_processes_are_hidden_none_is_gone() {
+        let mut processes = Processes { all_seen: false, ..Processes::below(Path::new("/proc")) };
+        assert!(!processes.is_gone(u32::MAX));
+    }
+
+    #[test]
     fn this_process_is_there_and_an_impossible_one_is_not() {
-        let mut processes = Processes::default();
+        let mut processes = Processes::below(Path::new("/proc"));
         assert!(!processes.is_gone(std::process::id()));
         assert!(processes.is_gone(u32::MAX));
         assert!(!processes.is_gone(0));
@@ -199,9 +202,6 @@ mod tests {
 
     /// Name of process 7 once it has been looked up again.
     fn name(processes: &mut Processes) -> String {
-        if let Some(process) = processes.by_pid.get_mut(&7) {
-            process.checked -= PROCESS_CHECK;
-        }
         processes.is_gone(7);
         processes.identity(7).map_or(String::new(), |identity| identity.name.to_string())
     }

@@ -65,7 +65,8 @@ impl<T: Pod> MappedArray<T> {
         self.load(byte / 8) >> (byte % 8 * 8)
     }
 
-    /// A copy of value `index`. Every word is as it was at some moment during the call.
+    /// A copy of value `index`, first word first. Every word is as it was at some moment during the
+    /// call.
     pub(super) fn read(&self, index: u32) -> Box<T> {
         let words = size_of::<T>() / 8;
         let first = index as usize * words;
@@ -82,7 +83,7 @@ impl<T: Pod> MappedArray<T> {
     fn load(&self, word: usize) -> u64 {
         assert!(word < self.bytes / 8, "word {word} is beyond the map");
         // SAFETY: inside the mapping, aligned; the kernel writes it at the same time, hence atomic.
-        unsafe { self.base.add(word).as_ref() }.load(Ordering::Relaxed)
+        unsafe { self.base.add(word).as_ref() }.load(Ordering::Acquire)
     }
 }
 
