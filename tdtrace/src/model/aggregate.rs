@@ -84,6 +84,8 @@ impl Aggregate {
         for vm in &vms {
             counts += vm.counts;
         }
+        // With the list: the VMs that leave it now are still in it.
+        let dropped_vms = self.dropped_vms;
         self.retire(ended);
         Snapshot {
             at: sample.at,
@@ -93,7 +95,7 @@ impl Aggregate {
             exit_source,
             vms,
             counts,
-            dropped_vms: self.dropped_vms,
+            dropped_vms,
             losses: sample.losses,
         }
     }
@@ -272,3 +274,6 @@ fn other(counts: &Counts, hotspots: &[Hotspot]) -> Vec<(Class, u64)> {
         .filter(|(_, count)| *count > 0)
         .collect()
 }
+
+#[cfg(test)]
+mod tests;
