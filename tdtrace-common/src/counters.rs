@@ -281,8 +281,8 @@ pub struct VmEntry {
     pub vm_type: u32,
     /// How many VMs have had this entry.
     pub life: u32,
-    /// Room, so that what follows is aligned.
-    pub unused: u32,
+    /// Process whose vCPU was the first to be seen.
+    pub tgid: u32,
     /// Name of the process that runs it, ended by a 0 unless it fills the room.
     pub comm: [u8; 16],
     /// Room up to a line.

@@ -285,6 +285,7 @@ fn vm_of(kvm: KvmObject) -> Result<u32, i64> {
     vm.identity = kvm.identity;
     // SAFETY: no preconditions.
     vm.seen_at = unsafe { bpf_ktime_get_ns() };
+    vm.tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     vm.userspace_pid = read(kvm.address, offset!(kvm_userspace_pid)).unwrap_or(0);
     vm.vm_type = read::<u8>(kvm.address, offset!(kvm_vm_type)).map_or(u32::MAX, u32::from);
     vm.comm = kernel::process_name();

@@ -185,9 +185,8 @@ impl Live {
             processes.entry(slot.vm).or_default().push(slot.tgid);
         }
         let sample = |(index, entry): &(u32, Box<VmEntry>)| {
-            // A VM without slots is only known by the thread that created it.
             let own = processes.get(index).map_or(&[][..], Vec::as_slice);
-            let pid = own.first().copied().unwrap_or(entry.userspace_pid);
+            let pid = own.first().copied().unwrap_or(entry.tgid);
             let is_gone = match own {
                 [] => self.processes.is_gone(pid),
                 own => own.iter().all(|tgid| gone.contains(tgid)),
