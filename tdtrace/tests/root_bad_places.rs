@@ -12,14 +12,14 @@ const NOBODY: u32 = 65534;
 /// The program at a place that every user can reach.
 fn reachable(dir: &Path) -> PathBuf {
     let path = dir.join("tdtrace");
-    fs::copy(env!("CARGO_BIN_EXE_tdtrace"), &path).unwrap();
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_tdtrace"), &path).expect("the program is copied");
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("the directory opens");
     path
 }
 
 /// What it says: exactly one line, which begins with its name.
 fn sentence(output: &Output) -> String {
-    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    let text = String::from_utf8(output.stderr.clone()).expect("it says text");
     assert!(!output.status.success(), "it succeeded: {text}");
     assert!(!text.contains("panicked"), "{text}");
     assert_eq!(text.lines().count(), 1, "{text}");
@@ -56,7 +56,7 @@ fn without(hidden: &str, arguments: &[&str]) -> Output {
         .arg(env!("CARGO_BIN_EXE_tdtrace"))
         .args(arguments)
         .output()
-        .unwrap()
+        .expect("unshare runs")
 }
 
 #[test]
