@@ -51,9 +51,9 @@ const TICK: Duration = Duration::from_millis(500);
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     // Before anything is run: a result that cannot be written is worth nothing.
     let output: Box<dyn Write> = match &args.output {
-        Some(path) => Box::new(
-            File::create(path).with_context(|| format!("{} cannot be written", path.display()))?,
-        ),
+        Some(path) => Box::new(File::create(path).with_context(|| {
+            format!("{} cannot be written; give another FILE with -o", path.display())
+        })?),
         None => Box::new(std::io::stdout()),
     };
     let runtime = runtime::Builder::new_current_thread()
@@ -74,7 +74,7 @@ fn print(args: &Args, snapshot: &Snapshot, mut output: Box<dyn Write>) -> Result
     match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
         // A reader that has seen enough is no failure.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.context("the result cannot be written"),
+        other => other.context("the result cannot be written; give another FILE with -o"),
     }
 }
 
@@ -89,7 +89,7 @@ async fn count(args: &Args) -> Result<(ExitStatus, Snapshot)> {
     let mut child = Command::new(program)
         .args(arguments)
         .spawn()
-        .with_context(|| format!("`{program}` cannot be run"))?;
+        .with_context(|| format!("`{program}` cannot be run; give a program by name or path"))?;
     let mut ticks = interval(TICK);
     let status = loop {
         tokio::select! {

@@ -30,7 +30,8 @@ pub(super) fn causes<M: std::borrow::Borrow<aya::maps::MapData>>(
 pub(super) fn recursion_misses(program: &ProgramFd) -> Result<u64> {
     use std::os::fd::AsFd as _;
     let path = format!("/proc/self/fdinfo/{}", program.as_fd().as_raw_fd());
-    let text = fs::read_to_string(&path).with_context(|| format!("{path} cannot be read"))?;
+    let text = fs::read_to_string(&path)
+        .with_context(|| format!("{path} cannot be read; mount proc at /proc"))?;
     parse_misses(&text).with_context(|| format!("{path} has no recursion_misses"))
 }
 
