@@ -106,6 +106,15 @@ fn an_ordinary_user_is_told_to_run_it_as_root() {
 }
 
 #[test]
+fn doctor_works_for_everyone_and_says_no() {
+    let (_directory, mut command) = as_nobody(&["doctor"]);
+    let output = output(&mut command);
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("CAP_BPF") && text.contains("not held"), "{text}");
+}
+
+#[test]
 fn root_without_a_capability_is_told_which() {
     for (taken, name) in [(BPF, "CAP_BPF is missing"), (PERFMON, "CAP_PERFMON is missing")] {
         // CAP_SYS_ADMIN includes both.
@@ -186,6 +195,11 @@ fn without_file_descriptors_it_says_so() {
 }
 
 #[test]
+fn without_a_terminal_top_names_batch() {
+    assert!(sentence(&mut tdtrace(&["top"])).contains("--batch"));
+}
+
+#[test]
 fn a_command_that_cannot_be_run_is_named() {
     for program in ["nosuch-program", "/tmp", ""] {
         let sentence = sentence(&mut tdtrace(&["stat", "--", program]));
@@ -231,7 +245,7 @@ fn wrong_usage_ends_with_2_and_names_the_help() {
 
 #[test]
 fn the_commands_own_failure_is_passed_on() {
-    for (script, code) in [("exit 7", 7), ("kill -TERM $$", 143)] {
+    for (script, code) in [("exit 7", 7), ("kill -KILL $$", 137)] {
         let output = output(&mut tdtrace(&["stat", "-o", "/dev/null", "--", "sh", "-c", script]));
         assert_eq!((output.status.code(), output.stderr.len()), (Some(code), 0));
     }
