@@ -5,6 +5,8 @@
 //! collector through `mmap`. Slots are padded to whole cache lines because the values of a BPF array
 //! are only 8-byte aligned.
 
+use crate::latency::{SLOT_ROWS, Timing};
+
 /// The unit of padding, in bytes.
 pub const CACHE_LINE: usize = 64;
 
@@ -43,11 +45,30 @@ pub enum Class {
     Entry = 13,
     /// `kvm_exit`.
     Exit = 14,
+    /// `kvm_page_fault`: a fault of the guest on its memory; its place is the error code (VMX: the
+    /// exit qualification).
+    PageFault = 15,
+    /// `kvm_vcpu_wakeup`: a halt has ended; its place is 1 if the thread slept, 0 if it only polled.
+    Halt = 16,
+    /// `kvm_halt_poll_ns`: KVM changed how long it polls; its place is the new time in ns.
+    HaltPoll = 17,
+    /// `kvm_inj_virq`: an interrupt was injected; its place is the vector. Never for TDs.
+    Interrupt = 18,
+    /// `kvm_tdp_mmu_spte_changed`; its place is the level: 1 is 4 KiB, 2 is 2 MiB, 3 is 1 GiB. Counted
+    /// for a vCPU only where its own thread changes the entry.
+    SpteChanged = 19,
+    /// `handle_mmio_page_fault`: an access to a page that KVM knows as MMIO.
+    MmioFault = 20,
+    /// `kvm_nested_vmexit`: an exit from L2; its place is the index of the exit's reason.
+    NestedExit = 21,
+    /// `kvm_apicv_accept_irq`: an interrupt was posted; its place is the vector. Fires in the sender's
+    /// context, so it belongs to no vCPU.
+    InterruptPosted = 22,
 }
 
 impl Class {
     /// Every class, in the order of its number.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 23] = [
         Self::PioIn,
         Self::PioOut,
         Self::MmioReadUnsatisfied,
@@ -63,6 +84,14 @@ impl Class {
         Self::RunEnd,
         Self::Entry,
         Self::Exit,
+        Self::PageFault,
+        Self::Halt,
+        Self::HaltPoll,
+        Self::Interrupt,
+        Self::SpteChanged,
+        Self::MmioFault,
+        Self::NestedExit,
+        Self::InterruptPosted,
     ];
 
     /// The name in reports and JSON.
@@ -84,13 +113,36 @@ impl Class {
             Self::RunEnd => "run_end",
             Self::Entry => "entry",
             Self::Exit => "exit",
+            Self::PageFault => "page_fault",
+            Self::Halt => "halt",
+            Self::HaltPoll => "halt_poll",
+            Self::Interrupt => "interrupt",
+            Self::SpteChanged => "spte_changed",
+            Self::MmioFault => "mmio_fault",
+            Self::NestedExit => "nested_exit",
+            Self::InterruptPosted => "interrupt_posted",
         }
     }
 
     /// Whether events of this class have an address, port, index or leaf to count by.
     #[must_use]
     pub const fn has_hotspots(self) -> bool {
-        (self as u32) < Self::UserspaceExit as u32
+        !matches!(
+            self,
+            Self::UserspaceExit
+                | Self::RunBegin
+                | Self::RunEnd
+                | Self::Entry
+                | Self::Exit
+                | Self::InterruptPosted
+        )
+    }
+
+    /// Whether events of this class also occur outside of a vCPU's thread. Those are counted for the
+    /// host and are no loss.
+    #[must_use]
+    pub const fn occurs_outside(self) -> bool {
+        matches!(self, Self::SpteChanged | Self::InterruptPosted)
     }
 }
 
@@ -246,6 +298,10 @@ pub struct VcpuSlot {
     pub synced: u64,
     /// Events by [`Class`].
     pub counts: [u64; COUNTS],
+    /// Where the time goes.
+    pub timing: Timing,
+    /// Index of the row of a latency class plus one, 0 while there is none; see [`crate::latency`].
+    pub rows: [u32; SLOT_ROWS],
     /// What KVM said when this vCPU was first seen between two exits.
     pub first: KvmStat,
     /// What KVM said when it was last seen so.
@@ -261,7 +317,14 @@ pub struct VcpuSlot {
 const _: () = assert!(size_of::<VcpuSlot>().is_multiple_of(CACHE_LINE));
 const _: () = assert!(
     size_of::<VcpuSlot>()
-        == 64 + 8 * COUNTS + 2 * 128 + 8 * REASONS + 8 * USERSPACE + 24 * SLOT_HOTSPOTS
+        == 64
+            + 8 * COUNTS
+            + 128
+            + 4 * SLOT_ROWS
+            + 2 * 128
+            + 8 * REASONS
+            + 8 * USERSPACE
+            + 24 * SLOT_HOTSPOTS
 );
 
 /// One VM.
@@ -312,7 +375,7 @@ pub struct HotspotValue {
     pub reserved: [u64; 6],
 }
 
-/// Why events are missing from the slots.
+/// Why events are not in the slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Loss {
@@ -322,11 +385,13 @@ pub enum Loss {
     SlotsFull = 1,
     /// The map of vCPU addresses refused an entry.
     MapFull = 2,
+    /// No loss: the event belongs to no vCPU, see [`Class::occurs_outside`].
+    Outside = 3,
 }
 
 impl Loss {
     /// Every cause, in the order of its number.
-    pub const ALL: [Self; 3] = [Self::Unattributed, Self::SlotsFull, Self::MapFull];
+    pub const ALL: [Self; 4] = [Self::Unattributed, Self::SlotsFull, Self::MapFull, Self::Outside];
 
     /// Where the map of losses counts events of `class` lost so.
     #[must_use]
@@ -342,6 +407,7 @@ impl Loss {
             Self::Unattributed => "unattributed",
             Self::SlotsFull => "slots_full",
             Self::MapFull => "map_full",
+            Self::Outside => "outside",
         }
     }
 }

@@ -3,6 +3,9 @@
 //! Source: `include/uapi/linux/kvm.h`, `include/uapi/linux/kvm_para.h`,
 //! `arch/x86/include/uapi/asm/kvm.h` (Linux 7.3).
 
+/// `KVM_EXIT_HLT`: the VMM is to halt the vCPU.
+pub const EXIT_HLT: u32 = 5;
+
 /// Why `KVM_RUN` came back to the VMM (`kvm_run.exit_reason`), ascending by number.
 pub const USERSPACE_EXITS: &[(u32, &str)] = &[
     (0, "UNKNOWN"),

@@ -65,6 +65,8 @@ kernel_layout! {
     task_group_leader = "task_struct.group_leader" in "vmlinux";
     /// A task's name, 16 bytes.
     task_comm = "task_struct.comm" in "vmlinux";
+    /// How long a task has been ready to run without a CPU, in ns (unsigned long long).
+    task_run_delay = "task_struct.sched_info.run_delay" in "vmlinux";
     /// Where a vCPU's notifier is linked into that list.
     vcpu_preempt_link = "kvm_vcpu.preempt_notifier.link" in "vmlinux";
     /// The VM of a vCPU (pointer).

@@ -8,6 +8,7 @@
 
 pub mod counters;
 pub mod kvm;
+pub mod latency;
 pub mod layout;
 pub mod svm;
 pub mod tdx;

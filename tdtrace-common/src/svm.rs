@@ -2,6 +2,9 @@
 //!
 //! Source: `arch/x86/include/uapi/asm/svm.h` (Linux 6.12), AMD APM volume 2, appendix C.
 
+/// HLT: the guest has nothing to do.
+pub const HLT: u32 = 0x078;
+
 /// Number and name, ascending by number.
 pub const EXIT_CODES: &[(u32, &str)] = &[
     (0x000, "READ_CR0"),

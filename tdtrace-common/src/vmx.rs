@@ -10,6 +10,9 @@ pub const BASIC_MASK: u32 = 0xffff;
 /// (`EXIT_REASON_UNDEFINED`, `arch/x86/include/asm/vmx.h`).
 pub const UNDEFINED: u32 = 0xdead;
 
+/// HLT: the guest has nothing to do.
+pub const HLT: u32 = 12;
+
 /// Number and name, ascending by number.
 pub const EXIT_REASONS: &[(u32, &str)] = &[
     (0, "EXCEPTION_NMI"),

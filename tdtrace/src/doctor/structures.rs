@@ -85,6 +85,12 @@ const GROUPS: &[Group] = &[
         ]],
     },
     Group {
+        name: "waiting_time",
+        used: Use::Everywhere,
+        off: "time in which a vCPU waits for a CPU counts as the kernel's or the VMM's",
+        forms: &[&["task_run_delay"]],
+    },
+    Group {
         name: VMX_REASON,
         used: Use::Vmx,
         off: "VM exits are counted without their reason",

@@ -2,6 +2,7 @@
 //! kept.
 
 use std::{
+    array,
     cmp::Reverse,
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -11,26 +12,25 @@ use std::{
 use tdtrace_common::{
     counters::{Class, Place},
     kvm,
+    latency::PARTS,
 };
 
 use super::{
     counts::Counts,
-    sample::{Isa, Sample, VcpuKey, VcpuSample, VmKey, VmSample},
+    latency::Times,
+    places,
+    sample::{Isa, LatencySample, Sample, VcpuKey, VcpuSample, VmKey, VmSample, place_order},
     snapshot::{
-        Audit, ExitSource, Hotspot, Snapshot, Tally, Vcpu, Vm, class_of, reason_name,
-        userspace_name,
+        Audit, ExitSource, Hotspot, Latency, Snapshot, Tally, TimeSplit, Vcpu, Vm, class_of,
+        is_halt, latency_name,
     },
 };
 
 /// Ended VMs that stay listed.
 const ENDED_LISTED: usize = 1024;
 
-/// What a vCPU had at the sample before.
-struct Before {
-    counts: Counts,
-    exits: u64,
-    hotspots: HashMap<Place, u64>,
-}
+/// Durations by class.
+type Latencies = Arc<[LatencySample]>;
 
 /// The state between samples.
 #[derive(Default)]
@@ -38,7 +38,9 @@ pub struct Aggregate {
     at: Option<Duration>,
     ids: HashMap<VmKey, u32>,
     next_id: u32,
-    before: HashMap<VcpuKey, Before>,
+    /// vCPUs of the sample before.
+    before: HashMap<VcpuKey, Arc<VcpuSample>>,
+    latency: HashMap<VmKey, Latencies>,
     ended: Vec<Vm>,
     dropped: Counts,
     dropped_vms: u64,
@@ -60,7 +62,7 @@ impl Aggregate {
             Isa::Software => ExitSource::KvmStat,
             Isa::Vmx | Isa::Svm => ExitSource::Event,
         };
-        let mut vcpus_by_vm: HashMap<VmKey, Vec<VcpuSample>> = HashMap::new();
+        let mut vcpus_by_vm: HashMap<VmKey, Vec<Arc<VcpuSample>>> = HashMap::new();
         for vcpu in sample.vcpus {
             vcpus_by_vm.entry(vcpu.vm).or_default().push(vcpu);
         }
@@ -72,6 +74,7 @@ impl Aggregate {
             let vm = self.vm(vm, vcpus, isa, interval);
             if over {
                 self.ids.remove(&key);
+                self.latency.remove(&key);
                 ended.push(vm);
             } else {
                 live.push(vm);
@@ -109,6 +112,12 @@ impl Aggregate {
             for vcpu in &mut vm.vcpus {
                 vcpu.exits.rate = Some(0.0);
                 vcpu.recent = Counts::default();
+                vcpu.times.iter_mut().for_each(rest);
+            }
+            vm.times.iter_mut().for_each(rest);
+            for latency in &mut vm.latency {
+                latency.tally.rate = Some(0.0);
+                latency.recent_ns = Some([0; PARTS]);
             }
             for hotspot in &mut vm.hotspots {
                 hotspot.tally.rate = Some(0.0);
@@ -125,31 +134,29 @@ impl Aggregate {
     fn vm(
         &mut self,
         sample: VmSample,
-        vcpu_samples: Vec<VcpuSample>,
+        vcpu_samples: Vec<Arc<VcpuSample>>,
         isa: Isa,
         interval: Option<Duration>,
     ) -> Vm {
-        let id = self.id(sample.key);
+        let of = Of { vm: self.id(sample.key), name: Arc::clone(&sample.name), isa, interval };
         let mut counts = Counts::default();
         let mut recent = Counts::default();
-        let mut exits = 0;
-        let mut recent_exits = 0;
-        let mut places: BTreeMap<(u32, u64, u32), (u64, u64)> = BTreeMap::new();
+        let mut exits = (0, 0);
+        let mut places = Places::new();
         let mut vcpus = Vec::with_capacity(vcpu_samples.len());
         for vcpu in vcpu_samples {
-            let (row, new_exits) = self.vcpu(vcpu, id, sample.ended, isa, interval, &mut places);
+            let (row, total, new) = self.vcpu(vcpu, &of, sample.ended, &mut places);
             counts += row.counts;
             recent += row.recent;
-            exits += row.exits.total;
-            recent_exits += new_exits;
+            exits = (exits.0 + total, exits.1 + new);
             vcpus.push(row);
         }
         vcpus.sort_by_key(|vcpu| vcpu.id);
-        let hotspots = hotspots(places, id, &sample.name, interval);
+        let hotspots = of.hotspots(places);
+        let latency = self.latency.insert(sample.key, Arc::clone(&sample.latency));
         Vm {
-            id,
+            id: of.vm,
             pid: sample.pid,
-            name: sample.name,
             vmm: sample.vmm,
             container: sample.container,
             kind: sample.vm_type.map_or_else(
@@ -157,60 +164,60 @@ impl Aggregate {
                 |number| kvm::vm_type(number).map_or_else(|| number.to_string(), str::to_owned),
             ),
             ended: sample.ended,
-            exits: Tally { total: exits, rate: rate(recent_exits, interval) },
+            exits: Tally { total: exits.0, rate: rate(exits.1, interval) },
             other: other(&counts, &hotspots),
             counts,
             recent,
+            times: vcpus.iter().filter_map(|vcpu| vcpu.times).reduce(TimeSplit::plus),
+            latency: of.latency(&sample.latency, latency.as_deref().unwrap_or_default()),
             audit: vcpus.iter().filter_map(|vcpu| vcpu.audit).reduce(Audit::plus),
             vcpus,
             hotspots,
+            name: sample.name,
         }
     }
 
-    /// A vCPU's row, and its exits since the sample before.
+    /// A vCPU's row, its exits and those since the sample before.
     fn vcpu(
         &mut self,
-        sample: VcpuSample,
-        vm: u32,
+        sample: Arc<VcpuSample>,
+        of: &Of,
         ended: bool,
-        isa: Isa,
-        interval: Option<Duration>,
-        places: &mut BTreeMap<(u32, u64, u32), (u64, u64)>,
-    ) -> (Vcpu, u64) {
-        let audit = sample.kvm.map(|(first, last)| Audit::between(&first, &last, isa));
-        let exits = match isa {
-            Isa::Software => audit.map_or(0, |audit| audit.kvm_exits),
-            Isa::Vmx | Isa::Svm => sample.counts[Class::Exit],
-        };
+        places: &mut Places,
+    ) -> (Vcpu, u64, u64) {
         let before = self.before.remove(&sample.key);
-        let empty = HashMap::new();
-        let (old_counts, old_exits, old_places) = before
-            .as_ref()
-            .map_or((Counts::default(), 0, &empty), |b| (b.counts, b.exits, &b.hotspots));
+        let old = before.as_deref();
+        let audit = audit(&sample, of.isa);
+        let exits = exits(&sample, of.isa);
+        let new_exits = exits.saturating_sub(old.map_or(0, |old| self::exits(old, of.isa)));
         for (place, count) in &sample.hotspots {
-            let new = count.saturating_sub(old_places.get(place).copied().unwrap_or(0));
-            let entry = places.entry((place.class, place.address, place.size)).or_default();
+            let key = place_order(place);
+            let entry = places.entry(key).or_default();
             entry.0 += count;
-            entry.1 += new;
+            let old = old.map_or(0, |old| count_at(&old.hotspots, key));
+            entry.1 += count.saturating_sub(old);
         }
-        let recent = sample.counts.since(&old_counts);
-        let new_exits = exits.saturating_sub(old_exits);
+        let latency = old.map(|old| Arc::clone(&old.latency));
         let row = Vcpu {
-            vm,
+            vm: of.vm,
             id: sample.id,
             tid: sample.tid,
-            exits: Tally { total: exits, rate: rate(new_exits, interval) },
+            exits: Tally { total: exits, rate: rate(new_exits, of.interval) },
             counts: sample.counts,
-            recent,
-            reasons: named(&sample.reasons, |index| reason_name(index, isa)),
-            userspace: named(&sample.userspace, userspace_name),
+            recent: sample.counts.since(&old.map_or(Counts::default(), |old| old.counts)),
+            times: sample.times.map(|total| {
+                let earlier = old.and_then(|old| old.times).unwrap_or_default();
+                TimeSplit { total, recent: of.interval.map(|_| total.since(&earlier)) }
+            }),
+            latency: of.latency(&sample.latency, latency.as_deref().unwrap_or_default()),
             audit,
+            isa: of.isa,
+            sample: Arc::clone(&sample),
         };
         if !ended {
-            let hotspots = sample.hotspots.into_iter().collect();
-            self.before.insert(sample.key, Before { counts: sample.counts, exits, hotspots });
+            self.before.insert(sample.key, sample);
         }
-        (row, new_exits)
+        (row, exits, new_exits)
     }
 
     fn id(&mut self, key: VmKey) -> u32 {
@@ -221,6 +228,11 @@ impl Aggregate {
     }
 }
 
+/// Nothing happened in the last interval.
+fn rest(times: &mut TimeSplit) {
+    times.recent = Some(Times::default());
+}
+
 /// Per second; `None` without an interval.
 #[expect(clippy::cast_precision_loss, reason = "a rate above 2^53 per second does not occur")]
 fn rate(new: u64, interval: Option<Duration>) -> Option<f64> {
@@ -228,36 +240,86 @@ fn rate(new: u64, interval: Option<Duration>) -> Option<f64> {
     (seconds > 0.0).then(|| new as f64 / seconds)
 }
 
-fn named(counts: &[(u32, u64)], name: impl Fn(u32) -> String) -> BTreeMap<String, u64> {
-    let mut named = BTreeMap::new();
-    for (index, count) in counts {
-        *named.entry(name(*index)).or_default() += count;
-    }
-    named
+/// Total and new events by place.
+type Places = BTreeMap<(u32, u64, u32), (u64, u64)>;
+
+/// What the rows of one VM have in common.
+struct Of {
+    vm: u32,
+    name: Arc<str>,
+    isa: Isa,
+    interval: Option<Duration>,
 }
 
-fn hotspots(
-    places: BTreeMap<(u32, u64, u32), (u64, u64)>,
-    vm: u32,
-    vm_name: &Arc<str>,
-    interval: Option<Duration>,
-) -> Vec<Hotspot> {
-    let mut hotspots: Vec<Hotspot> = places
-        .into_iter()
-        .filter_map(|((class, address, size), (total, new))| {
-            let class = class_of(&Place { address, class, size })?;
-            Some(Hotspot {
-                vm,
-                vm_name: Arc::clone(vm_name),
-                class,
-                address,
-                size,
-                tally: Tally { total, rate: rate(new, interval) },
+impl Of {
+    fn hotspots(&self, places: Places) -> Vec<Hotspot> {
+        let mut hotspots: Vec<Hotspot> = places
+            .into_iter()
+            .filter_map(|((class, address, size), (total, new))| {
+                let class = class_of(&Place { address, class, size })?;
+                Some(Hotspot {
+                    vm: self.vm,
+                    vm_name: Arc::clone(&self.name),
+                    class,
+                    address,
+                    size,
+                    what: places::name(class, address, self.isa),
+                    tally: Tally { total, rate: rate(new, self.interval) },
+                })
             })
-        })
-        .collect();
-    hotspots.sort_by_key(|spot| Reverse(spot.tally.total));
-    hotspots
+            .collect();
+        hotspots.sort_by_key(|spot| Reverse(spot.tally.total));
+        hotspots
+    }
+
+    fn latency(&self, samples: &[LatencySample], before: &[LatencySample]) -> Vec<Latency> {
+        let mut rows: Vec<Latency> = samples
+            .iter()
+            .map(|sample| {
+                let old = before.iter().find(|old| old.class == sample.class);
+                let (span, name) = latency_name(sample.class, self.isa);
+                let total = sample.histogram.count();
+                let new = total.saturating_sub(old.map_or(0, |old| old.histogram.count()));
+                let recent_ns = |_| {
+                    let earlier = old.map_or([0; PARTS], |old| old.ns);
+                    array::from_fn(|part| sample.ns[part].saturating_sub(earlier[part]))
+                };
+                Latency {
+                    vm: self.vm,
+                    vm_name: Arc::clone(&self.name),
+                    span,
+                    class: sample.class,
+                    name,
+                    halt: is_halt(sample.class, self.isa),
+                    tally: Tally { total, rate: rate(new, self.interval) },
+                    ns: sample.ns,
+                    recent_ns: self.interval.map(recent_ns),
+                    max: sample.max,
+                    histogram: sample.histogram.clone(),
+                }
+            })
+            .collect();
+        rows.sort_by_key(|row| (Reverse(row.total_ns()), row.class));
+        rows
+    }
+}
+
+fn audit(sample: &VcpuSample, isa: Isa) -> Option<Audit> {
+    sample.kvm.map(|(first, last)| Audit::between(&first, &last, isa))
+}
+
+/// Exits as this KVM tells them.
+fn exits(sample: &VcpuSample, isa: Isa) -> u64 {
+    match isa {
+        Isa::Software => audit(sample, isa).map_or(0, |audit| audit.kvm_exits),
+        Isa::Vmx | Isa::Svm => sample.counts[Class::Exit],
+    }
+}
+
+/// The count of the place `key` among places in the order of [`place_order`].
+fn count_at(hotspots: &[(Place, u64)], key: (u32, u64, u32)) -> u64 {
+    let found = hotspots.binary_search_by_key(&key, |(place, _)| place_order(place));
+    found.map_or(0, |index| hotspots[index].1)
 }
 
 /// `other = class total − Σ places`, where it is not zero.

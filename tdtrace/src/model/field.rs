@@ -3,10 +3,7 @@
 //! A [`Field`] knows how to get its [`Value`] from a row and how wide it is; where it is drawn is the
 //! views' business.
 
-use super::{
-    places,
-    snapshot::{Audit, Hotspot, Snapshot, Tally, Vcpu, Vm},
-};
+use super::snapshot::{Audit, Hotspot, Snapshot, Tally, Vcpu, Vm};
 use tdtrace_common::counters::Class;
 
 /// What stands in a cell.
@@ -210,7 +207,7 @@ pub const HOTSPOT_FIELDS: &[Field<Hotspot>] = &[
         Value::Hex(row.address)
     }),
     left("what", "WHAT", 3, "name of a well-known port, address, MSR, leaf or hypercall", |row| {
-        places::name(row.class, row.address).map_or(Value::None, text)
+        row.what.as_deref().map_or(Value::None, text)
     }),
     right("size", "SIZE", 5, "bytes accessed", |row| {
         if row.size == 0 { Value::None } else { Value::Count(row.size.into()) }

@@ -2,11 +2,12 @@
 //! no I/O.
 //!
 //! [`sample`] is what a source delivers, [`aggregate`] turns one sample after the other into a
-//! [`snapshot`], and [`field`] is the registry of columns that tables, JSON and the terminal share.
+//! [`snapshot`], [`latency`] is about durations, and [`field`] is the registry of columns that tables, JSON and the terminal share.
 
 pub mod aggregate;
 pub mod counts;
 pub mod field;
+pub mod latency;
 pub mod places;
 pub mod sample;
 pub mod snapshot;

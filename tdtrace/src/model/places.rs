@@ -4,7 +4,12 @@
 //! (`docs/specs`), Intel SDM volume 3A table 11-6 (x2APIC) and volume 4 (MSRs), volume 2A (CPUID),
 //! AMD APM volume 2 appendix A, `arch/x86/include/uapi/asm/kvm_para.h`, the Hyper-V TLFS.
 
+use std::borrow::Cow;
+
 use tdtrace_common::{counters::Class, kvm};
+
+use super::{sample::Isa, snapshot::reason_name};
+use crate::decode::{pferr, qualification};
 
 /// A range of addresses, both ends included, with its name.
 type Range = (u64, u64, &'static str);
@@ -151,46 +156,103 @@ const CPUID: &[Range] = &[
     (0x8000_001f, 0x8000_001f, "memory encryption"),
 ];
 
+/// How a halt ended.
+const HALTS: &[Range] = &[(0, 0, "polled"), (1, 1, "slept")];
+
+/// Levels of a page table.
+const LEVELS: &[Range] = &[(1, 1, "4K"), (2, 2, "2M"), (3, 3, "1G"), (4, 4, "512G")];
+
+/// Vectors that are no device's.
+const EXCEPTIONS: &[Range] = &[
+    (0, 31, "exception"),
+    (0x80, 0x80, "int 0x80"),
+    (0xec, 0xec, "APIC timer (Linux)"),
+    (0xfb, 0xfb, "call function (Linux)"),
+    (0xfc, 0xfc, "call function single (Linux)"),
+    (0xfd, 0xfd, "reschedule (Linux)"),
+    (0xff, 0xff, "spurious"),
+];
+
 /// The name of what lies at `address` for accesses of `class`, if it is a well-known one. Ports and
 /// addresses are those of a PC; a VMM may lay them out otherwise.
 #[must_use]
-pub fn name(class: Class, address: u64) -> Option<&'static str> {
+pub fn name(class: Class, address: u64, isa: Isa) -> Option<Cow<'static, str>> {
     let table = match class {
         Class::PioIn | Class::PioOut => PORTS,
-        Class::MmioReadUnsatisfied | Class::MmioRead | Class::MmioWrite | Class::FastMmio => MMIO,
+        Class::MmioReadUnsatisfied
+        | Class::MmioRead
+        | Class::MmioWrite
+        | Class::FastMmio
+        | Class::MmioFault => MMIO,
         Class::MsrRead | Class::MsrWrite => MSRS,
         Class::Cpuid => CPUID,
-        Class::Hypercall => return kvm::hypercall(u32::try_from(address).ok()?),
-        Class::UserspaceExit | Class::RunBegin | Class::RunEnd | Class::Entry | Class::Exit => {
-            return None;
+        Class::Halt => HALTS,
+        Class::SpteChanged => LEVELS,
+        Class::Interrupt | Class::InterruptPosted => EXCEPTIONS,
+        Class::Hypercall => {
+            return kvm::hypercall(u32::try_from(address).ok()?).map(Cow::Borrowed);
         }
+        Class::PageFault => return Some(fault(address, isa).into()),
+        Class::NestedExit => return Some(reason_name(u32::try_from(address).ok()?, isa).into()),
+        Class::UserspaceExit
+        | Class::RunBegin
+        | Class::RunEnd
+        | Class::Entry
+        | Class::Exit
+        | Class::HaltPoll => return None,
     };
     // In order: a register stands before the range that it is in.
     table
         .iter()
         .find(|(first, last, _)| (*first..=*last).contains(&address))
-        .map(|(_, _, name)| *name)
+        .map(|(_, _, name)| Cow::Borrowed(*name))
+}
+
+/// What the error code of `kvm_page_fault` says: an exit qualification on VMX, else `PFERR_*`.
+fn fault(code: u64, isa: Isa) -> String {
+    let flags = match isa {
+        Isa::Vmx => qualification::ept(code).flags,
+        Isa::Svm | Isa::Software => pferr::decode(code).flags,
+    };
+    if flags.is_empty() { "read".to_owned() } else { flags.join(" ") }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn name(class: Class, address: u64) -> Option<String> {
+        super::name(class, address, Isa::Vmx).map(Cow::into_owned)
+    }
+
     #[test]
     fn a_register_is_found_before_its_range() {
-        assert_eq!(name(Class::MsrWrite, 0x830), Some("x2APIC ICR"));
-        assert_eq!(name(Class::MsrWrite, 0x80e), Some("x2APIC"));
-        assert_eq!(name(Class::MmioWrite, 0xfee0_00b0), Some("APIC EOI"));
-        assert_eq!(name(Class::MmioRead, 0xfee0_0030), Some("APIC"));
+        assert_eq!(name(Class::MsrWrite, 0x830), Some("x2APIC ICR".to_owned()));
+        assert_eq!(name(Class::MsrWrite, 0x80e), Some("x2APIC".to_owned()));
+        assert_eq!(name(Class::MmioWrite, 0xfee0_00b0), Some("APIC EOI".to_owned()));
+        assert_eq!(name(Class::MmioRead, 0xfee0_0030), Some("APIC".to_owned()));
     }
 
     #[test]
     fn a_number_means_what_its_class_says() {
-        assert_eq!(name(Class::PioOut, 0x3f8), Some("COM1"));
-        assert_eq!(name(Class::Cpuid, 0x21), Some("TDX"));
-        assert_eq!(name(Class::Hypercall, 12), Some("MAP_GPA_RANGE"));
+        assert_eq!(name(Class::PioOut, 0x3f8), Some("COM1".to_owned()));
+        assert_eq!(name(Class::Cpuid, 0x21), Some("TDX".to_owned()));
+        assert_eq!(name(Class::Hypercall, 12), Some("MAP_GPA_RANGE".to_owned()));
         assert_eq!(name(Class::Hypercall, u64::MAX), None);
         assert_eq!(name(Class::PioIn, 0x500), None);
+    }
+
+    #[test]
+    fn a_fault_is_told_by_the_kind_of_kvm() {
+        let fault = |isa| super::name(Class::PageFault, 0x2, isa).unwrap().into_owned();
+        assert_eq!(fault(Isa::Vmx), "write");
+        assert_eq!(fault(Isa::Svm), "write");
+        assert_eq!(super::name(Class::PageFault, 0x4, Isa::Vmx).unwrap(), "fetch");
+        assert_eq!(
+            super::name(Class::PageFault, 0x1_0000_0004, Isa::Svm).unwrap(),
+            "user guest-final"
+        );
+        assert_eq!(super::name(Class::NestedExit, 0x72, Isa::Svm).unwrap(), "CPUID");
     }
 
     #[test]
@@ -203,7 +265,8 @@ mod tests {
         ] {
             for (first, last, what) in table {
                 assert!(first <= last);
-                let found = (*first..=*last).any(|address| name(class, address) == Some(what));
+                let found =
+                    (*first..=*last).any(|address| name(class, address).as_deref() == Some(*what));
                 assert!(found, "{what} is hidden by an entry before it");
             }
         }

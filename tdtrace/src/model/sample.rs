@@ -2,9 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tdtrace_common::counters::{Class, KvmStat, Loss, Place};
+use tdtrace_common::{
+    counters::{Class, KvmStat, Loss, Place},
+    latency::{LatencyClass, PARTS},
+};
 
-use super::counts::Counts;
+use super::{
+    counts::Counts,
+    latency::{Histogram, Times},
+};
 
 /// Which exit reasons this KVM has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +78,21 @@ pub struct VmSample {
     pub vm_type: Option<u32>,
     /// It is no more; this is the last sample with it.
     pub ended: bool,
+    /// Durations by class, all vCPUs together; empty if none is known.
+    pub latency: Arc<[LatencySample]>,
+}
+
+/// The durations of one class.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LatencySample {
+    /// From a VM exit to the next entry, or in the VMM.
+    pub class: LatencyClass,
+    /// Nanoseconds by [`tdtrace_common::latency::Part`].
+    pub ns: [u64; PARTS],
+    /// The longest duration, in nanoseconds.
+    pub max: u64,
+    /// All durations.
+    pub histogram: Histogram,
 }
 
 /// One vCPU.
@@ -91,10 +112,29 @@ pub struct VcpuSample {
     pub reasons: Vec<(u32, u64)>,
     /// `kvm_userspace_exit` by index of `VcpuSlot::userspace`, those that have any.
     pub userspace: Vec<(u32, u64)>,
-    /// Events by place.
+    /// Events by place, in the order of [`place_order`].
     pub hotspots: Vec<(Place, u64)>,
     /// What KVM said first and last, if it was seen between two exits.
     pub kvm: Option<(KvmStat, KvmStat)>,
+    /// Where the time went, up to the sample; `None` if the programs take no time.
+    pub times: Option<Times>,
+    /// Durations by class, where the source was asked for those of single vCPUs.
+    pub latency: Arc<[LatencySample]>,
+}
+
+impl VcpuSample {
+    /// The same with its places in order.
+    #[must_use]
+    pub fn sorted(mut self) -> Self {
+        self.hotspots.sort_unstable_by_key(|(place, _)| place_order(place));
+        self
+    }
+}
+
+/// What places are sorted by.
+#[must_use]
+pub const fn place_order(place: &Place) -> (u32, u64, u32) {
+    (place.class, place.address, place.size)
 }
 
 /// Events that are in no slot, since attaching.
@@ -106,6 +146,12 @@ pub struct Losses {
     pub misses: Vec<(String, u64)>,
     /// Hotspot events that found no room; the event itself was counted.
     pub hotspots: u64,
+    /// Durations that could not be taken because the event at their beginning is missing.
+    pub unpaired: u64,
+    /// Durations that found no row of their class; the time itself was counted.
+    pub durations: u64,
+    /// No loss: events that belong to no vCPU, by class.
+    pub outside: Vec<(Class, u64)>,
 }
 
 /// The counters at one moment.
@@ -119,8 +165,8 @@ pub struct Sample {
     pub probes: Arc<[ProbeState]>,
     /// VMs, in no order.
     pub vms: Vec<VmSample>,
-    /// vCPUs, in no order.
-    pub vcpus: Vec<VcpuSample>,
+    /// vCPUs, in no order. One that did nothing may be the same as in the sample before.
+    pub vcpus: Vec<Arc<VcpuSample>>,
     /// What is missing.
     pub losses: Losses,
 }

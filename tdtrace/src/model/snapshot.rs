@@ -1,18 +1,21 @@
 //! What the views show: VMs, vCPUs and hotspots with totals and rates.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use tdtrace_common::{
     counters::{
         Class, KvmStat, Place, REASON_OTHER, REASON_SVM_HIGH, REASON_UNDEFINED, USERSPACE_EINTR,
         USERSPACE_OTHER,
     },
-    kvm, svm, vmx,
+    kvm,
+    latency::{LATENCY_RETURNS, LatencyClass, PARTS, Part},
+    svm, vmx,
 };
 
 use super::{
     counts::Counts,
-    sample::{Host, Isa, Losses, ProbeState},
+    latency::{Histogram, Times},
+    sample::{Host, Isa, Losses, ProbeState, VcpuSample},
 };
 
 /// A total since attaching, and events per second over the last interval.
@@ -105,12 +108,120 @@ pub struct Vcpu {
     pub counts: Counts,
     /// Events by class over the last interval.
     pub recent: Counts,
-    /// `kvm_exit` by reason.
-    pub reasons: BTreeMap<String, u64>,
-    /// Returns to the VMM by `KVM_EXIT_*`.
-    pub userspace: BTreeMap<String, u64>,
+    /// Where the time went; `None` if the programs take no time.
+    pub times: Option<TimeSplit>,
+    /// Durations by class, longest time first, where the source was asked for those of this vCPU.
+    pub latency: Vec<Latency>,
     /// KVM's own count against ours; `None` before the first moment at which both stand still.
     pub audit: Option<Audit>,
+    /// Which exit reasons this KVM has.
+    pub isa: Isa,
+    /// The counters that all this was made of.
+    pub sample: Arc<VcpuSample>,
+}
+
+impl Vcpu {
+    /// `kvm_exit` by reason.
+    #[must_use]
+    pub fn reasons(&self) -> BTreeMap<String, u64> {
+        named(&self.sample.reasons, |index| reason_name(index, self.isa))
+    }
+
+    /// Returns to the VMM by `KVM_EXIT_*`.
+    #[must_use]
+    pub fn userspace(&self) -> BTreeMap<String, u64> {
+        named(&self.sample.userspace, userspace_name)
+    }
+}
+
+fn named(counts: &[(u32, u64)], name: impl Fn(u32) -> String) -> BTreeMap<String, u64> {
+    let mut named = BTreeMap::new();
+    for (index, count) in counts {
+        *named.entry(name(*index)).or_default() += count;
+    }
+    named
+}
+
+/// Where time went since attaching, and over the last interval.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TimeSplit {
+    /// Since attaching, or since the vCPU was first seen.
+    pub total: Times,
+    /// Over the last interval; `None` until there is one.
+    pub recent: Option<Times>,
+}
+
+impl TimeSplit {
+    /// The two together.
+    #[must_use]
+    pub fn plus(mut self, other: Self) -> Self {
+        self.total += other.total;
+        self.recent = match (self.recent, other.recent) {
+            (Some(mut one), Some(two)) => {
+                one += two;
+                Some(one)
+            }
+            (one, two) => one.or(two),
+        };
+        self
+    }
+}
+
+/// What a duration is the duration of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Span {
+    /// From a VM exit to the next entry.
+    Exit,
+    /// From the return of KVM_RUN to the next KVM_RUN: what the VMM took.
+    Return,
+}
+
+/// The durations of one class of a VM or vCPU.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Latency {
+    /// Number of the VM.
+    pub vm: u32,
+    /// Name of the VM.
+    pub vm_name: Arc<str>,
+    /// What a duration is the duration of.
+    pub span: Span,
+    /// Number of the class, see [`LatencyClass`].
+    pub class: LatencyClass,
+    /// The exit reason or `KVM_EXIT_*`.
+    pub name: String,
+    /// The guest asked to be halted: such durations say nothing about the host, and totals leave them
+    /// out unless the user wants them.
+    pub halt: bool,
+    /// How many durations.
+    pub tally: Tally,
+    /// Nanoseconds by [`Part`].
+    pub ns: [u64; PARTS],
+    /// The same over the last interval; `None` until there is one.
+    pub recent_ns: Option<[u64; PARTS]>,
+    /// The longest, in nanoseconds.
+    pub max: u64,
+    /// All of them.
+    pub histogram: Histogram,
+}
+
+impl Latency {
+    /// The duration in nanoseconds below which `fraction` (0 to 1) of them are.
+    #[must_use]
+    pub fn percentile(&self, fraction: f64) -> Option<u64> {
+        self.histogram.percentile(fraction, self.max)
+    }
+
+    /// All nanoseconds together.
+    #[must_use]
+    pub fn total_ns(&self) -> u64 {
+        self.ns.iter().sum()
+    }
+
+    /// Nanoseconds of `part`.
+    #[must_use]
+    pub const fn part(&self, part: Part) -> u64 {
+        self.ns[part as usize]
+    }
 }
 
 /// One place of a VM: an address, port, MSR, leaf or hypercall number.
@@ -126,6 +237,8 @@ pub struct Hotspot {
     pub address: u64,
     /// Bytes accessed, 0 where the class has no size.
     pub size: u32,
+    /// The name of a well-known place.
+    pub what: Option<Cow<'static, str>>,
     /// Events.
     pub tally: Tally,
 }
@@ -159,6 +272,10 @@ pub struct Vm {
     pub hotspots: Vec<Hotspot>,
     /// Per class with places: events that no place of the list accounts for.
     pub other: Vec<(Class, u64)>,
+    /// Where the vCPUs' time went; `None` if the programs take no time.
+    pub times: Option<TimeSplit>,
+    /// Durations by class, all vCPUs together, longest time first.
+    pub latency: Vec<Latency>,
     /// KVM's own count against ours, over the vCPUs that have one.
     pub audit: Option<Audit>,
 }
@@ -166,21 +283,36 @@ pub struct Vm {
 impl Vm {
     /// `kvm_exit` by reason, all vCPUs together.
     #[must_use]
-    pub fn reasons(&self) -> BTreeMap<&str, u64> {
-        sum(self.vcpus.iter().map(|vcpu| &vcpu.reasons))
+    pub fn reasons(&self) -> BTreeMap<String, u64> {
+        sum(self.vcpus.iter().map(Vcpu::reasons))
     }
 
     /// Returns to the VMM by `KVM_EXIT_*`, all vCPUs together.
     #[must_use]
-    pub fn userspace(&self) -> BTreeMap<&str, u64> {
-        sum(self.vcpus.iter().map(|vcpu| &vcpu.userspace))
+    pub fn userspace(&self) -> BTreeMap<String, u64> {
+        sum(self.vcpus.iter().map(Vcpu::userspace))
+    }
+
+    /// The durations of `span` of all classes together with the longest one, without those in which
+    /// the guest was halted unless `halts`.
+    #[must_use]
+    pub fn durations(&self, span: Span, halts: bool) -> (Histogram, u64) {
+        let mut histogram = Histogram::default();
+        let mut max = 0;
+        for latency in &self.latency {
+            if latency.span == span && (halts || !latency.halt) {
+                histogram += &latency.histogram;
+                max = max.max(latency.max);
+            }
+        }
+        (histogram, max)
     }
 }
 
-fn sum<'a>(maps: impl Iterator<Item = &'a BTreeMap<String, u64>>) -> BTreeMap<&'a str, u64> {
+fn sum(maps: impl Iterator<Item = BTreeMap<String, u64>>) -> BTreeMap<String, u64> {
     let mut total = BTreeMap::new();
     for (name, count) in maps.flatten() {
-        *total.entry(name.as_str()).or_default() += count;
+        *total.entry(name).or_default() += count;
     }
     total
 }
@@ -236,6 +368,14 @@ impl Snapshot {
             mean(&mut vm.exits);
             vm.vcpus.iter_mut().for_each(|vcpu| mean(&mut vcpu.exits));
             vm.hotspots.iter_mut().for_each(|hotspot| mean(&mut hotspot.tally));
+            for latency in &mut vm.latency {
+                mean(&mut latency.tally);
+                latency.recent_ns = Some(latency.ns);
+            }
+            let times = vm.vcpus.iter_mut().map(|vcpu| &mut vcpu.times).chain([&mut vm.times]);
+            for times in times.flatten() {
+                times.recent = Some(times.total);
+            }
         }
         self.interval = Some(self.at);
         self
@@ -271,6 +411,28 @@ pub fn userspace_name(index: u32) -> String {
         _ if index == USERSPACE_EINTR as u32 => "EINTR".to_owned(),
         _ if index == USERSPACE_OTHER as u32 => "other".to_owned(),
         _ => kvm::userspace_exit(index).map_or_else(|| index.to_string(), str::to_owned),
+    }
+}
+
+/// What the durations of latency class `class` are durations of, and its name.
+#[must_use]
+pub fn latency_name(class: LatencyClass, isa: Isa) -> (Span, String) {
+    match class.checked_sub(LATENCY_RETURNS) {
+        Some(index) => (Span::Return, userspace_name(index)),
+        None => (Span::Exit, reason_name(class, isa)),
+    }
+}
+
+/// Whether the guest asked to be halted: HLT of VMX and SVM, or the VMM was asked to halt.
+#[must_use]
+pub fn is_halt(class: LatencyClass, isa: Isa) -> bool {
+    match class.checked_sub(LATENCY_RETURNS) {
+        Some(index) => index == kvm::EXIT_HLT,
+        None => match isa {
+            Isa::Vmx => class == vmx::HLT,
+            Isa::Svm => class == svm::HLT,
+            Isa::Software => false,
+        },
     }
 }
 

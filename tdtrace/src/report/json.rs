@@ -97,8 +97,8 @@ fn vcpu_json(vcpu: &Vcpu) -> Value {
         "exits": vcpu.exits.total,
         "exits_per_s": vcpu.exits.rate,
         "counts": counts(&vcpu.counts),
-        "exit_reasons": vcpu.reasons,
-        "returns_to_vmm": vcpu.userspace,
+        "exit_reasons": vcpu.reasons(),
+        "returns_to_vmm": vcpu.userspace(),
         "audit": vcpu.audit.as_ref().map(audit),
     })
 }

@@ -69,7 +69,7 @@ fn classes(snapshot: &Snapshot, text: &mut String) {
 
 /// Exit reasons and returns to the VMM, over all VMs.
 fn reasons(snapshot: &Snapshot, text: &mut String) {
-    let per_vm = |title: &str, rows: Vec<(u32, &str, u64)>, text: &mut String| {
+    let per_vm = |title: &str, rows: Vec<(u32, String, u64)>, text: &mut String| {
         if !rows.is_empty() {
             let _ = writeln!(text, "\n VM {title:<21} {:>13}", "COUNT");
         }
@@ -84,7 +84,7 @@ fn reasons(snapshot: &Snapshot, text: &mut String) {
         returns.extend(vm.userspace().into_iter().map(|(name, count)| (vm.id, name, count)));
     }
     for rows in [&mut exits, &mut returns] {
-        rows.sort_by(|a, b| (a.0, b.2).cmp(&(b.0, a.2)));
+        rows.sort_by_key(|(vm, _, count)| (*vm, Reverse(*count)));
     }
     per_vm("EXIT REASON", exits, text);
     per_vm("RETURN TO VMM", returns, text);

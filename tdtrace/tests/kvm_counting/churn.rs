@@ -7,6 +7,7 @@ use tdtrace::workload::{Counts, Kind, Plan};
 
 use super::{
     compare::assert_same,
+    cpus::{allow, allowed_cpus, own_tid},
     guest::{Does, Guest},
     report::{Report, Vm, number},
     stat::{Stat, workload_here, workload_process},
@@ -105,5 +106,31 @@ fn a_vm_with_fewer_vcpus_than_the_one_before_ends_that() {
     for round in 0..10 {
         assert_eq!(runs(vm_with_port(&report, 0x600 + 2 * round)), [(0, 1), (1, 1)]);
         assert_eq!(runs(vm_with_port(&report, 0x601 + 2 * round)), [(0, 1)]);
+    }
+}
+
+#[test]
+fn a_vm_that_comes_to_a_cpu_which_knew_the_one_before_is_counted_as_itself() {
+    let stat = Stat::begin(&[]);
+    let cpus = allowed_cpus();
+    let [first, .., last] = cpus[..] else { panic!("this needs two CPUs, not {cpus:?}") };
+    let run_on = |guest: &mut Guest, cpu, runs| {
+        allow(own_tid(), &[cpu]);
+        (0..runs).for_each(|_| drop(guest.vcpus[0].run()));
+    };
+    for round in 0..10 {
+        let mut guest = Guest::new(&[Does::Out(0x600 + 2 * round)]);
+        run_on(&mut guest, last, 1);
+        drop(guest);
+        // Made on the CPU where that one went, so that it gets the addresses.
+        let mut guest = Guest::new(&[Does::Out(0x601 + 2 * round)]);
+        run_on(&mut guest, first, 10);
+        run_on(&mut guest, last, 10);
+    }
+    allow(own_tid(), &cpus);
+    let report = stat.end();
+    for round in 0..10 {
+        assert_eq!(runs(vm_with_port(&report, 0x600 + 2 * round)), [(0, 1)]);
+        assert_eq!(runs(vm_with_port(&report, 0x601 + 2 * round)), [(0, 20)]);
     }
 }

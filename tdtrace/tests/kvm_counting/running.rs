@@ -159,6 +159,32 @@ fn a_guest_outside_of_the_pid_namespace_is_counted_and_does_not_end() {
 }
 
 #[test]
+fn the_last_kvm_run_of_a_killed_vmm_is_counted_to_its_end() {
+    let stat = Stat::begin(&[]);
+    let mut pids = Vec::new();
+    for delay in [0, 37, 80, 123, 171] {
+        let mut running = Running::begin(EVERYTHING);
+        thread::sleep(Duration::from_millis(delay));
+        running.0.kill().expect("it runs");
+        running.0.wait().expect("it ends");
+        pids.push(running.0.id());
+    }
+    thread::sleep(RECLAIM);
+    let report = stat.end();
+    for pid in pids {
+        let vms: Vec<_> = report.vms_of(pid).collect();
+        let [vm] = vms[..] else { panic!("{vms:?}") };
+        assert_eq!((vm.state.as_str(), vm.vcpus.len()), ("ended", 2));
+        for vcpu in &vm.vcpus {
+            let runs = ["run_begin", "run_end", "userspace_exit"];
+            let runs = runs.map(|class| number(&vcpu.counts, class));
+            assert!(runs[0] > 0 && runs.iter().all(|count| *count == runs[0]), "{vcpu:?}");
+            assert!(vcpu.audit.as_ref().is_some_and(|audit| audit.agrees), "{vcpu:?}");
+        }
+    }
+}
+
+#[test]
 fn every_snapshot_of_a_guest_at_full_speed_is_consistent() {
     let running = Running::begin(EVERYTHING);
     let mut top = Command::new(TDTRACE)

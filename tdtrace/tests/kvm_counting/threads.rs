@@ -2,7 +2,6 @@
 //! moved to another CPU on their way out of KVM_RUN.
 
 use std::{
-    fs, mem,
     ops::Range,
     process,
     sync::{
@@ -13,6 +12,7 @@ use std::{
 };
 
 use super::{
+    cpus::{allow, allowed_cpus, own_tid, tids},
     guest::{Does, Guest, Vcpu},
     report::{Counts, Report, number},
     stat::Stat,
@@ -117,45 +117,16 @@ fn on_the_move<R>(work: impl FnOnce() -> R) -> R {
             while !done.load(Relaxed) {
                 for tid in tids().into_iter().filter(|tid| ![own, mover].contains(tid)) {
                     turn += 1;
-                    pin(tid, cpus[turn % cpus.len()]);
+                    allow(tid, &[cpus[turn % cpus.len()]]);
                 }
             }
+            // The next tests, and their children, run where they may.
+            tids().into_iter().for_each(|tid| allow(tid, &cpus));
         });
         let result = work();
         done.store(true, Relaxed);
         result
     })
-}
-
-fn own_tid() -> i32 {
-    // SAFETY: no preconditions.
-    unsafe { libc::gettid() }
-}
-
-fn tids() -> Vec<i32> {
-    let tasks = fs::read_dir("/proc/self/task").expect("/proc");
-    tasks.flatten().filter_map(|task| task.file_name().to_str()?.parse().ok()).collect()
-}
-
-fn allowed_cpus() -> Vec<usize> {
-    // SAFETY: plain numbers, for which zero is valid.
-    let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
-    // SAFETY: `set` is as long as the call is told.
-    let result = unsafe { libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) };
-    assert_eq!(result, 0);
-    // SAFETY: the number is below the set's size.
-    (0..libc::CPU_SETSIZE as usize).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) }).collect()
-}
-
-/// The thread may be gone already.
-fn pin(tid: i32, cpu: usize) {
-    // SAFETY: plain numbers, for which zero is valid.
-    let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
-    // SAFETY: an allowed CPU is in the set's range, and the set is as long as the call is told.
-    unsafe {
-        libc::CPU_SET(cpu, &mut set);
-        libc::sched_setaffinity(tid, size_of_val(&set), &raw const set);
-    }
 }
 
 #[test]

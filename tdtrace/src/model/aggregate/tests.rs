@@ -25,6 +25,7 @@ fn vm(index: u32, life: u32) -> VmSample {
         container: None,
         vm_type: Some(0),
         ended: false,
+        latency: Arc::default(),
     }
 }
 
@@ -40,6 +41,8 @@ fn vcpu(index: u32, exits: u64) -> VcpuSample {
         userspace: Vec::new(),
         hotspots: Vec::new(),
         kvm: None,
+        times: None,
+        latency: Arc::default(),
     }
 }
 
@@ -53,7 +56,7 @@ fn sample(millis: u64, vms: Vec<VmSample>, vcpus: Vec<VcpuSample>) -> Sample {
         host: Arc::new(Host { release: "6.12".to_owned(), isa: Isa::Vmx }),
         probes: Arc::new([]),
         vms,
-        vcpus,
+        vcpus: vcpus.into_iter().map(|vcpu| Arc::new(vcpu.sorted())).collect(),
         losses: Losses::default(),
     }
 }
@@ -61,6 +64,10 @@ fn sample(millis: u64, vms: Vec<VmSample>, vcpus: Vec<VcpuSample>) -> Sample {
 fn software(mut sample: Sample) -> Sample {
     sample.host = Arc::new(Host { release: "6.18".to_owned(), isa: Isa::Software });
     sample
+}
+
+fn named<const N: usize>(counts: [(&str, u64); N]) -> BTreeMap<String, u64> {
+    counts.map(|(name, count)| (name.to_owned(), count)).into()
 }
 
 fn ids(snapshot: &Snapshot) -> Vec<u32> {
@@ -278,8 +285,8 @@ fn reasons_and_returns_have_names_and_unnamed_ones_share_none() {
     two.userspace = vec![(2, 1)];
     let snapshot = Aggregate::new().apply(sample(1_000, vec![vm(0, 1)], vec![one, two]));
     let vm = &snapshot.vms[0];
-    assert_eq!(vm.reasons(), BTreeMap::from([("HLT", 3), ("0x64", 1)]));
-    assert_eq!(vm.userspace(), BTreeMap::from([("IO", 9), ("EINTR", 1)]));
+    assert_eq!(vm.reasons(), named([("HLT", 3), ("0x64", 1)]));
+    assert_eq!(vm.userspace(), named([("IO", 9), ("EINTR", 1)]));
 }
 
 #[test]

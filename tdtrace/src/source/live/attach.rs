@@ -239,7 +239,7 @@ impl Attached {
                 misses.push((probe.name.to_owned(), losses::recursion_misses(fd)?));
             }
         }
-        Ok(Losses { causes, misses, hotspots: 0 })
+        Ok(Losses { causes, misses, ..Losses::default() })
     }
 
     /// What each attached program cost so far.

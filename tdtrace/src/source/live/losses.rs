@@ -13,7 +13,7 @@ pub(super) fn causes<M: std::borrow::Borrow<aya::maps::MapData>>(
     losses: &PerCpuArray<M, u64>,
 ) -> Result<Vec<(Loss, Class, u64)>> {
     let mut causes = Vec::new();
-    for loss in Loss::ALL {
+    for loss in Loss::ALL.into_iter().filter(|loss| *loss != Loss::Outside) {
         for class in Class::ALL {
             let values = losses.get(&loss.index(class), 0).context("the map of losses")?;
             let count = values.iter().sum();
@@ -60,7 +60,7 @@ mod tests {
         let before = Losses {
             causes: vec![(Loss::Unattributed, Class::PioIn, 3), (Loss::SlotsFull, Class::Exit, 5)],
             misses: vec![("kvm_pio".to_owned(), 1)],
-            hotspots: 0,
+            ..Losses::default()
         };
         let mut losses = Losses {
             causes: vec![
@@ -70,6 +70,7 @@ mod tests {
             ],
             misses: vec![("kvm_pio".to_owned(), 9)],
             hotspots: 7,
+            ..Losses::default()
         };
         subtract(&mut losses, &before);
         let expected =

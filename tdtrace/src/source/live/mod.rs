@@ -25,7 +25,7 @@ use self::{attach::Attached, identity::Identity, reclaim::Processes, slots::Mapp
 use super::Source;
 use crate::model::{
     counts::Counts,
-    sample::{Host, Losses, ProbeState, Sample, VcpuKey, VcpuSample, VmKey, VmSample},
+    sample::{Host, Losses, ProbeState, Sample, VcpuKey, VcpuSample, VmKey, VmSample, place_order},
 };
 
 /// What the live source is asked to do differently.
@@ -142,7 +142,7 @@ impl Source for Live {
         let overflow = self.attached.hotspots()?;
         let vcpus = slots
             .iter()
-            .map(|(index, slot)| vcpu_sample(*index, slot, &overflow, &self.vms))
+            .map(|(index, slot)| Arc::new(vcpu_sample(*index, slot, &overflow, &self.vms)))
             .collect();
         let vms = self.vm_samples(&entries, &slots, &gone);
         let without_place: u64 = slots.iter().map(|(_, slot)| slot.hotspots_lost).sum();
@@ -202,6 +202,7 @@ impl Live {
                 container,
                 vm_type: (entry.vm_type != u32::MAX).then_some(entry.vm_type),
                 ended: is_gone || replaced,
+                latency: Arc::default(),
             }
         };
         entries.iter().map(sample).collect()
@@ -271,6 +272,7 @@ fn vcpu_sample(
         .map(|hotspot| (hotspot.place, hotspot.count))
         .collect();
     hotspots.extend(overflow.get(&(index, slot.life)).into_iter().flatten());
+    hotspots.sort_unstable_by_key(|(place, _)| place_order(place));
     let vm_life = if slot.vm < vms.len() {
         vms.word(slot.vm, std::mem::offset_of!(VmEntry, life)) as u32
     } else {
@@ -286,6 +288,8 @@ fn vcpu_sample(
         userspace: nonzero(&slot.userspace),
         hotspots,
         kvm: (slot.synced != 0).then_some((slot.first, slot.last)),
+        times: None,
+        latency: Arc::default(),
     }
 }
 

@@ -10,7 +10,6 @@ use tdtrace_common::counters::Class;
 use super::{bars, bars::Bar};
 use crate::model::{
     field::VM_FIELDS,
-    places,
     snapshot::{Hotspot, Snapshot, Vm},
 };
 use crate::tui::state::Order;
@@ -59,7 +58,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, vm: &Vm, snapshot: &Snapsh
 
 /// The address first: it is what is looked for. A well-known one says enough with its name.
 fn name(place: &Hotspot) -> String {
-    let what = places::name(place.class, place.address).unwrap_or_default();
+    let what = place.what.as_deref().unwrap_or_default();
     format!("{:#x} {} {what}", place.address, place.class.name()).trim_end().to_owned()
 }
 

@@ -35,10 +35,10 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, snapshot: &Snapshot, order
     Rows { total, page: usize::from(area.height.saturating_sub(1)) }
 }
 
-fn sum<'a>(snapshot: &'a Snapshot, of: impl Fn(&'a Vm) -> BTreeMap<&'a str, u64>) -> Vec<Bar> {
-    let mut total: BTreeMap<&str, u64> = BTreeMap::new();
+fn sum(snapshot: &Snapshot, of: impl Fn(&Vm) -> BTreeMap<String, u64>) -> Vec<Bar> {
+    let mut total: BTreeMap<String, u64> = BTreeMap::new();
     for (name, count) in snapshot.vms.iter().flat_map(of) {
         *total.entry(name).or_default() += count;
     }
-    total.into_iter().map(|(name, count)| Bar { name: name.to_owned(), count }).collect()
+    total.into_iter().map(|(name, count)| Bar { name, count }).collect()
 }

@@ -58,6 +58,8 @@ fn vcpu(slot: u32, vm: u32, id: u32, scale: u64) -> VcpuSample {
             (place(Class::PioOut, 0x3f8, 1), 40 * scale),
         ],
         kvm: Some((stat(10, 1), stat(10 + 1500 * scale, 1 + 340 * scale))),
+        times: None,
+        latency: Arc::default(),
     }
 }
 
@@ -70,6 +72,7 @@ fn sample(second: u64, scale: u64) -> Sample {
         container: container.map(Into::into),
         vm_type: Some(vm_type),
         ended: false,
+        latency: Arc::default(),
     };
     Sample {
         at: Duration::from_secs(second),
@@ -87,11 +90,13 @@ fn sample(second: u64, scale: u64) -> Sample {
             vm(0, 4001, "web-1", "qemu", Some("4f6e2b0c9d8a"), 0),
             vm(1, 4002, "td-database", "cloud-hypervisor", None, 5),
         ],
-        vcpus: vec![vcpu(0, 0, 0, scale), vcpu(1, 0, 1, 2 * scale), vcpu(2, 1, 0, 31 * scale)],
+        vcpus: [vcpu(0, 0, 0, scale), vcpu(1, 0, 1, 2 * scale), vcpu(2, 1, 0, 31 * scale)]
+            .map(|vcpu| Arc::new(vcpu.sorted()))
+            .into(),
         losses: Losses {
             causes: vec![(Loss::Unattributed, Class::UserspaceExit, 3)],
             misses: vec![("kvm_exit".to_owned(), 0), ("kvm_msr".to_owned(), 12)],
-            hotspots: 0,
+            ..Losses::default()
         },
     }
 }
