@@ -11,6 +11,7 @@ pub mod kvm;
 pub mod latency;
 pub mod layout;
 pub mod svm;
+pub mod synthetic;
 pub mod tdx;
 pub mod vmx;
 

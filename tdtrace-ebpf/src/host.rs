@@ -1,33 +1,23 @@
-//! The programs on KVM's tracepoints of a vCPU. Each only counts: no ring buffer, no clock.
+//! The programs on KVM's tracepoints of a vCPU's way through KVM_RUN and of what a guest asks for.
+//! They count, in the slot of the vCPU; four of them take the time.
 //!
 //! Argument order is that of the tracepoint's `TP_PROTO`, the same from Linux 6.1 to 7.3.
 
-use aya_ebpf::{
-    bindings::BPF_ANY, helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint,
-    programs::RawTracePointContext,
-};
+use aya_ebpf::{bindings::BPF_ANY, macros::raw_tracepoint, programs::RawTracePointContext};
 use tdtrace_common::counters::{Class, Loss, REASONS, USERSPACE_EINTR, USERSPACE_OTHER};
 
 use crate::{
-    kernel,
+    context, kernel,
     maps::{SLOT_BY_THREAD, lose},
     slot::{self, Slot},
+    time,
 };
-
-#[inline(always)]
-fn count(ctx: &RawTracePointContext, class: Class, address: u64, size: u32) -> u32 {
-    if let Some(mut slot) = slot::running(ctx, class) {
-        slot.count(class);
-        slot.count_place(class, address, size);
-    }
-    0
-}
 
 /// `kvm_pio(rw, port, size, count, data)`: rw 0 IN, 1 OUT.
 #[raw_tracepoint]
 fn kvm_pio(ctx: RawTracePointContext) -> u32 {
     let class = if ctx.arg::<u32>(0) == 0 { Class::PioIn } else { Class::PioOut };
-    count(&ctx, class, u64::from(ctx.arg::<u32>(1)), ctx.arg(2))
+    slot::count_running(&ctx, class, u64::from(ctx.arg::<u32>(1)), ctx.arg(2))
 }
 
 /// `kvm_mmio(type, len, gpa, val)`: type 0 unsatisfied read, 1 read, 2 write.
@@ -38,32 +28,32 @@ fn kvm_mmio(ctx: RawTracePointContext) -> u32 {
         1 => Class::MmioRead,
         _ => Class::MmioWrite,
     };
-    count(&ctx, class, ctx.arg(2), ctx.arg(1))
+    slot::count_running(&ctx, class, ctx.arg(2), ctx.arg(1))
 }
 
 /// `kvm_fast_mmio(gpa)`.
 #[raw_tracepoint]
 fn kvm_fast_mmio(ctx: RawTracePointContext) -> u32 {
-    count(&ctx, Class::FastMmio, ctx.arg(0), 0)
+    slot::count_running(&ctx, Class::FastMmio, ctx.arg(0), 0)
 }
 
 /// `kvm_cpuid(function, index, …)`. Counted by function: the index is noise for most of them.
 #[raw_tracepoint]
 fn kvm_cpuid(ctx: RawTracePointContext) -> u32 {
-    count(&ctx, Class::Cpuid, u64::from(ctx.arg::<u32>(0)), 0)
+    slot::count_running(&ctx, Class::Cpuid, u64::from(ctx.arg::<u32>(0)), 0)
 }
 
 /// `kvm_msr(write, ecx, data, exception)`.
 #[raw_tracepoint]
 fn kvm_msr(ctx: RawTracePointContext) -> u32 {
     let class = if ctx.arg::<u32>(0) == 0 { Class::MsrRead } else { Class::MsrWrite };
-    count(&ctx, class, u64::from(ctx.arg::<u32>(1)), 0)
+    slot::count_running(&ctx, class, u64::from(ctx.arg::<u32>(1)), 0)
 }
 
 /// `kvm_hypercall(nr, a0, a1, a2, a3)`.
 #[raw_tracepoint]
 fn kvm_hypercall(ctx: RawTracePointContext) -> u32 {
-    count(&ctx, Class::Hypercall, ctx.arg(0), 0)
+    slot::count_running(&ctx, Class::Hypercall, ctx.arg(0), 0)
 }
 
 /// `kvm_fpu(load)`: fires when KVM_RUN loads the guest's FPU state and when it puts it away, so it
@@ -71,7 +61,7 @@ fn kvm_hypercall(ctx: RawTracePointContext) -> u32 {
 #[raw_tracepoint]
 fn kvm_fpu(ctx: RawTracePointContext) -> u32 {
     let begins = ctx.arg::<u32>(0) != 0;
-    let Some(vcpu) = kernel::running_vcpu() else {
+    let Some(vcpu) = context::running_vcpu() else {
         let class = if begins { Class::RunBegin } else { Class::RunEnd };
         lose(Loss::Unattributed, class);
         return 0;
@@ -79,6 +69,7 @@ fn kvm_fpu(ctx: RawTracePointContext) -> u32 {
     if begins {
         if let Some(mut slot) = slot::of_run(&ctx, vcpu) {
             slot.count(Class::RunBegin);
+            time::runs(&mut slot);
             if slot.get().synced == 0 {
                 slot.sync(vcpu);
             }
@@ -95,7 +86,7 @@ fn kvm_fpu(ctx: RawTracePointContext) -> u32 {
 /// map does for a thread that migrates in between.
 #[inline(always)]
 fn remember_leaving(slot: &mut Slot) {
-    let tid = bpf_get_current_pid_tgid() as u32;
+    let tid = context::tid();
     let index = slot.index();
     slot.get().leaving = 1;
     if slot.get().tid != tid {
@@ -122,7 +113,7 @@ fn forget_thread(tid: u32, index: u32) {
 /// The slot whose KVM_RUN this thread is just leaving.
 #[inline(always)]
 fn leaving() -> Option<Slot> {
-    let tid = bpf_get_current_pid_tgid() as u32;
+    let tid = context::tid();
     // SAFETY: this CPU's value, read as one word.
     let memo = unsafe { (*slot::memo()?).leaving };
     if (memo >> 32) as u32 == tid
@@ -170,6 +161,7 @@ fn kvm_userspace_exit(ctx: RawTracePointContext) -> u32 {
         reason
     };
     slot.get().userspace[index] += 1;
+    time::returns(&mut slot, index);
     0
 }
 
@@ -181,6 +173,7 @@ const SYNC_EVERY: u64 = 1024;
 fn kvm_entry(ctx: RawTracePointContext) -> u32 {
     let vcpu: u64 = ctx.arg(0);
     if let Some(mut slot) = slot::of(&ctx, vcpu, Class::Entry) {
+        time::enters(&mut slot);
         let entries = slot.count(Class::Entry);
         if slot.get().synced == 0 || entries.is_multiple_of(SYNC_EVERY) {
             slot.sync(vcpu);
@@ -197,7 +190,21 @@ fn kvm_exit(ctx: RawTracePointContext) -> u32 {
         slot.count(Class::Exit);
         let index = kernel::exit_reason_index(vcpu, ctx.arg(1));
         // Hidden from the compiler, which proves the mask away and leaves the verifier without a bound.
-        slot.get().reasons[core::hint::black_box(index) & (REASONS - 1)] += 1;
+        let index = core::hint::black_box(index) & (REASONS - 1);
+        slot.get().reasons[index] += 1;
+        time::exits(&mut slot, index);
+    }
+    0
+}
+
+/// `kvm_nested_vmexit(vcpu, isa)`: the exit before it came from L2.
+#[raw_tracepoint]
+fn kvm_nested_vmexit(ctx: RawTracePointContext) -> u32 {
+    let vcpu: u64 = ctx.arg(0);
+    if let Some(mut slot) = slot::of(&ctx, vcpu, Class::NestedExit) {
+        let index = kernel::exit_reason_index(vcpu, ctx.arg(1));
+        slot.count(Class::NestedExit);
+        slot.count_place(Class::NestedExit, index as u64, 0);
     }
     0
 }

@@ -1,7 +1,7 @@
-//! Typed reads of kernel memory at offsets that the user side resolved, and what they tell: the
-//! running vCPU, KVM's own counters, the exit reason.
+//! Typed reads of kernel memory at offsets that the user side resolved, and what they tell: KVM's own
+//! counters, the exit reason, which VM it is.
 
-use aya_ebpf::helpers::{bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel};
+use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
 use tdtrace_common::{
     counters::{KvmStat, REASON_OTHER, svm_reason_index, vmx_reason_index},
     layout::ABSENT,
@@ -26,27 +26,6 @@ pub(crate) fn read<T: Copy>(base: u64, offset: u32) -> Option<T> {
     let address = base.wrapping_add(u64::from(offset)) as *const T;
     // SAFETY: the call checks the address and fails on a bad one.
     unsafe { bpf_probe_read_kernel(address) }.ok()
-}
-
-/// The `kvm_vcpu` that the current thread has loaded: `kvm_main.c:vcpu_load` registers its
-/// preempt notifier on the task, and nothing but KVM registers any.
-#[inline(always)]
-pub(crate) fn running_vcpu() -> Option<u64> {
-    let notifiers = offset!(task_preempt_notifiers);
-    let link_offset = offset!(vcpu_preempt_link);
-    if notifiers == ABSENT || link_offset == ABSENT {
-        return None;
-    }
-    // SAFETY: no preconditions. The verifier knows the result as a `task_struct`, so that the field
-    // is loaded without a call: the offset is its constant, and it checks that a pointer is there.
-    let link = unsafe {
-        let task = bpf_get_current_task_btf().cast::<u8>();
-        core::ptr::read_volatile(task.wrapping_add(notifiers as usize).cast::<u64>())
-    };
-    if link == 0 {
-        return None;
-    }
-    Some(link.wrapping_sub(u64::from(link_offset)))
 }
 
 /// The name of the current process, empty where it cannot be read: a VM may be gone before the

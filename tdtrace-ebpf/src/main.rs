@@ -1,13 +1,15 @@
 //! The eBPF programs of tdtrace.
 //!
-//! `host` has the programs on KVM's tracepoints, `slot` finds and makes the counting slot of a vCPU,
-//! `maps` the maps and globals, `kernel` the typed reads of kernel memory at offsets that the user
-//! side resolved, `floor` the programs that the benchmark compares with.
+//! `host` and `service` have the programs on KVM's tracepoints, `slot` finds and makes the counting slot of a vCPU,
+//! `time` where its time goes, `context` the moment in which a program runs, `maps` the maps and
+//! globals, `kernel` the typed reads of kernel memory at offsets that the user side resolved,
+//! `synthetic` what synthetic TDs need, `floor` the programs that the benchmark compares with.
 
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod context;
 mod floor;
 #[expect(
     clippy::needless_pass_by_value,
@@ -16,7 +18,14 @@ mod floor;
 mod host;
 mod kernel;
 mod maps;
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the macro hands every program its context by value"
+)]
+mod service;
 mod slot;
+mod synthetic;
+mod time;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -10,8 +10,18 @@ use tdtrace_common::{
     counters::{
         COUNTS, Class, CpuMemo, HotspotKey, HotspotValue, KvmObject, Loss, VcpuSlot, VmEntry,
     },
+    latency::LatencyRow,
     layout::KernelLayout,
+    synthetic::{SyntheticCpu, SyntheticPage},
 };
+
+/// Whether the programs take the time; without, the verifier removes what does.
+#[unsafe(no_mangle)]
+static TIMED: u8 = 1;
+
+/// Whether this load is for synthetic TDs.
+#[unsafe(no_mangle)]
+static SYNTHETIC: u8 = 0;
 
 /// Offsets of the running kernel.
 #[unsafe(no_mangle)]
@@ -26,6 +36,20 @@ static DEBUG: u8 = 0;
 pub(crate) fn debug() -> bool {
     // SAFETY: a plain static; volatile, because the user side overrides its value at load.
     unsafe { core::ptr::read_volatile(&raw const DEBUG) != 0 }
+}
+
+/// Whether durations are wanted.
+#[inline(always)]
+pub(crate) fn is_timed() -> bool {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const TIMED) != 0 }
+}
+
+/// Whether clock, thread and vCPU come from [`SYNTHETIC_CPUS`].
+#[inline(always)]
+pub(crate) fn is_synthetic() -> bool {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const SYNTHETIC) != 0 }
 }
 
 #[map]
@@ -45,6 +69,27 @@ pub(crate) static FREE_VMS: Queue<u32> = Queue::with_max_entries(512, 0);
 /// A `kvm_vcpu` to its index in [`VCPUS`].
 #[map]
 pub(crate) static VCPU_INDEX: HashMap<KvmObject, u32> = HashMap::with_max_entries(4096, 0);
+
+/// Address to the slot that a vCPU there took last: it ends when another vCPU takes the address.
+#[map]
+pub(crate) static SLOT_AT: HashMap<u64, u32> = HashMap::with_max_entries(4096, 0);
+
+/// Durations by class of single vCPUs.
+#[map]
+pub(crate) static LATENCY_ROWS: Array<LatencyRow> = Array::with_max_entries(40960, BPF_F_MMAPABLE);
+
+/// Indices of [`LATENCY_ROWS`] that may be taken; the user side fills it.
+#[map]
+pub(crate) static FREE_ROWS: Queue<u32> = Queue::with_max_entries(40960, 0);
+
+/// What the programs are told instead of what the kernel says. One CPU unless there are synthetic TDs.
+#[map]
+pub(crate) static SYNTHETIC_CPUS: Array<SyntheticCpu> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// The structures of synthetic TDs.
+#[map]
+pub(crate) static SYNTHETIC_MEMORY: Array<SyntheticPage> =
+    Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// A `kvm` to its index in [`VMS`].
 #[map]

@@ -1,20 +1,26 @@
 //! Finding the slot of a vCPU, making one, and telling a vCPU from its successor at the same
 //! address. All of it runs on the vCPU's own thread.
 
+use core::sync::atomic::{Ordering, compiler_fence};
+
 use aya_ebpf::{
     EbpfContext,
     bindings::{BPF_ANY, BPF_NOEXIST},
-    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
 };
 use aya_log_ebpf::debug as log_debug;
 use tdtrace_common::counters::{
     COUNTS, Class, CpuMemo, Hotspot, HotspotKey, HotspotValue, KvmObject, KvmStat, Loss, Place,
     REASONS, SLOT_HOTSPOTS, USERSPACE, VcpuSlot,
 };
+use tdtrace_common::latency::{SLOT_ROWS, Timing};
 
 use crate::{
+    context,
     kernel::{self, offset, read},
-    maps::{FREE_VCPUS, FREE_VMS, HOTSPOTS, MEMO, VCPU_INDEX, VCPUS, VM_INDEX, VMS, debug, lose},
+    maps::{
+        FREE_VCPUS, FREE_VMS, HOTSPOTS, MEMO, SLOT_AT, VCPU_INDEX, VCPUS, VM_INDEX, VMS, debug,
+        lose,
+    },
 };
 
 /// A slot with its index.
@@ -80,21 +86,15 @@ impl Slot {
         stat.seen_runs = slot.counts[Class::RunEnd as usize];
         stat.seen_hypercalls = slot.counts[Class::Hypercall as usize];
         slot.synced += 1;
-        compiler_barrier();
+        // The x86 CPU stores in order; this keeps the compiler from moving stores across.
+        compiler_fence(Ordering::Release);
         if slot.synced == 1 {
             slot.first = stat;
         }
         slot.last = stat;
-        compiler_barrier();
+        compiler_fence(Ordering::Release);
         slot.synced += 1;
     }
-}
-
-/// Keeps the compiler from moving stores across; the x86 CPU stores in order.
-#[inline(always)]
-fn compiler_barrier() {
-    // SAFETY: no instruction.
-    unsafe { core::arch::asm!("", options(nostack, preserves_flags)) };
 }
 
 /// Out of line: taken only by vCPUs with many places.
@@ -112,11 +112,21 @@ fn count_in_map(key: &HotspotKey) -> bool {
 /// The slot of the vCPU that this thread has loaded.
 #[inline(always)]
 pub(crate) fn running<C: EbpfContext>(ctx: &C, class: Class) -> Option<Slot> {
-    let Some(vcpu) = kernel::running_vcpu() else {
+    let Some(vcpu) = context::running_vcpu() else {
         lose(Loss::Unattributed, class);
         return None;
     };
     of(ctx, vcpu, class)
+}
+
+/// Counts an event of the vCPU that this thread has loaded, and its place. The program's result.
+#[inline(always)]
+pub(crate) fn count_running<C: EbpfContext>(ctx: &C, class: Class, address: u64, size: u32) -> u32 {
+    if let Some(mut slot) = running(ctx, class) {
+        slot.count(class);
+        slot.count_place(class, address, size);
+    }
+    0
 }
 
 /// The slot of `vcpu`, made if it has none.
@@ -142,7 +152,7 @@ pub(crate) fn of<C: EbpfContext>(ctx: &C, vcpu: u64, class: Class) -> Option<Slo
 #[inline(always)]
 pub(crate) fn of_run<C: EbpfContext>(ctx: &C, vcpu: u64) -> Option<Slot> {
     let mut slot = of(ctx, vcpu, Class::RunBegin)?;
-    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let tgid = context::tgid();
     let exits = kernel::stat_exits(vcpu).unwrap_or(0);
     let current = slot.get();
     if current.tgid == tgid && exits > 0 && exits >= current.last.exits {
@@ -230,18 +240,33 @@ fn fill_slot(index: u32, vcpu: u64, kvm: u64) -> Result<(), i64> {
     // SAFETY: taken from the queue of free slots, so no other writer has it.
     let slot = unsafe { &mut *slot };
     clear(slot);
-    let ids = bpf_get_current_pid_tgid();
     slot.object = KvmObject { address: vcpu, identity };
     slot.vm = vm;
     slot.vcpu_id = read(vcpu, offset!(vcpu_id)).unwrap_or(u32::MAX);
-    slot.tgid = (ids >> 32) as u32;
+    slot.tgid = context::tgid();
     slot.tid = 0;
     if VCPU_INDEX.insert(slot.object, index, u64::from(BPF_ANY)).is_err() {
         return Err(MAP_FULL);
     }
+    end_predecessor(vcpu);
+    // If there is no room, a stale guess of another CPU is not caught before the next KVM_RUN begins.
+    let _ = SLOT_AT.insert(vcpu, index, u64::from(BPF_ANY));
     slot.vcpu = vcpu;
     slot.life += 1;
     Ok(())
+}
+
+/// The vCPU that was at this address before is no more. Were it left in its slot, a CPU that remembers
+/// that slot would count the new vCPU's events there.
+#[inline(always)]
+fn end_predecessor(vcpu: u64) {
+    // SAFETY: the value is a number that is only used as an index.
+    let before = unsafe { SLOT_AT.get(vcpu) }.and_then(|index| Slot::at(*index));
+    if let Some(mut before) = before
+        && before.get().vcpu == vcpu
+    {
+        before.get().vcpu = 0;
+    }
 }
 
 /// Zeroes what the slot's last vCPU left; loops, because a block of this size does not fit the stack.
@@ -250,6 +275,10 @@ fn clear(slot: &mut VcpuSlot) {
     slot.leaving = 0;
     slot.hotspots_lost = 0;
     slot.synced = 0;
+    slot.timing = Timing::default();
+    for index in 0..SLOT_ROWS {
+        slot.rows[index] = 0;
+    }
     slot.first = KvmStat::default();
     slot.last = KvmStat::default();
     for index in 0..COUNTS {
@@ -283,9 +312,8 @@ fn vm_of(kvm: KvmObject) -> Result<u32, i64> {
     let vm = unsafe { &mut *vm };
     vm.kvm = kvm.address;
     vm.identity = kvm.identity;
-    // SAFETY: no preconditions.
-    vm.seen_at = unsafe { bpf_ktime_get_ns() };
-    vm.tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    vm.seen_at = context::now();
+    vm.tgid = context::tgid();
     vm.userspace_pid = read(kvm.address, offset!(kvm_userspace_pid)).unwrap_or(0);
     vm.vm_type = read::<u8>(kvm.address, offset!(kvm_vm_type)).map_or(u32::MAX, u32::from);
     vm.comm = kernel::process_name();

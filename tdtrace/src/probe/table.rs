@@ -95,6 +95,62 @@ pub const PROBES: &[Probe] = &[
         hidden_without: "which hypercalls a guest makes",
         needs: CURRENT_VCPU,
     },
+    Probe {
+        name: "kvm_page_fault",
+        tracepoint: "kvm_page_fault",
+        shows: "faults of a guest on its memory, by kind",
+        hidden_without: "how often KVM has to map memory",
+        needs: GIVEN_VCPU,
+    },
+    Probe {
+        name: "handle_mmio_page_fault",
+        tracepoint: "handle_mmio_page_fault",
+        shows: "faults on addresses that KVM knows as MMIO",
+        hidden_without: "how many of the faults are MMIO, on SVM",
+        needs: CURRENT_VCPU,
+    },
+    Probe {
+        name: "kvm_tdp_mmu_spte_changed",
+        tracepoint: "kvm_tdp_mmu_spte_changed",
+        shows: "changed entries of a guest's page table, by level",
+        hidden_without: "how guest memory is mapped and taken away",
+        needs: CURRENT_VCPU,
+    },
+    Probe {
+        name: "kvm_vcpu_wakeup",
+        tracepoint: "kvm_vcpu_wakeup",
+        shows: "halts and how long they took",
+        hidden_without: "how much of the kernel's time is a halted guest",
+        needs: CURRENT_VCPU,
+    },
+    Probe {
+        name: "kvm_halt_poll_ns",
+        tracepoint: "kvm_halt_poll_ns",
+        shows: "how long KVM polls before a halted vCPU sleeps",
+        hidden_without: "that KVM changes its polling",
+        needs: CURRENT_VCPU,
+    },
+    Probe {
+        name: "kvm_inj_virq",
+        tracepoint: "kvm_inj_virq",
+        shows: "interrupts injected into a guest, by vector",
+        hidden_without: "which interrupts a guest gets; never seen for TDs",
+        needs: CURRENT_VCPU,
+    },
+    Probe {
+        name: "kvm_apicv_accept_irq",
+        tracepoint: "kvm_apicv_accept_irq",
+        shows: "interrupts posted to guests, all VMs together",
+        hidden_without: "how many interrupts are posted without an exit",
+        needs: &[],
+    },
+    Probe {
+        name: "kvm_nested_vmexit",
+        tracepoint: "kvm_nested_vmexit",
+        shows: "exits from L2, by reason",
+        hidden_without: "which of a VM's exits come from a guest of its own",
+        needs: GIVEN_VCPU,
+    },
 ];
 
 #[cfg(test)]

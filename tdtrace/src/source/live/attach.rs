@@ -5,18 +5,19 @@ use std::{collections::HashSet, path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf, EbpfLoader, Pod,
     maps::{HashMap, Map, MapData, MapError, PerCpuArray, Queue},
     programs::{ProgramError, RawTracePoint},
     sys::SyscallError,
 };
-use tdtrace_common::counters::{HotspotKey, HotspotValue, KvmObject, VcpuSlot, VmEntry};
+use tdtrace_common::counters::{HotspotKey, HotspotValue, KvmObject, VmEntry};
 
 use super::{
-    Options, Overflow, collect_overflow,
+    Options, collect_overflow,
     cost::{self, Cost},
     log::Log,
     losses,
+    vcpus::{Overflow, Vcpu},
 };
 use crate::{
     kernel::{
@@ -51,17 +52,23 @@ pub(super) struct Attached {
 }
 
 /// Maps that are used after loading.
-const MAPS: [&str; 9] = [
+const MAPS: [&str; 12] = [
     "VCPUS",
     "VMS",
     "FREE_VCPUS",
     "FREE_VMS",
     "VCPU_INDEX",
     "VM_INDEX",
+    "SLOT_AT",
     "SLOT_BY_THREAD",
     "HOTSPOTS",
+    "LATENCY_ROWS",
+    "FREE_ROWS",
     "LOSSES",
 ];
+
+/// Rows of durations for each vCPU that can be counted: one row is one class of one vCPU.
+const ROWS_PER_VCPU: u32 = 10;
 
 pub(super) fn attach(options: Options) -> Result<Attached> {
     let facts = Facts::running();
@@ -124,13 +131,19 @@ fn check_privilege(facts: &Facts) -> Result<()> {
 
 fn load(resolved: &Resolved, options: Options) -> Result<Ebpf> {
     let debug = u8::from(options.debug_ebpf);
+    let timed = u8::from(options.timed);
     let vcpus = options.max_vcpus;
+    let rows = if options.timed { vcpus.saturating_mul(ROWS_PER_VCPU) } else { 1 };
     EbpfLoader::new()
         .override_global("LAYOUT", &resolved.layout, true)
         .override_global("DEBUG", &debug, true)
+        .override_global("TIMED", &timed, true)
         .map_max_entries("VCPUS", vcpus)
         .map_max_entries("FREE_VCPUS", vcpus)
         .map_max_entries("VCPU_INDEX", vcpus)
+        .map_max_entries("SLOT_AT", vcpus)
+        .map_max_entries("LATENCY_ROWS", rows)
+        .map_max_entries("FREE_ROWS", rows)
         .map_max_entries("SLOT_BY_THREAD", vcpus.saturating_mul(2))
         .map_max_entries("HOTSPOTS", vcpus.saturating_mul(8))
         .load(OBJECT)
@@ -163,6 +176,8 @@ impl Attached {
     /// other, and of a guest that runs already all of them are to count the same time.
     fn begin(&mut self, max_vcpus: u32) -> Result<()> {
         self.fill_queue("FREE_VMS", MAX_VMS)?;
+        let rows = self.map("LATENCY_ROWS")?.info()?.max_entries();
+        self.fill_queue("FREE_ROWS", rows)?;
         self.fill_queue("FREE_VCPUS", max_vcpus)?;
         self.before = self.all_losses()?;
         Ok(())
@@ -177,22 +192,21 @@ impl Attached {
     }
 
     /// Gives slots back, with what the maps hold of their vCPUs.
-    pub(super) fn free_vcpus<'s>(
-        &mut self,
-        slots: impl Iterator<Item = (u32, &'s VcpuSlot)> + Clone,
-    ) -> Result<()> {
+    pub(super) fn free_vcpus(&mut self, vcpus: &[Vcpu]) -> Result<()> {
         let mut indices = HashMap::<_, KvmObject, u32>::try_from(self.any_mut("VCPU_INDEX")?)?;
-        for (_, slot) in slots.clone() {
-            ignore_absent(indices.remove(&slot.object))?;
+        for vcpu in vcpus {
+            ignore_absent(indices.remove(&vcpu.object))?;
+        }
+        let mut addresses = HashMap::<_, u64, u32>::try_from(self.any_mut("SLOT_AT")?)?;
+        for vcpu in vcpus {
+            remove_own(&mut addresses, vcpu.object.address, vcpu.index)?;
         }
         let mut threads = HashMap::<_, u32, u32>::try_from(self.any_mut("SLOT_BY_THREAD")?)?;
-        for (index, slot) in slots.clone() {
-            if threads.get(&slot.tid, 0).is_ok_and(|of_thread| of_thread == index) {
-                ignore_absent(threads.remove(&slot.tid))?;
-            }
+        for vcpu in vcpus {
+            remove_own(&mut threads, vcpu.sample.tid, vcpu.index)?;
         }
         let lives: HashSet<(u32, u32)> =
-            slots.clone().map(|(index, slot)| (index, slot.life)).collect();
+            vcpus.iter().map(|vcpu| (vcpu.index, vcpu.sample.key.life)).collect();
         let mut hotspots =
             HashMap::<_, HotspotKey, HotspotValue>::try_from(self.any_mut("HOTSPOTS")?)?;
         let keys: Vec<HotspotKey> =
@@ -200,9 +214,15 @@ impl Attached {
         for key in keys {
             ignore_absent(hotspots.remove(&key))?;
         }
+        let mut rows = Queue::<_, u32>::try_from(self.any_mut("FREE_ROWS")?)?;
+        for entry in vcpus.iter().flat_map(|vcpu| vcpu.rows) {
+            if let Some(row) = entry.checked_sub(1) {
+                rows.push(row, 0)?;
+            }
+        }
         let mut free = Queue::<_, u32>::try_from(self.any_mut("FREE_VCPUS")?)?;
-        for (index, _) in slots {
-            free.push(index, 0)?;
+        for vcpu in vcpus {
+            free.push(vcpu.index, 0)?;
         }
         Ok(())
     }
@@ -291,6 +311,19 @@ impl Attached {
         }
         Ok(program.attach(probe.tracepoint).err().map(|error| attach_failure(&error, probe)))
     }
+}
+
+/// Removes the entry of `key` if it names slot `index`. Should a new vCPU take the key in between, its
+/// entry goes: then another CPU's guess is caught one KVM_RUN later, see the programs.
+fn remove_own<K: Pod>(
+    map: &mut HashMap<&mut MapData, K, u32>,
+    key: K,
+    index: u32,
+) -> Result<(), MapError> {
+    if map.get(&key, 0).is_ok_and(|known| known == index) {
+        return ignore_absent(map.remove(&key));
+    }
+    Ok(())
 }
 
 fn ignore_absent(result: Result<(), MapError>) -> Result<(), MapError> {

@@ -1,32 +1,38 @@
 //! The running kernel: programs attached, counters read through `mmap`.
 //!
-//! [`attach`] loads the object and attaches what this kernel has, [`slots`] reads the counting
-//! arrays, [`losses`] what was not counted, [`reclaim`] gives the slots of dead vCPUs back,
+//! [`attach`] loads the object and attaches what this kernel has, [`slots`] maps the counting arrays,
+//! [`vcpus`] reads vCPUs from them and [`durations`] their durations, [`losses`] what was not counted, [`reclaim`] gives the slots of dead vCPUs back,
 //! [`identity`] says who runs a VM, [`cost`] is the time that the programs take.
 
 mod attach;
 pub mod cost;
+mod durations;
 mod identity;
 mod log;
 mod losses;
 mod reclaim;
 mod slots;
+mod vcpus;
 
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
-    time::Instant,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
-use tdtrace_common::counters::{HotspotKey, Place, VcpuSlot, VmEntry};
+use tdtrace_common::counters::{HotspotKey, VmEntry};
 
-use self::{attach::Attached, identity::Identity, reclaim::Processes, slots::MappedArray};
-use super::Source;
-use crate::model::{
-    counts::Counts,
-    sample::{Host, Losses, ProbeState, Sample, VcpuKey, VcpuSample, VmKey, VmSample, place_order},
+use self::{
+    attach::Attached,
+    durations::Durations,
+    identity::Identity,
+    reclaim::Processes,
+    slots::MappedArray,
+    vcpus::{Overflow, Reading, Vcpu, Vcpus},
 };
+use super::Source;
+use crate::model::sample::{Host, Losses, ProbeState, Sample, VcpuSample, VmKey, VmSample};
 
 /// What the live source is asked to do differently.
 #[derive(Clone, Copy, Debug)]
@@ -35,27 +41,31 @@ pub struct Options {
     pub max_vcpus: u32,
     /// Print what the programs log.
     pub debug_ebpf: bool,
+    /// Let the programs take the time.
+    pub timed: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_vcpus: 4096, debug_ebpf: false }
+        Self { max_vcpus: 4096, debug_ebpf: false, timed: true }
     }
 }
 
 /// The running kernel as a source. Dropping it detaches.
 pub struct Live {
     attached: Attached,
-    began: Instant,
+    began: Duration,
     host: Arc<Host>,
-    vcpus: MappedArray<VcpuSlot>,
+    vcpus: Vcpus,
+    durations: Durations,
     vms: MappedArray<VmEntry>,
-    /// Life of every slot that has been given back; the slot is silent until its life moves on.
-    freed_vcpus: HashMap<u32, u32>,
+    /// Life of every entry that has been given back; it is silent until its life moves on.
     freed_vms: HashMap<u32, u32>,
     processes: Processes,
-    /// Of slots that were given back.
-    hotspots_lost: u64,
+    /// What vCPUs lost whose slots were given back.
+    ended: Losses,
+    /// Of this VM the durations of single vCPUs are wanted.
+    detail: Option<VmKey>,
 }
 
 impl Live {
@@ -65,18 +75,24 @@ impl Live {
     /// No privilege, no BTF, no KVM, or a kernel that refuses eBPF: one sentence with the next step.
     pub fn open(options: Options) -> Result<Self> {
         let attached = attach::attach(options)?;
-        let vcpus = MappedArray::new(attached.map("VCPUS")?).context("the map of vCPUs")?;
-        let vms = MappedArray::new(attached.map("VMS")?).context("the map of VMs")?;
+        let map = |name: &'static str| {
+            attached.map(name).with_context(|| format!("the map {name} cannot be used"))
+        };
+        let reading = Reading { isa: attached.host.isa, timed: options.timed };
+        let vcpus = Vcpus::new(MappedArray::new(map("VCPUS")?)?, reading);
+        let durations = Durations::new(MappedArray::new(map("LATENCY_ROWS")?)?);
+        let vms = MappedArray::new(map("VMS")?)?;
         Ok(Self {
             host: Arc::clone(&attached.host),
             attached,
-            began: Instant::now(),
+            began: monotonic(),
             vcpus,
+            durations,
             vms,
-            freed_vcpus: HashMap::new(),
             freed_vms: HashMap::new(),
             processes: Processes::new(),
-            hotspots_lost: 0,
+            ended: Losses::default(),
+            detail: None,
         })
     }
 
@@ -95,32 +111,6 @@ impl Live {
         self.attached.costs()
     }
 
-    /// Whether slot `index` is a vCPU's.
-    fn is_used(&self, index: u32) -> bool {
-        let life = self.vcpus.word(index, std::mem::offset_of!(VcpuSlot, life)) as u32;
-        life != 0 && self.freed_vcpus.get(&index) != Some(&life)
-    }
-
-    /// Slots in use, with their content.
-    fn slots(&self) -> Vec<(u32, Box<VcpuSlot>)> {
-        let used = (0..self.vcpus.len()).filter(|index| self.is_used(*index));
-        used.map(|index| (index, self.slot(index))).collect()
-    }
-
-    /// Slot `index` as it was between two ends of a KVM_RUN, or, if the vCPU leaves KVM_RUN faster than
-    /// it can be read, as it is.
-    fn slot(&self, index: u32) -> Box<VcpuSlot> {
-        let mut slot = self.vcpus.read(index);
-        for _ in 0..SLOT_READS {
-            let synced = self.vcpus.word(index, std::mem::offset_of!(VcpuSlot, synced));
-            if slot.synced == synced && synced.is_multiple_of(2) {
-                break;
-            }
-            slot = self.vcpus.read(index);
-        }
-        slot
-    }
-
     fn entries(&self) -> Vec<(u32, Box<VmEntry>)> {
         (0..self.vms.len())
             .filter_map(|index| {
@@ -134,23 +124,26 @@ impl Live {
 
 impl Source for Live {
     fn sample(&mut self) -> Result<Sample> {
-        let at = self.began.elapsed();
         // In this order: a VM that has ended by now has its last counts in the slots read after.
         let gone = self.gone_processes();
         let entries = self.entries();
-        let slots = self.slots();
         let overflow = self.attached.hotspots()?;
-        let vcpus = slots
-            .iter()
-            .map(|(index, slot)| Arc::new(vcpu_sample(*index, slot, &overflow, &self.vms)))
-            .collect();
-        let vms = self.vm_samples(&entries, &slots, &gone);
-        let without_place: u64 = slots.iter().map(|(_, slot)| slot.hotspots_lost).sum();
-        let losses =
-            Losses { hotspots: self.hotspots_lost + without_place, ..self.attached.losses()? };
-        self.reclaim(&vms, &entries, &slots)?;
+        let now = monotonic();
+        self.vcpus.read(&overflow, &self.vms, now);
+        let vms = self.vm_samples(&entries, &gone);
+        let losses = self.losses()?;
+        let detailed = |vcpu: &Vcpu| {
+            if self.detail == Some(vcpu.sample.vm) {
+                let latency = self.durations.of_vcpu(vcpu);
+                Arc::new(VcpuSample { latency, ..(*vcpu.sample).clone() })
+            } else {
+                Arc::clone(&vcpu.sample)
+            }
+        };
+        let vcpus = self.vcpus.all().map(detailed).collect();
+        self.reclaim(&vms, &entries)?;
         Ok(Sample {
-            at,
+            at: now.saturating_sub(self.began),
             host: Arc::clone(&self.host),
             probes: Arc::clone(&self.attached.probes),
             vms,
@@ -163,16 +156,22 @@ impl Source for Live {
 impl Live {
     /// Processes that ran vCPUs and are no more.
     fn gone_processes(&mut self) -> HashSet<u32> {
-        let tgid = |index| self.vcpus.word(index, std::mem::offset_of!(VcpuSlot, tgid)) as u32;
-        let used = (0..self.vcpus.len()).filter(|index| self.is_used(*index));
-        let tgids: HashSet<u32> = used.map(tgid).collect();
+        let tgids: HashSet<u32> = self.vcpus.tgids().collect();
         tgids.into_iter().filter(|tgid| self.processes.is_gone(*tgid)).collect()
+    }
+
+    fn losses(&self) -> Result<Losses> {
+        let mut losses = self.attached.losses()?;
+        losses.hotspots = self.ended.hotspots;
+        losses.unpaired = self.ended.unpaired;
+        losses.durations = self.ended.durations;
+        self.vcpus.all().for_each(|vcpu| add_losses(&mut losses, vcpu));
+        Ok(losses)
     }
 
     fn vm_samples(
         &mut self,
         entries: &[(u32, Box<VmEntry>)],
-        slots: &[(u32, Box<VcpuSlot>)],
         gone: &HashSet<u32>,
     ) -> Vec<VmSample> {
         let mut latest: HashMap<u64, u64> = HashMap::new();
@@ -180,66 +179,71 @@ impl Live {
             let seen_at = latest.entry(entry.kvm).or_default();
             *seen_at = entry.seen_at.max(*seen_at);
         }
-        let mut processes: HashMap<u32, Vec<u32>> = HashMap::new();
-        for (_, slot) in slots {
-            processes.entry(slot.vm).or_default().push(slot.tgid);
+        let mut vcpus: HashMap<u32, Vec<&Vcpu>> = HashMap::new();
+        for vcpu in self.vcpus.all() {
+            vcpus.entry(vcpu.sample.vm.index).or_default().push(vcpu);
         }
         let sample = |(index, entry): &(u32, Box<VmEntry>)| {
-            let own = processes.get(index).map_or(&[][..], Vec::as_slice);
-            let pid = own.first().copied().unwrap_or(entry.tgid);
+            let own = vcpus.get(index).map_or(&[][..], Vec::as_slice);
+            let pid = own.first().map_or(entry.tgid, |vcpu| vcpu.tgid);
             let is_gone = match own {
                 [] => self.processes.is_gone(pid),
-                own => own.iter().all(|tgid| gone.contains(tgid)),
+                own => own.iter().all(|vcpu| gone.contains(&vcpu.tgid)),
             };
             let replaced = latest.get(&entry.kvm).is_some_and(|latest| *latest > entry.seen_at);
             let Identity { name, vmm, container } =
                 named(self.processes.identity(pid), &entry.comm);
+            let key = VmKey { index: *index, life: entry.life };
             VmSample {
-                key: VmKey { index: *index, life: entry.life },
+                key,
                 pid,
                 name,
                 vmm,
                 container,
                 vm_type: (entry.vm_type != u32::MAX).then_some(entry.vm_type),
                 ended: is_gone || replaced,
-                latency: Arc::default(),
+                latency: self.durations.of_vm(key, own),
             }
         };
         entries.iter().map(sample).collect()
     }
 
     /// Gives back what belongs to VMs that this sample reported as ended.
-    fn reclaim(
-        &mut self,
-        vms: &[VmSample],
-        entries: &[(u32, Box<VmEntry>)],
-        slots: &[(u32, Box<VcpuSlot>)],
-    ) -> Result<()> {
+    fn reclaim(&mut self, vms: &[VmSample], entries: &[(u32, Box<VmEntry>)]) -> Result<()> {
         let ended: HashMap<u32, &VmSample> =
             vms.iter().filter(|vm| vm.ended).map(|vm| (vm.key.index, vm)).collect();
         if ended.is_empty() {
             return Ok(());
         }
-        let is_over = |index: &u32| ended.contains_key(index);
-        let slots: Vec<_> = slots.iter().filter(|(_, slot)| is_over(&slot.vm)).collect();
-        self.attached.free_vcpus(slots.iter().map(|(index, slot)| (*index, &**slot)))?;
-        for (index, slot) in slots {
-            self.freed_vcpus.insert(*index, slot.life);
-            self.hotspots_lost += slot.hotspots_lost;
-        }
-        for (index, entry) in entries.iter().filter(|(index, _)| is_over(index)) {
+        let vcpus = self.vcpus.take(|vcpu| ended.contains_key(&vcpu.sample.vm.index));
+        self.attached.free_vcpus(&vcpus)?;
+        vcpus.iter().for_each(|vcpu| add_losses(&mut self.ended, vcpu));
+        for (index, entry) in entries.iter().filter(|(index, _)| ended.contains_key(index)) {
             self.attached.free_vm(*index, entry)?;
             self.freed_vms.insert(*index, entry.life);
         }
         for vm in ended.values() {
             self.processes.forget(vm.pid);
+            self.durations.forget(vm.key);
         }
         Ok(())
     }
 }
 
-/// Hotspots of the map by slot and life.
-type Overflow = HashMap<(u32, u32), Vec<(Place, u64)>>;
+fn add_losses(losses: &mut Losses, vcpu: &Vcpu) {
+    losses.hotspots += vcpu.hotspots_lost;
+    losses.unpaired += vcpu.timing.unpaired;
+    losses.durations += vcpu.timing.rows_lost;
+}
+
+/// The clock of the programs, `CLOCK_MONOTONIC`.
+fn monotonic() -> Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is a timespec. The clock exists on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    let nanos = u32::try_from(now.tv_nsec).unwrap_or(0);
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), nanos)
+}
 
 fn collect_overflow(entries: impl Iterator<Item = (HotspotKey, u64)>) -> Overflow {
     let mut overflow = Overflow::new();
@@ -259,52 +263,11 @@ fn named(identity: Option<&Identity>, comm: &[u8; 16]) -> Identity {
     identity
 }
 
-fn vcpu_sample(
-    index: u32,
-    slot: &VcpuSlot,
-    overflow: &Overflow,
-    vms: &MappedArray<VmEntry>,
-) -> VcpuSample {
-    let mut hotspots: Vec<(Place, u64)> = slot
-        .hotspots
-        .iter()
-        .filter(|hotspot| hotspot.count > 0)
-        .map(|hotspot| (hotspot.place, hotspot.count))
-        .collect();
-    hotspots.extend(overflow.get(&(index, slot.life)).into_iter().flatten());
-    hotspots.sort_unstable_by_key(|(place, _)| place_order(place));
-    let vm_life = if slot.vm < vms.len() {
-        vms.word(slot.vm, std::mem::offset_of!(VmEntry, life)) as u32
-    } else {
-        0
-    };
-    VcpuSample {
-        key: VcpuKey { index, life: slot.life },
-        vm: VmKey { index: slot.vm, life: vm_life },
-        id: slot.vcpu_id,
-        tid: slot.tid,
-        counts: Counts::new(slot.counts),
-        reasons: nonzero(&slot.reasons),
-        userspace: nonzero(&slot.userspace),
-        hotspots,
-        kvm: (slot.synced != 0).then_some((slot.first, slot.last)),
-        times: None,
-        latency: Arc::default(),
-    }
-}
-
 /// A process chooses its own name, so control characters do not reach a terminal.
 fn process_name(comm: &[u8; 16]) -> String {
     let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
     identity::printable(&String::from_utf8_lossy(&comm[..end]))
 }
-
-fn nonzero(counts: &[u64]) -> Vec<(u32, u64)> {
-    (0..).zip(counts.iter().copied()).filter(|(_, count)| *count > 0).collect()
-}
-
-/// How often a slot is read anew because its vCPU left KVM_RUN meanwhile.
-const SLOT_READS: usize = 200;
 
 #[cfg(test)]
 mod tests {

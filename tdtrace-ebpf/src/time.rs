@@ -1,0 +1,264 @@
+//! Where a vCPU's time goes, and how long its exits take.
+//!
+//! A vCPU is in the guest, in the kernel or in the VMM; each event that moves it from one to the other
+//! books the phase that ends. What `kvm_vcpu_wakeup` reports is taken out of the kernel's time, and
+//! so is the time in which the thread waited for a CPU. The durations of a class go into a row of
+//! buckets of the vCPU's own, so that here, too, there is one writer.
+
+use core::sync::atomic::{Ordering, compiler_fence};
+
+use tdtrace_common::latency::{
+    BUCKETS, LATENCY_RETURNS, LatencyClass, LatencyRow, PARTS, Part, Phase, ROW_PROBES, SLOT_ROWS,
+    Timing, bucket, row_start,
+};
+
+use crate::{
+    context,
+    maps::{FREE_ROWS, LATENCY_ROWS, is_timed},
+    slot::Slot,
+};
+
+/// `kvm_exit`: the guest's time ends. `reason` is an index of `VcpuSlot::reasons`.
+#[inline(always)]
+pub(crate) fn exits(slot: &mut Slot, reason: usize) {
+    if !is_timed() {
+        return;
+    }
+    let now = context::now();
+    let timing = open(slot);
+    if is(timing, Phase::Guest) {
+        timing.guest += now.saturating_sub(timing.since);
+    } else {
+        miss(timing);
+    }
+    begin(timing, Phase::Kernel, now);
+    timing.exit = reason as u16 + 1;
+    timing.parts = [0; PARTS];
+    close(slot);
+}
+
+/// `kvm_entry`: what the last exit led to is over.
+#[inline(always)]
+pub(crate) fn enters(slot: &mut Slot) {
+    if !is_timed() {
+        return;
+    }
+    let now = context::now();
+    let timing = open(slot);
+    if is(timing, Phase::Kernel) {
+        book_kernel(timing, now);
+        if timing.exit != 0 {
+            let (class, parts) = (u32::from(timing.exit) - 1, timing.parts);
+            record(slot, class, &parts);
+        }
+    } else {
+        miss(timing);
+    }
+    let timing = &mut slot.get().timing;
+    timing.phase = Phase::Guest as u16;
+    timing.since = now;
+    timing.exit = 0;
+    close(slot);
+}
+
+/// `kvm_userspace_exit`: the VMM's time begins. `reason` is an index of `VcpuSlot::userspace`.
+#[inline(always)]
+pub(crate) fn returns(slot: &mut Slot, reason: usize) {
+    if !is_timed() {
+        return;
+    }
+    let now = context::now();
+    let timing = open(slot);
+    if is(timing, Phase::Kernel) {
+        book_kernel(timing, now);
+    } else {
+        miss(timing);
+    }
+    begin(timing, Phase::Vmm, now);
+    timing.returned = reason as u16 + 1;
+    close(slot);
+}
+
+/// `kvm_fpu(1)`: the VMM's time ends.
+#[inline(always)]
+pub(crate) fn runs(slot: &mut Slot) {
+    if !is_timed() {
+        return;
+    }
+    let now = context::now();
+    let timing = open(slot);
+    if is(timing, Phase::Vmm) {
+        let elapsed = now.saturating_sub(timing.since);
+        let waiting = waited(timing, elapsed);
+        let mut parts = [0; PARTS];
+        parts[Part::Vmm as usize] = elapsed - waiting;
+        parts[Part::Waiting as usize] = waiting;
+        book(timing, &parts);
+        if timing.returned != 0 {
+            let class = LATENCY_RETURNS + u32::from(timing.returned) - 1;
+            record(slot, class, &parts);
+        }
+    } else {
+        miss(timing);
+    }
+    let timing = &mut slot.get().timing;
+    begin(timing, Phase::Kernel, now);
+    timing.returned = 0;
+    close(slot);
+}
+
+/// `kvm_vcpu_wakeup`: of the phase that lasts, `ns` nanoseconds were a halt.
+#[inline(always)]
+pub(crate) fn halted(slot: &mut Slot, ns: u64) {
+    if is_timed() {
+        slot.get().timing.halted += ns;
+    }
+}
+
+#[inline(always)]
+fn is(timing: &Timing, phase: Phase) -> bool {
+    timing.phase == phase as u16
+}
+
+/// The event before is missing, so the phase that ends has no time: it is not guessed.
+#[inline(always)]
+fn miss(timing: &mut Timing) {
+    if !is(timing, Phase::Unknown) {
+        timing.unpaired += 1;
+    }
+}
+
+#[inline(always)]
+fn begin(timing: &mut Timing, phase: Phase, now: u64) {
+    timing.phase = phase as u16;
+    timing.since = now;
+    timing.run_delay = context::run_delay();
+    timing.halted = 0;
+}
+
+/// How much of the `elapsed` nanoseconds the thread waited for a CPU.
+#[inline(always)]
+fn waited(timing: &Timing, elapsed: u64) -> u64 {
+    context::run_delay().saturating_sub(timing.run_delay).min(elapsed)
+}
+
+/// Books a phase in the kernel. A thread that a halt put to sleep waits for a CPU when it is woken, and
+/// KVM reports that as halted: so waiting is taken out of the halts first, then out of the kernel.
+#[inline(always)]
+fn book_kernel(timing: &mut Timing, now: u64) {
+    let elapsed = now.saturating_sub(timing.since);
+    let waiting = waited(timing, elapsed);
+    let halted = timing.halted.min(elapsed);
+    let mut parts = [0; PARTS];
+    parts[Part::Waiting as usize] = waiting;
+    parts[Part::Halted as usize] = halted.saturating_sub(waiting);
+    parts[Part::Kernel as usize] = elapsed - halted.max(waiting);
+    book(timing, &parts);
+}
+
+#[inline(always)]
+fn book(timing: &mut Timing, parts: &[u64; PARTS]) {
+    for (part, ns) in parts.iter().enumerate() {
+        timing.ns[part] += ns;
+        timing.parts[part] += ns;
+    }
+}
+
+/// A duration of `class`, the sum of its `parts`.
+#[inline(always)]
+fn record(slot: &mut Slot, class: LatencyClass, parts: &[u64; PARTS]) {
+    let Some(row) = row(slot, class) else {
+        slot.get().timing.rows_lost += 1;
+        return;
+    };
+    let mut total = 0;
+    for (part, ns) in parts.iter().enumerate() {
+        row.ns[part] += ns;
+        total += ns;
+    }
+    if total > row.max {
+        row.max = total;
+    }
+    // Hidden from the compiler, which proves the test away and leaves the verifier without a bound.
+    let index = core::hint::black_box(bucket(total));
+    if index < BUCKETS {
+        row.buckets[index] = row.buckets[index].wrapping_add(1);
+    }
+}
+
+/// The row of `class`, made if the vCPU has none.
+#[inline(always)]
+fn row<'a>(slot: &mut Slot, class: LatencyClass) -> Option<&'a mut LatencyRow> {
+    let entry = slot.get().rows[row_start(class)];
+    if let Some(row) = row_at(entry)
+        && row.class == class + 1
+    {
+        return Some(row);
+    }
+    row_at(find_row(slot.index(), class))
+}
+
+/// The row that `entry` of `VcpuSlot::rows` names.
+#[inline(always)]
+fn row_at<'a>(entry: u32) -> Option<&'a mut LatencyRow> {
+    let row = LATENCY_ROWS.get_ptr_mut(entry.wrapping_sub(1))?;
+    // SAFETY: a value of the array map, written only by the thread of the vCPU that has it.
+    Some(unsafe { &mut *row })
+}
+
+/// The entry of `class` among the rows of slot `index`, 0 if there is no room. Out of line: for a new
+/// class, and for one whose first place another has.
+#[inline(never)]
+fn find_row(index: u32, class: LatencyClass) -> u32 {
+    let Some(mut slot) = Slot::at(index) else {
+        return 0;
+    };
+    for probe in 0..ROW_PROBES {
+        let place = core::hint::black_box(row_start(class) + probe) & (SLOT_ROWS - 1);
+        let entry = slot.get().rows[place];
+        if entry == 0 {
+            let entry = new_row(index, class);
+            slot.get().rows[place] = entry;
+            return entry;
+        }
+        if row_at(entry).is_some_and(|row| row.class == class + 1) {
+            return entry;
+        }
+    }
+    0
+}
+
+#[inline(always)]
+fn new_row(slot: u32, class: LatencyClass) -> u32 {
+    let Ok(Some(index)) = FREE_ROWS.pop() else {
+        return 0;
+    };
+    let Some(row) = row_at(index + 1) else {
+        return 0;
+    };
+    row.slot = slot;
+    row.ns = [0; PARTS];
+    row.max = 0;
+    for index in 0..BUCKETS {
+        row.buckets[index] = 0;
+    }
+    row.class = class + 1;
+    index + 1
+}
+
+/// Readers see from here on that the times are being written.
+#[inline(always)]
+fn open(slot: &mut Slot) -> &mut Timing {
+    let timing = &mut slot.get().timing;
+    timing.turns += 1;
+    // The x86 CPU stores in order; this keeps the compiler from moving stores across.
+    compiler_fence(Ordering::Release);
+    timing
+}
+
+/// The times belong together again.
+#[inline(always)]
+fn close(slot: &mut Slot) {
+    compiler_fence(Ordering::Release);
+    slot.get().timing.turns += 1;
+}
