@@ -228,7 +228,7 @@ fn what_blocks_everything_is_the_first_step() {
         ),
         (|facts| facts.privilege.credentials = Seen::Absent, "mount procfs on /proc"),
         (
-            |facts| facts.tracefs.kvm_events = Seen::Is(vec!["kvm_page_fault".into()]),
+            |facts| facts.tracefs.kvm_events = Seen::Is(vec!["kvm_eoi".into()]),
             "nothing: another kernel may have it",
         ),
         (|facts| facts.kvm.kvm = tdtrace::kernel::kvm::Presence::Absent, "modprobe kvm_intel"),
