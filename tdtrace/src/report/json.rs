@@ -25,7 +25,8 @@ pub fn to_json(snapshot: &Snapshot, hotspots: usize) -> Value {
             of.map(|(_, class, n)| (class.name().to_owned(), (*n).into())).collect();
         (loss.name().to_owned(), Value::Object(classes))
     };
-    let causes: Map<String, Value> = Loss::ALL.into_iter().map(by_cause).collect();
+    let causes = Loss::ALL.into_iter().filter(|loss| *loss != Loss::Outside);
+    let causes: Map<String, Value> = causes.map(by_cause).collect();
     json!({
         "schema": SCHEMA,
         "at_s": snapshot.at.as_secs_f64(),
@@ -54,6 +55,9 @@ pub fn to_json(snapshot: &Snapshot, hotspots: usize) -> Value {
             "causes": causes,
             "without_place": snapshot.losses.hotspots,
         },
+        "outside": snapshot.losses.outside.iter()
+            .map(|(class, n)| (class.name().to_owned(), (*n).into()))
+            .collect::<Map<String, Value>>(),
         "counts": counts(&snapshot.counts),
         "audit": snapshot.audit().as_ref().map(audit),
         "dropped_vms": snapshot.dropped_vms,

@@ -93,9 +93,9 @@ fn scenario(tdtrace: &Path) -> Result<Vec<u8>> {
     archive.finish()
 }
 
-/// Lines of `<event> <keys>` for the script.
+/// Lines of `<group> <event> <keys>` for the script.
 fn events() -> String {
-    EVENTS.iter().map(|event| format!("{} {}\n", event.name, event.keys)).collect()
+    EVENTS.iter().map(|event| format!("{} {} {}\n", event.group, event.name, event.keys)).collect()
 }
 
 /// The workload's arguments.
@@ -116,5 +116,5 @@ fn judge(report: &Report) -> Result<(Vec<Row>, Lost)> {
     if workload.len() as u64 != VMS * VCPUS {
         bail!("the workload ran {} vCPUs of {}", workload.len(), VMS * VCPUS);
     }
-    Ok((compare(&tracefs, &stat.threads, &workload)?, stat.lost))
+    Ok((compare(tracefs, stat.threads, &stat.outside, &workload)?, stat.lost))
 }

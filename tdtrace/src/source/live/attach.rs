@@ -250,16 +250,15 @@ impl Attached {
     }
 
     fn all_losses(&self) -> Result<Losses> {
-        let causes = losses::causes(&PerCpuArray::<_, u64>::try_from(self.any("LOSSES")?)?)?;
-        let mut misses = Vec::new();
+        let mut losses = losses::read(&PerCpuArray::<_, u64>::try_from(self.any("LOSSES")?)?)?;
         for probe in PROBES {
             if let Some(program) = self.ebpf.program(probe.name)
                 && let Ok(fd) = program.fd()
             {
-                misses.push((probe.name.to_owned(), losses::recursion_misses(fd)?));
+                losses.misses.push((probe.name.to_owned(), losses::recursion_misses(fd)?));
             }
         }
-        Ok(Losses { causes, misses, ..Losses::default() })
+        Ok(losses)
     }
 
     /// What each attached program cost so far.

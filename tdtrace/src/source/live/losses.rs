@@ -8,21 +8,22 @@ use tdtrace_common::counters::{Class, Loss};
 
 use crate::model::sample::Losses;
 
-/// Events by cause and class, summed over the CPUs, those that there are.
-pub(super) fn causes<M: std::borrow::Borrow<aya::maps::MapData>>(
+/// What the programs lost by cause and class, and what belongs to no vCPU, summed over the CPUs.
+pub(super) fn read<M: std::borrow::Borrow<aya::maps::MapData>>(
     losses: &PerCpuArray<M, u64>,
-) -> Result<Vec<(Loss, Class, u64)>> {
-    let mut causes = Vec::new();
-    for loss in Loss::ALL.into_iter().filter(|loss| *loss != Loss::Outside) {
+) -> Result<Losses> {
+    let mut read = Losses::default();
+    for loss in Loss::ALL {
         for class in Class::ALL {
             let values = losses.get(&loss.index(class), 0).context("the map of losses")?;
-            let count = values.iter().sum();
-            if count > 0 {
-                causes.push((loss, class, count));
+            match (loss, values.iter().sum()) {
+                (_, 0) => {}
+                (Loss::Outside, count) => read.outside.push((class, count)),
+                (loss, count) => read.causes.push((loss, class, count)),
             }
         }
     }
-    Ok(causes)
+    Ok(read)
 }
 
 /// Runs of a program that the kernel skipped, because the program was running on that CPU already
@@ -42,6 +43,11 @@ pub(super) fn subtract(losses: &mut Losses, before: &Losses) {
         *count = count.saturating_sub(same.map_or(0, |(_, _, before)| *before));
     }
     losses.causes.retain(|(.., count)| *count > 0);
+    for (class, count) in &mut losses.outside {
+        let same = before.outside.iter().find(|(c, _)| c == class);
+        *count = count.saturating_sub(same.map_or(0, |(_, before)| *before));
+    }
+    losses.outside.retain(|(_, count)| *count > 0);
     for ((_, count), (_, before)) in losses.misses.iter_mut().zip(&before.misses) {
         *count = count.saturating_sub(*before);
     }
@@ -60,6 +66,7 @@ mod tests {
         let before = Losses {
             causes: vec![(Loss::Unattributed, Class::PioIn, 3), (Loss::SlotsFull, Class::Exit, 5)],
             misses: vec![("kvm_pio".to_owned(), 1)],
+            outside: vec![(Class::InterruptPosted, 2), (Class::SpteChanged, 1)],
             ..Losses::default()
         };
         let mut losses = Losses {
@@ -70,6 +77,7 @@ mod tests {
             ],
             misses: vec![("kvm_pio".to_owned(), 9)],
             hotspots: 7,
+            outside: vec![(Class::SpteChanged, 6), (Class::InterruptPosted, 2)],
             ..Losses::default()
         };
         subtract(&mut losses, &before);
@@ -78,6 +86,7 @@ mod tests {
         assert_eq!(losses.causes, expected);
         assert_eq!(losses.misses, [("kvm_pio".to_owned(), 8)]);
         assert_eq!(losses.hotspots, 7);
+        assert_eq!(losses.outside, [(Class::SpteChanged, 5)]);
     }
 
     #[test]

@@ -62,6 +62,14 @@ pub(super) fn tracepoint(class: Class) -> &'static str {
         Class::RunBegin | Class::RunEnd => "kvm_fpu",
         Class::Entry => "kvm_entry",
         Exit => "kvm_exit",
+        Class::PageFault => "kvm_page_fault",
+        Class::Halt => "kvm_vcpu_wakeup",
+        Class::HaltPoll => "kvm_halt_poll_ns",
+        Class::Interrupt => "kvm_inj_virq",
+        Class::SpteChanged => "kvm_tdp_mmu_spte_changed",
+        Class::MmioFault => "handle_mmio_page_fault",
+        Class::NestedExit => "kvm_nested_vmexit",
+        Class::InterruptPosted => "kvm_apicv_accept_irq",
     }
 }
 
@@ -89,7 +97,8 @@ pub(super) fn unaccounted(rows: &[Row], lost: &Lost) -> Vec<String> {
 pub(super) struct Row {
     vm: Option<u64>,
     vcpu: Option<u64>,
-    tid: u64,
+    /// `None` for all threads together, of classes that also occur outside of a vCPU's thread.
+    tid: Option<u64>,
     item: Item,
     tracefs: u64,
     tdtrace: u64,
@@ -103,17 +112,34 @@ pub(super) struct Row {
 /// When the sides do not know the same threads, or see different vCPUs in one, or when a thread
 /// made no exit at all.
 pub(super) fn compare(
-    tracefs: &Threads,
-    tdtrace: &Threads,
+    mut tracefs: Threads,
+    mut tdtrace: Threads,
+    outside: &BTreeMap<Item, u64>,
     workload: &Threads,
 ) -> Result<Vec<Row>> {
+    let traced = take_unattributed(&mut tracefs);
+    let mut counted = take_unattributed(&mut tdtrace);
+    for (item, count) in outside {
+        *counted.entry(*item).or_default() += count;
+    }
     let ids = |threads: &Threads| threads.keys().copied().collect::<BTreeSet<_>>();
-    let known = [ids(tracefs), ids(tdtrace), ids(workload)];
+    let known = [ids(&tracefs), ids(&tdtrace), ids(workload)];
     if known[0] != known[1] || known[0] != known[2] || known[0].is_empty() {
         let [tracefs, tdtrace, workload] = known;
         bail!("threads: tracefs {tracefs:?}, tdtrace {tdtrace:?}, workload {workload:?}");
     }
-    let mut rows = Vec::new();
+    let items: BTreeSet<_> = traced.keys().chain(counted.keys()).collect();
+    let count = |counts: &BTreeMap<Item, u64>, item: &Item| counts.get(item).copied().unwrap_or(0);
+    let together = |item: &Item| Row {
+        vm: None,
+        vcpu: None,
+        tid: None,
+        item: *item,
+        tracefs: count(&traced, item),
+        tdtrace: count(&counted, item),
+        workload: None,
+    };
+    let mut rows: Vec<Row> = items.into_iter().map(together).collect();
     for (tid, made) in workload {
         let (traced, counted) = (&tracefs[tid], &tdtrace[tid]);
         if traced.vcpu != made.vcpu || counted.vcpu != made.vcpu {
@@ -134,7 +160,7 @@ pub(super) fn compare(
             rows.push(Row {
                 vm: made.vm,
                 vcpu: made.vcpu,
-                tid: *tid,
+                tid: Some(*tid),
                 item: *item,
                 tracefs: count(traced).unwrap_or(0),
                 tdtrace: count(counted).unwrap_or(0),
@@ -143,6 +169,24 @@ pub(super) fn compare(
         }
     }
     Ok(rows)
+}
+
+/// Takes the counts out of classes whose events need not belong to the thread in which they occur, and
+/// threads that have no others.
+fn take_unattributed(threads: &mut Threads) -> BTreeMap<Item, u64> {
+    let mut sums = BTreeMap::new();
+    threads.retain(|_, thread| {
+        let before = thread.counts.len();
+        thread.counts.retain(|item, count| {
+            let outside = matches!(item, Item::Class(class) if class.occurs_outside());
+            if outside {
+                *sums.entry(*item).or_default() += *count;
+            }
+            !outside
+        });
+        before == thread.counts.len() || !thread.counts.is_empty()
+    });
+    sums
 }
 
 impl Row {
@@ -183,7 +227,7 @@ impl fmt::Display for Row {
             "{:>3} {:>4} {:>6}  {:<22} {:>9} {:>9} {:>9}",
             or_dash(self.vm),
             or_dash(self.vcpu),
-            self.tid,
+            or_dash(self.tid),
             self.item,
             self.tracefs,
             self.tdtrace,
@@ -206,9 +250,13 @@ mod tests {
         Threads::from([(7, Thread { vcpu: Some(vcpu), vm: Some(0), counts })])
     }
 
+    fn rows(tracefs: &Threads, tdtrace: &Threads, workload: &Threads) -> Result<Vec<Row>> {
+        compare(tracefs.clone(), tdtrace.clone(), &BTreeMap::new(), workload)
+    }
+
     fn differing(tdtrace: &[(Item, u64)], workload: &[(Item, u64)]) -> Vec<Item> {
         let tracefs = thread(1, &[(Item::Class(Exit), 5), (HLT, 4)]);
-        let rows = compare(&tracefs, &thread(1, tdtrace), &thread(1, workload)).unwrap();
+        let rows = rows(&tracefs, &thread(1, tdtrace), &thread(1, workload)).unwrap();
         rows.iter().filter(|row| !row.agrees(&Lost::new())).map(|row| row.item).collect()
     }
 
@@ -243,7 +291,7 @@ mod tests {
     fn what_was_lost_must_fill_the_gap_exactly() {
         let tracefs = thread(1, &[(Item::Class(Exit), 5)]);
         let tdtrace = thread(1, &[(Item::Class(Exit), 3)]);
-        let rows = compare(&tracefs, &tdtrace, &thread(1, &[])).unwrap();
+        let rows = rows(&tracefs, &tdtrace, &thread(1, &[])).unwrap();
         let lost = |count| Lost::from([("kvm_exit".to_owned(), count)]);
         assert!(rows[0].agrees(&lost(2)) && !rows[0].agrees(&Lost::new()));
         assert!(unaccounted(&rows, &lost(2)).is_empty());
@@ -252,19 +300,33 @@ mod tests {
     }
 
     #[test]
+    fn what_other_threads_do_is_compared_all_together() {
+        let spte = Item::Class(Class::SpteChanged);
+        let mut tracefs = thread(1, &[(Item::Class(Exit), 5), (spte, 3)]);
+        tracefs.insert(9, Thread { counts: [(spte, 4)].into(), ..Thread::default() });
+        let tdtrace = thread(1, &[(Item::Class(Exit), 5), (spte, 2)]);
+        let workload = thread(1, &[]);
+        for (outside, agrees) in [(5, true), (4, false)] {
+            let outside = BTreeMap::from([(spte, outside)]);
+            let rows = compare(tracefs.clone(), tdtrace.clone(), &outside, &workload).unwrap();
+            assert_eq!(rows.iter().all(|row| row.agrees(&Lost::new())), agrees);
+        }
+    }
+
+    #[test]
     fn threads_that_are_not_the_same_are_an_error() {
         let one = thread(1, &[(Item::Class(Exit), 5)]);
-        assert!(compare(&one, &Threads::new(), &one).is_err());
-        assert!(compare(&one, &one, &Threads::new()).is_err());
-        assert!(compare(&Threads::new(), &Threads::new(), &Threads::new()).is_err());
-        let error = compare(&one, &thread(0, &[]), &one).unwrap_err().to_string();
+        assert!(rows(&one, &Threads::new(), &one).is_err());
+        assert!(rows(&one, &one, &Threads::new()).is_err());
+        assert!(rows(&Threads::new(), &Threads::new(), &Threads::new()).is_err());
+        let error = rows(&one, &thread(0, &[]), &one).unwrap_err().to_string();
         assert!(error.contains("thread 7"), "{error}");
     }
 
     #[test]
     fn a_thread_without_exits_is_an_error() {
         let none = thread(1, &[]);
-        let error = compare(&none, &none, &none).unwrap_err().to_string();
+        let error = rows(&none, &none, &none).unwrap_err().to_string();
         assert!(error.contains("no exit"), "{error}");
     }
 }

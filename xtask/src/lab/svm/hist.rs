@@ -7,9 +7,11 @@ use tdtrace_common::counters::Class::{self, *};
 
 use super::counts::{Item, Threads};
 
-/// A tracepoint of the group `kvm` and how its histogram is read.
+/// A tracepoint and how its histogram is read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Event {
+    /// The group that tracefs has it in.
+    pub(super) group: &'static str,
     /// The tracepoint.
     pub(super) name: &'static str,
     /// The fields that the histogram is keyed by, the thread first.
@@ -18,9 +20,9 @@ pub(super) struct Event {
     classes: (Option<&'static str>, &'static [(u64, Class)]),
 }
 
-/// Every tracepoint that tdtrace counts per vCPU (include/trace/events/kvm.h,
-/// arch/x86/kvm/trace.h).
-pub(super) const EVENTS: [Event; 10] = [
+/// Every tracepoint that tdtrace counts (include/trace/events/kvm.h, arch/x86/kvm/trace.h,
+/// arch/x86/kvm/mmu/mmutrace.h).
+pub(super) const EVENTS: [Event; 18] = [
     Event::one("kvm_entry", "common_pid,vcpu_id", &[(0, Entry)]),
     Event::one("kvm_exit", "common_pid,vcpu_id,exit_reason", &[(0, Exit)]),
     Event::by("kvm_pio", "common_pid,rw", "rw", &[(0, PioIn), (1, PioOut)]),
@@ -36,11 +38,23 @@ pub(super) const EVENTS: [Event; 10] = [
     Event::one("kvm_hypercall", "common_pid", &[(0, Hypercall)]),
     Event::one("kvm_userspace_exit", "common_pid", &[(0, UserspaceExit)]),
     Event::by("kvm_fpu", "common_pid,load", "load", &[(0, RunEnd), (1, RunBegin)]),
+    Event::one("kvm_page_fault", "common_pid", &[(0, PageFault)]),
+    Event::one("kvm_vcpu_wakeup", "common_pid", &[(0, Halt)]),
+    Event::one("kvm_halt_poll_ns", "common_pid", &[(0, HaltPoll)]),
+    Event::one("kvm_inj_virq", "common_pid", &[(0, Interrupt)]),
+    Event::one("kvm_apicv_accept_irq", "common_pid", &[(0, InterruptPosted)]),
+    Event::one("kvm_nested_vmexit", "common_pid", &[(0, NestedExit)]),
+    Event::mmu("handle_mmio_page_fault", "common_pid", &[(0, MmioFault)]),
+    Event::mmu("kvm_tdp_mmu_spte_changed", "common_pid", &[(0, SpteChanged)]),
 ];
 
 impl Event {
     const fn one(name: &'static str, keys: &'static str, classes: &'static [(u64, Class)]) -> Self {
-        Self { name, keys, classes: (None, classes) }
+        Self { group: "kvm", name, keys, classes: (None, classes) }
+    }
+
+    const fn mmu(name: &'static str, keys: &'static str, classes: &'static [(u64, Class)]) -> Self {
+        Self { group: "kvmmmu", ..Self::one(name, keys, classes) }
     }
 
     const fn by(
@@ -49,7 +63,7 @@ impl Event {
         key: &'static str,
         classes: &'static [(u64, Class)],
     ) -> Self {
-        Self { name, keys, classes: (Some(key), classes) }
+        Self { group: "kvm", name, keys, classes: (Some(key), classes) }
     }
 
     fn class(&self, keys: &BTreeMap<&str, u64>) -> Result<Class> {

@@ -18,6 +18,8 @@ pub(super) struct Stat {
     pub(super) threads: Threads,
     /// Events that it says it lost.
     pub(super) lost: Lost,
+    /// Events that it says belong to no vCPU.
+    pub(super) outside: BTreeMap<Item, u64>,
 }
 
 /// Reads what `tdtrace stat --json` printed.
@@ -38,7 +40,11 @@ pub(super) fn stat(json: &str) -> Result<Stat> {
         }
         Ok(counts)
     })?;
-    Ok(Stat { threads, lost })
+    let outside = numbers(&json, "outside")?
+        .into_iter()
+        .map(|(name, count)| Ok((Item::Class(class(name)?), count)))
+        .collect::<Result<_>>()?;
+    Ok(Stat { threads, lost, outside })
 }
 
 /// Lost events by tracepoint. A hotspot without a place is an error here: the lab makes few places.
@@ -196,6 +202,7 @@ mod tests {
     fn stat_json() -> Value {
         let equal = |count: u64| json!({"kvm_says": count, "we_saw": count});
         json!({
+            "outside": {"spte_changed": 4},
             "lost": {"total": 0, "without_place": 0, "recursion_misses": {"kvm_fpu": 0},
                 "causes": {"unattributed": {}}},
             "audit": {"exits": equal(5), "kvm_runs": equal(2), "hypercalls": equal(0)},
