@@ -270,7 +270,8 @@ pub struct KvmObject {
     pub identity: u64,
 }
 
-/// Everything that is counted of one vCPU. One writer: the thread inside KVM_RUN.
+/// Everything that is counted of one vCPU. One writer: the thread inside KVM_RUN. What most events
+/// touch comes first, so that it lies in one page.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
 pub struct VcpuSlot {
@@ -302,16 +303,16 @@ pub struct VcpuSlot {
     pub timing: Timing,
     /// Index of the row of a latency class plus one, 0 while there is none; see [`crate::latency`].
     pub rows: [u32; SLOT_ROWS],
+    /// The places that came first.
+    pub hotspots: [Hotspot; SLOT_HOTSPOTS],
     /// What KVM said when this vCPU was first seen between two exits.
     pub first: KvmStat,
     /// What KVM said when it was last seen so.
     pub last: KvmStat,
-    /// `kvm_exit` by reason.
-    pub reasons: [u64; REASONS],
     /// `kvm_userspace_exit` by `KVM_EXIT_*`.
     pub userspace: [u64; USERSPACE],
-    /// The places that came first.
-    pub hotspots: [Hotspot; SLOT_HOTSPOTS],
+    /// `kvm_exit` by reason.
+    pub reasons: [u64; REASONS],
 }
 
 const _: () = assert!(size_of::<VcpuSlot>().is_multiple_of(CACHE_LINE));
@@ -397,7 +398,14 @@ impl Loss {
     #[must_use]
     #[inline(always)]
     pub const fn index(self, class: Class) -> u32 {
-        self as u32 * COUNTS as u32 + class as u32
+        self.first() + class as u32
+    }
+
+    /// The index of the first class.
+    #[must_use]
+    #[inline(always)]
+    pub const fn first(self) -> u32 {
+        self as u32 * COUNTS as u32
     }
 
     /// The name in reports and JSON.

@@ -114,7 +114,13 @@ static LOSSES: PerCpuArray<u64> =
 /// Counts an event of `class` that no slot gets.
 #[inline(always)]
 pub(crate) fn lose(loss: Loss, class: Class) {
-    if let Some(count) = LOSSES.get_ptr_mut(loss.index(class)) {
+    lose_index(loss.index(class));
+}
+
+/// The same by index of the map.
+#[inline(always)]
+pub(crate) fn lose_index(index: u32) {
+    if let Some(count) = LOSSES.get_ptr_mut(index) {
         // SAFETY: this CPU's value, 8-byte aligned. Atomic, because a preempted program may be halfway
         // through the same addition; as assembly, because the target has no `AtomicU64::fetch_add`.
         unsafe {

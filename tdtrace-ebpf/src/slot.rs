@@ -6,6 +6,8 @@ use core::sync::atomic::{Ordering, compiler_fence};
 use aya_ebpf::{
     EbpfContext,
     bindings::{BPF_ANY, BPF_NOEXIST},
+    cty::c_void,
+    programs::RawTracePointContext,
 };
 use aya_log_ebpf::debug as log_debug;
 use tdtrace_common::counters::{
@@ -19,7 +21,7 @@ use crate::{
     kernel::{self, offset, read},
     maps::{
         FREE_VCPUS, FREE_VMS, HOTSPOTS, MEMO, SLOT_AT, VCPU_INDEX, VCPUS, VM_INDEX, VMS, debug,
-        lose,
+        lose, lose_index,
     },
 };
 
@@ -140,11 +142,17 @@ pub(crate) fn of<C: EbpfContext>(ctx: &C, vcpu: u64, class: Class) -> Option<Slo
     {
         return Some(slot);
     }
-    // SAFETY: as above.
-    let index = find(vcpu).or_else(|| make(ctx, vcpu, class))?;
+    let index = u32::try_from(find_or_make(ctx.as_ptr(), vcpu, class as u32)).ok()?;
     // SAFETY: as above.
     unsafe { (*memo).slot = u64::from(index) };
     Slot::at(index)
+}
+
+/// The index of the slot of `vcpu`, found or made; negative if it gets none, which is counted as a
+/// loss of `class`. Out of line: what the CPU remembers is right nearly always.
+#[inline(never)]
+fn find_or_make(ctx: *mut c_void, vcpu: u64, class: u32) -> i64 {
+    find(vcpu).map_or_else(|| make(ctx, vcpu, class), i64::from)
 }
 
 /// The slot of `vcpu` at the beginning of a KVM_RUN, where a vCPU that took over the address of a
@@ -163,8 +171,7 @@ pub(crate) fn of_run<C: EbpfContext>(ctx: &C, vcpu: u64) -> Option<Slot> {
         return Some(slot);
     }
     current.vcpu = 0;
-    let index = make(ctx, vcpu, Class::RunBegin)?;
-    Slot::at(index)
+    of(ctx, vcpu, Class::RunBegin)
 }
 
 /// Which vCPU is at `vcpu` now.
@@ -188,7 +195,7 @@ fn find(vcpu: u64) -> Option<u32> {
 
 /// Gives `vcpu` a free slot.
 #[inline(always)]
-fn make<C: EbpfContext>(ctx: &C, vcpu: u64, class: Class) -> Option<u32> {
+fn make(ctx: *mut c_void, vcpu: u64, class: u32) -> i64 {
     let made = make_slot(vcpu);
     if made < 0 {
         let loss = match made {
@@ -196,22 +203,20 @@ fn make<C: EbpfContext>(ctx: &C, vcpu: u64, class: Class) -> Option<u32> {
             MAP_FULL => Loss::MapFull,
             _ => Loss::SlotsFull,
         };
-        lose(loss, class);
-        return None;
+        lose_index(loss.first() + class);
+    } else if debug() {
+        log_debug!(&RawTracePointContext::new(ctx), "vcpu {:x} takes slot {}", vcpu, made);
     }
-    if debug() {
-        log_debug!(ctx, "vcpu {:x} takes slot {}", vcpu, made);
-    }
-    Some(made as u32)
+    made
 }
 
-/// What [`make_slot`] returns instead of an index: a function of its own returns a number.
+/// What [`make_slot`] returns instead of an index.
 const UNATTRIBUTED: i64 = -1;
 const SLOTS_FULL: i64 = -2;
 const MAP_FULL: i64 = -3;
 
-/// The index of the new slot, or a reason. Out of line: once in the life of a vCPU.
-#[inline(never)]
+/// The index of the new slot, or a reason.
+#[inline(always)]
 fn make_slot(vcpu: u64) -> i64 {
     let Some(kvm) = read::<u64>(vcpu, offset!(vcpu_kvm)) else {
         return UNATTRIBUTED;

@@ -26,15 +26,18 @@ use tdtrace::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tdtrace-ebpf.o"));
 
 /// The maps that are large by default; programs that do nothing need none of them.
-const LARGE_MAPS: [&str; 8] = [
+const LARGE_MAPS: [&str; 11] = [
     "VCPUS",
     "VMS",
     "FREE_VCPUS",
     "FREE_VMS",
     "VCPU_INDEX",
     "VM_INDEX",
+    "SLOT_AT",
     "SLOT_BY_THREAD",
     "HOTSPOTS",
+    "LATENCY_ROWS",
+    "FREE_ROWS",
 ];
 
 #[derive(Debug, Parser)]
