@@ -6,12 +6,13 @@ use serde_json::{Value, json};
 
 use super::{
     interval::Interval,
-    observer::{Observer, Workload},
+    observer::{Exit, Observer, Workload},
 };
 
 /// What was measured of the observers.
 #[derive(Debug)]
 pub(super) struct Added {
+    exit: Exit,
     /// Nanoseconds an exit with nobody watching.
     alone: Interval,
     /// Each observer that ran with what it adds to an exit, in nanoseconds.
@@ -25,8 +26,8 @@ pub(super) struct Added {
 struct Row {
     observer: Observer,
     added: Interval,
-    /// What tdtrace adds divided by what this one adds; `None` where that is next to nothing.
-    tdtrace_to_this: Option<Interval>,
+    /// What this one adds divided by what perf adds; `None` where that is next to nothing.
+    share_of_perf: Option<Interval>,
 }
 
 /// Takes the times. An observer that does not run once is left out; one that breaks off later is an
@@ -45,7 +46,9 @@ pub(super) fn measure(workload: &Workload, rounds: u32, say: impl Fn(u32)) -> Re
         };
         match outcome {
             Ok(_) => running.push(observer),
-            Err(why) if matches!(observer, Observer::Nothing | Observer::Tdtrace) => {
+            Err(why)
+                if matches!(observer, Observer::Nothing | Observer::Counts | Observer::Tdtrace) =>
+            {
                 return Err(anyhow::anyhow!(why));
             }
             Err(why) => left_out.push((observer, why)),
@@ -56,7 +59,7 @@ pub(super) fn measure(workload: &Workload, rounds: u32, say: impl Fn(u32)) -> Re
         say(round);
         times.push(turn(workload, &running, round)?);
     }
-    evaluate(&running, &times, left_out, workload.exits)
+    evaluate(&running, &times, left_out, (workload.exit, workload.exits))
 }
 
 /// One round: everyone's time, in the order of `running`. Who begins changes from round to round.
@@ -73,27 +76,34 @@ fn evaluate(
     running: &[Observer],
     times: &[Vec<f64>],
     left_out: Vec<(Observer, String)>,
-    exits: u64,
+    (exit, exits): (Exit, u64),
 ) -> Result<Added> {
     let column = |observer| {
         let index = running.iter().position(|one| *one == observer);
         index.with_context(|| format!("{observer:?} was not measured"))
     };
     let nothing = column(Observer::Nothing)?;
-    let tdtrace = column(Observer::Tdtrace)?;
-    let added = |round: &[f64], index: usize| round[index] - round[nothing];
+    let perf = running.iter().position(|one| *one == Observer::Perf);
+    let interval = |index: usize| {
+        let added = times.iter().map(|round| round[index] - round[nothing]);
+        Interval::of(added).context("no round was measured")
+    };
+    // Dividing by what may be zero says nothing.
+    let perf = match perf {
+        Some(index) if interval(index)?.low > 0.0 => Some(index),
+        _ => None,
+    };
     let mut rows = Vec::new();
     for (index, observer) in running.iter().enumerate().filter(|(index, _)| *index != nothing) {
-        let interval = Interval::of(times.iter().map(|round| added(round, index)));
-        let interval = interval.context("no round was measured")?;
-        // Dividing by what may be zero says nothing.
-        let tdtrace_to_this = (index != tdtrace && interval.low > 0.0)
-            .then(|| Interval::of(times.iter().map(|r| added(r, tdtrace) / added(r, index))))
-            .flatten();
-        rows.push(Row { observer: *observer, added: interval, tdtrace_to_this });
+        let share = |perf: usize| {
+            let added = |round: &[f64], index: usize| round[index] - round[nothing];
+            Interval::of(times.iter().map(|round| added(round, index) / added(round, perf)))
+        };
+        let share_of_perf = perf.filter(|perf| *perf != index).and_then(share);
+        rows.push(Row { observer: *observer, added: interval(index)?, share_of_perf });
     }
     let alone = Interval::of(times.iter().map(|round| round[nothing]));
-    Ok(Added { alone: alone.context("no round was measured")?, rows, left_out, exits })
+    Ok(Added { exit, alone: alone.context("no round was measured")?, rows, left_out, exits })
 }
 
 impl Added {
@@ -103,7 +113,7 @@ impl Added {
             json!({
                 "observer": row.observer.key(),
                 "added_ns": row.added.to_json(),
-                "tdtrace_to_this": row.tdtrace_to_this.map(Interval::to_json),
+                "share_of_perf": row.share_of_perf.map(Interval::to_json),
             })
         });
         let left_out = self
@@ -111,6 +121,7 @@ impl Added {
             .iter()
             .map(|(observer, why)| json!({ "observer": observer.key(), "why": why }));
         json!({
+            "exit": self.exit.key(),
             "exits_per_run": self.exits,
             "alone_ns": self.alone.to_json(),
             "observers": rows.collect::<Vec<_>>(),
@@ -122,10 +133,10 @@ impl Added {
     pub(super) fn to_text(&self) -> String {
         let mut text = format!(
             "{:<30}{:<34}{}\n",
-            "added time, ns an exit", "added [95 %]", "tdtrace to this"
+            "added time, ns an exit", "added [95 %]", "share of perf's"
         );
-        for Row { observer, added, tdtrace_to_this } in &self.rows {
-            let ratio = match tdtrace_to_this {
+        for Row { observer, added, share_of_perf } in &self.rows {
+            let ratio = match share_of_perf {
                 Some(ratio) => format!("{ratio:.2}"),
                 None => "-".to_owned(),
             };
@@ -135,8 +146,10 @@ impl Added {
             text += &format!("{:<30}left out: {why}\n", observer.name());
         }
         text + &format!(
-            "an exit without an observer: {:.0} ns; each run {} CPUIDs on one vCPU\n",
-            self.alone, self.exits
+            "{}: {:.0} ns without an observer; {} of them a run, on one vCPU\n",
+            self.exit.name(),
+            self.alone,
+            self.exits
         )
     }
 }
@@ -164,12 +177,12 @@ mod tests {
             .map(f64::from)
             .map(|n| vec![n * 1e4, n * 1e4 + 100.0, n * 1e4 + 400.0])
             .collect();
-        let added = evaluate(&RUNNING, &times, Vec::new(), 1000).unwrap();
+        let added = evaluate(&RUNNING, &times, Vec::new(), (Exit::Cpuid, 1000)).unwrap();
         let json = added.to_json();
         assert_eq!(json["observers"][0]["added_ns"]["low"], 100.0);
-        assert_eq!(json["observers"][0]["tdtrace_to_this"], Value::Null);
+        assert_eq!(json["observers"][1]["share_of_perf"], Value::Null);
         assert_eq!(json["observers"][1]["added_ns"]["median"], 400.0);
-        assert_eq!(json["observers"][1]["tdtrace_to_this"]["median"], 0.25);
+        assert_eq!(json["observers"][0]["share_of_perf"]["median"], 0.25);
         assert!(added.to_text().contains("0.25 [0.25, 0.25]"));
     }
 
@@ -178,10 +191,10 @@ mod tests {
         let times: Vec<_> =
             (-15..15).map(f64::from).map(|n| vec![1000.0, 1100.0, 1000.0 + n]).collect();
         let why = vec![(Observer::Bpftrace, "bpftrace is not installed; …".to_owned())];
-        let added = evaluate(&RUNNING, &times, why, 1000).unwrap();
+        let added = evaluate(&RUNNING, &times, why, (Exit::Cpuid, 1000)).unwrap();
         let text = added.to_text();
         assert!(text.contains("not resolved [-6, 5]"), "{text}");
         assert!(text.contains("left out: bpftrace is not installed"), "{text}");
-        assert_eq!(added.to_json()["observers"][1]["tdtrace_to_this"], Value::Null);
+        assert_eq!(added.to_json()["observers"][0]["share_of_perf"], Value::Null);
     }
 }

@@ -19,7 +19,10 @@ use anyhow::{Context as _, Result, bail};
 use clap::builder::RangedU64ValueParser;
 use serde_json::{Value, json};
 
-use self::observer::Workload;
+use self::{
+    added::Added,
+    observer::{Exit, Workload},
+};
 use crate::{
     progress,
     setup::{self, Need},
@@ -28,7 +31,7 @@ use crate::{
 
 /// Measures what tdtrace costs: each program net of an empty one, and each exit.
 ///
-/// Takes about five minutes; on a machine that does other work the intervals become wide. Results
+/// Takes about twelve minutes; on a machine that does other work the intervals become wide. Results
 /// also go to target/bench/bench.json.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
@@ -68,12 +71,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
     eprintln!("programs: {rounds} rounds on CPU {cpu} …");
     let programs = programs::measure(&example, rounds, cpu)?;
-    let workload = Workload::new(tdtrace, cpu, exits, &dir)?;
-    let added = added::measure(&workload, rounds, |round| {
-        if round % 10 == 0 {
-            eprintln!("added time: round {} of {rounds} …", round + 1);
-        }
-    })?;
+    let mut added = Vec::new();
+    for exit in Exit::ALL {
+        let workload = Workload::new(tdtrace.clone(), cpu, exit, exits, &dir)?;
+        added.push(added::measure(&workload, rounds, |round| {
+            if round % 10 == 0 {
+                eprintln!("added time, {}: round {} of {rounds} …", exit.name(), round + 1);
+            }
+        })?);
+    }
 
     let result = json!({
         "schema": 1,
@@ -81,7 +87,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         "rounds": rounds,
         "machine": machine.to_json(),
         "programs": programs::to_json(&programs),
-        "added": added.to_json(),
+        "added": added.iter().map(Added::to_json).collect::<Vec<_>>(),
     });
     let file = dir.join("bench.json");
     fs::write(&file, format!("{result:#}\n"))
@@ -90,7 +96,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         println!("{result:#}");
     } else {
         println!("{}", machine.to_text(rounds, args.quick));
-        println!("{}\n{}", programs::to_text(&programs), added.to_text());
+        println!("{}", programs::to_text(&programs));
+        added.iter().for_each(|added| println!("{}", added.to_text()));
         println!("result: {}", file.display());
     }
     Ok(ExitCode::SUCCESS)

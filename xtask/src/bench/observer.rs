@@ -12,28 +12,76 @@ use serde_json::Value;
 
 use crate::{packages, progress, workspace};
 
-/// CPUIDs counted by thread, which is the vCPU.
-const BPFTRACE: &str = "tracepoint:kvm:kvm_cpuid { @[tid] = count(); }";
+/// What the guest does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exit {
+    /// CPUID, which the kernel answers: one event.
+    Cpuid,
+    /// OUT, which the VMM serves: the access and the way out of KVM_RUN and back, with four events, of
+    /// which two end a time.
+    Out,
+}
+
+impl Exit {
+    pub(super) const ALL: [Self; 2] = [Self::Cpuid, Self::Out];
+
+    /// What is measured, to the reader.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Cpuid => "CPUID, answered by the kernel",
+            Self::Out => "OUT, served by the VMM",
+        }
+    }
+
+    /// The name in JSON and among what the workload made.
+    pub(super) const fn key(self) -> &'static str {
+        match self {
+            Self::Cpuid => "cpuid",
+            Self::Out => "pio_out",
+        }
+    }
+
+    /// The workload's option.
+    const fn option(self) -> &'static str {
+        match self {
+            Self::Cpuid => "--cpuid",
+            Self::Out => "--pio",
+        }
+    }
+
+    /// Its events counted by thread, which is the vCPU.
+    const fn bpftrace(self) -> &'static str {
+        match self {
+            Self::Cpuid => "tracepoint:kvm:kvm_cpuid { @[tid] = count(); }",
+            Self::Out => {
+                "tracepoint:kvm:kvm_pio,tracepoint:kvm:kvm_fpu,tracepoint:kvm:kvm_userspace_exit { @[probe, tid] = count(); }"
+            }
+        }
+    }
+}
 
 /// Who watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Observer {
     Nothing,
+    Counts,
     Tdtrace,
     Perf,
     Bpftrace,
 }
 
 impl Observer {
-    pub(super) const ALL: [Self; 4] = [Self::Nothing, Self::Tdtrace, Self::Perf, Self::Bpftrace];
+    pub(super) const ALL: [Self; 5] =
+        [Self::Nothing, Self::Counts, Self::Tdtrace, Self::Perf, Self::Bpftrace];
 
     /// What is run, to the reader.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Nothing => "nothing",
+            Self::Counts => "tdtrace stat --no-latency",
             Self::Tdtrace => "tdtrace stat",
             Self::Perf => "perf record -e kvm:*",
-            Self::Bpftrace => "bpftrace, kvm_cpuid by vCPU",
+            Self::Bpftrace => "bpftrace, counts by vCPU",
         }
     }
 
@@ -41,6 +89,7 @@ impl Observer {
     pub(super) const fn key(self) -> &'static str {
         match self {
             Self::Nothing => "nothing",
+            Self::Counts => "tdtrace_counts",
             Self::Tdtrace => "tdtrace",
             Self::Perf => "perf",
             Self::Bpftrace => "bpftrace",
@@ -50,7 +99,7 @@ impl Observer {
     /// The program that must be there and Debian's package of it.
     const fn needs(self) -> Option<(&'static str, &'static str)> {
         match self {
-            Self::Nothing | Self::Tdtrace => None,
+            Self::Nothing | Self::Counts | Self::Tdtrace => None,
             Self::Perf => Some(("perf", "linux-perf")),
             Self::Bpftrace => Some(("bpftrace", "bpftrace")),
         }
@@ -77,7 +126,9 @@ pub(super) struct Workload {
     pub(super) program: PathBuf,
     /// The CPU on which it runs.
     pub(super) cpu: usize,
-    /// CPUIDs that it makes; each is an exit.
+    /// What it does.
+    pub(super) exit: Exit,
+    /// How often.
     pub(super) exits: u64,
     /// `taskset`; bpftrace asks for a full path.
     taskset: PathBuf,
@@ -88,10 +139,16 @@ pub(super) struct Workload {
 impl Workload {
     /// # Errors
     /// When util-linux is not there.
-    pub(super) fn new(program: PathBuf, cpu: usize, exits: u64, dir: &Path) -> Result<Self> {
+    pub(super) fn new(
+        program: PathBuf,
+        cpu: usize,
+        exit: Exit,
+        exits: u64,
+        dir: &Path,
+    ) -> Result<Self> {
         let taskset =
             workspace::program("taskset").context("taskset is missing; install util-linux")?;
-        Ok(Self { program, cpu, exits, taskset, scratch: dir.join("perf.data") })
+        Ok(Self { program, cpu, exit, exits, taskset, scratch: dir.join("perf.data") })
     }
 
     /// Runs it under `observer`; nanoseconds an exit, as its vCPU took the time.
@@ -110,16 +167,20 @@ impl Workload {
             let said = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no message");
             bail!("`{shown}` failed ({}): {said}", out.status);
         }
-        time(&out.stdout, self.exits).with_context(|| format!("`{shown}`"))
+        time(&out.stdout, self.exit, self.exits).with_context(|| format!("`{shown}`"))
     }
 
     fn command(&self, observer: Observer) -> Command {
         let mut words = self.words();
         let mut command = match observer {
             Observer::Nothing => Command::new(words.remove(0)),
-            Observer::Tdtrace => {
+            Observer::Counts | Observer::Tdtrace => {
                 let mut command = Command::new(&self.program);
-                command.args(["stat", "--output", "/dev/null", "--"]);
+                command.args(["stat", "--output", "/dev/null"]);
+                if observer == Observer::Counts {
+                    command.arg("--no-latency");
+                }
+                command.arg("--");
                 command
             }
             Observer::Perf => {
@@ -131,7 +192,7 @@ impl Workload {
             }
             Observer::Bpftrace => {
                 let mut command = Command::new("bpftrace");
-                command.args(["-q", "-o", "/dev/null", "-e", BPFTRACE, "-c"]);
+                command.args(["-q", "-o", "/dev/null", "-e", self.exit.bpftrace(), "-c"]);
                 // One argument, which bpftrace takes apart at its spaces.
                 words = vec![words.join(" ".as_ref())];
                 command
@@ -148,19 +209,19 @@ impl Workload {
             self.cpu.to_string().into(),
             self.program.clone().into(),
             "workload".into(),
-            "--cpuid".into(),
+            self.exit.option().into(),
             self.exits.to_string().into(),
         ]
     }
 }
 
 /// Nanoseconds an exit, from what the workload printed.
-fn time(stdout: &[u8], exits: u64) -> Result<f64> {
+fn time(stdout: &[u8], exit: Exit, exits: u64) -> Result<f64> {
     let made: Value = serde_json::from_slice(stdout).context("the workload printed no JSON")?;
     let vcpu = &made["vms"][0]["vcpus"][0];
-    let count = vcpu["made"]["cpuid"].as_u64();
+    let count = vcpu["made"][exit.key()].as_u64();
     if count != Some(exits) {
-        bail!("the workload made {count:?} CPUIDs and not {exits}");
+        bail!("the workload made {count:?} {} and not {exits}", exit.key());
     }
     let seconds = vcpu["seconds"].as_f64().filter(|seconds| *seconds > 0.0);
     let seconds = seconds.ok_or_else(|| anyhow!("the workload tells no time"))?;
@@ -175,6 +236,7 @@ mod tests {
         Workload {
             program: "/t/tdtrace".into(),
             cpu: 3,
+            exit: Exit::Cpuid,
             exits: 7,
             taskset: "/usr/bin/taskset".into(),
             scratch: "/t/perf.data".into(),
@@ -194,9 +256,10 @@ mod tests {
     #[test]
     fn the_time_is_that_of_the_vcpu_for_an_exit() {
         let made = br#"{"vms":[{"vcpus":[{"made":{"cpuid":4},"seconds":2e-6}]}]}"#;
-        assert_eq!(time(made, 4).unwrap(), 500.0);
-        assert!(time(made, 5).unwrap_err().to_string().contains("Some(4)"));
-        assert!(time(b"[]", 5).is_err());
-        assert!(time(b"Attaching 1 probe...\n", 5).is_err());
+        assert_eq!(time(made, Exit::Cpuid, 4).unwrap(), 500.0);
+        assert!(time(made, Exit::Cpuid, 5).unwrap_err().to_string().contains("Some(4)"));
+        assert!(time(made, Exit::Out, 4).is_err());
+        assert!(time(b"[]", Exit::Cpuid, 5).is_err());
+        assert!(time(b"Attaching 1 probe...\n", Exit::Cpuid, 5).is_err());
     }
 }
