@@ -160,7 +160,11 @@ fn book_kernel(timing: &mut Timing, now: u64) {
 fn book(timing: &mut Timing, parts: &[u64; PARTS]) {
     for (part, ns) in parts.iter().enumerate() {
         timing.ns[part] += ns;
-        timing.parts[part] += ns;
+    }
+    if timing.exit != 0 {
+        for (part, ns) in parts.iter().enumerate() {
+            timing.parts[part] += ns;
+        }
     }
 }
 

@@ -68,7 +68,7 @@ const MAPS: [&str; 12] = [
 ];
 
 /// Rows of durations for each vCPU that can be counted: one row is one class of one vCPU.
-const ROWS_PER_VCPU: u32 = 10;
+const ROWS_PER_VCPU: u32 = 9;
 
 pub(super) fn attach(options: Options) -> Result<Attached> {
     let facts = Facts::running();
