@@ -9,7 +9,9 @@ use tdtrace_common::{
     },
     kvm,
     latency::{LATENCY_RETURNS, LatencyClass, PARTS, Part},
-    svm, vmx,
+    svm,
+    td::TdExit,
+    vmx,
 };
 
 use super::{
@@ -391,6 +393,11 @@ impl Snapshot {
 /// The name of `kvm_exit` reason `index` of a slot.
 #[must_use]
 pub fn reason_name(index: u32, isa: Isa) -> String {
+    if isa == Isa::Vmx
+        && let Some(exit) = TdExit::from_reason_index(index as usize)
+    {
+        return exit.name().to_owned();
+    }
     let high = REASON_SVM_HIGH as u32;
     let (number, name) = match index {
         _ if index == REASON_OTHER as u32 => return "other".to_owned(),
@@ -429,7 +436,7 @@ pub fn is_halt(class: LatencyClass, isa: Isa) -> bool {
     match class.checked_sub(LATENCY_RETURNS) {
         Some(index) => index == kvm::EXIT_HLT,
         None => match isa {
-            Isa::Vmx => class == vmx::HLT,
+            Isa::Vmx => class == vmx::HLT || class as usize == TdExit::Hlt.reason_index(),
             Isa::Svm => class == svm::HLT,
             Isa::Software => false,
         },
