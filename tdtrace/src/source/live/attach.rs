@@ -17,6 +17,7 @@ use super::{
     cost::{self, Cost},
     log::Log,
     losses,
+    sizes::{MAX_VMS, Sizes},
     vcpus::{Overflow, Vcpu},
 };
 use crate::{
@@ -33,9 +34,6 @@ use crate::{
 
 /// The compiled programs; `build.rs` made them. Aligned, because the parser reads them in place.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tdtrace-ebpf.o"));
-
-/// VMs that can be counted at the same time.
-const MAX_VMS: u32 = 512;
 
 /// The loaded object with its links and what is known of the machine.
 pub(super) struct Attached {
@@ -66,9 +64,6 @@ const MAPS: [&str; 12] = [
     "FREE_ROWS",
     "LOSSES",
 ];
-
-/// Rows of durations for each vCPU that can be counted: one row is one class of one vCPU.
-const ROWS_PER_VCPU: u32 = 9;
 
 pub(super) fn attach(options: Options) -> Result<Attached> {
     let facts = Facts::running();
@@ -132,20 +127,22 @@ fn check_privilege(facts: &Facts) -> Result<()> {
 fn load(resolved: &Resolved, options: Options) -> Result<Ebpf> {
     let debug = u8::from(options.debug_ebpf);
     let timed = u8::from(options.timed);
-    let vcpus = options.max_vcpus;
-    let rows = if options.timed { vcpus.saturating_mul(ROWS_PER_VCPU) } else { 1 };
+    let Sizes { vcpus, threads, hotspots, rows } = Sizes::new(options.max_vcpus, options.timed);
     EbpfLoader::new()
         .override_global("LAYOUT", &resolved.layout, true)
         .override_global("DEBUG", &debug, true)
         .override_global("TIMED", &timed, true)
+        .map_max_entries("VMS", MAX_VMS)
+        .map_max_entries("FREE_VMS", MAX_VMS)
+        .map_max_entries("VM_INDEX", MAX_VMS)
         .map_max_entries("VCPUS", vcpus)
         .map_max_entries("FREE_VCPUS", vcpus)
         .map_max_entries("VCPU_INDEX", vcpus)
         .map_max_entries("SLOT_AT", vcpus)
         .map_max_entries("LATENCY_ROWS", rows)
         .map_max_entries("FREE_ROWS", rows)
-        .map_max_entries("SLOT_BY_THREAD", vcpus.saturating_mul(2))
-        .map_max_entries("HOTSPOTS", vcpus.saturating_mul(8))
+        .map_max_entries("SLOT_BY_THREAD", threads)
+        .map_max_entries("HOTSPOTS", hotspots)
         .load(OBJECT)
         .map_err(|error| anyhow!(error))
         .context("the kernel refuses the eBPF maps; `tdtrace doctor` says what is missing")
@@ -259,6 +256,11 @@ impl Attached {
             }
         }
         Ok(losses)
+    }
+
+    /// Bytes of memory that the kernel says the maps take.
+    pub(super) fn map_bytes(&self) -> Result<u64> {
+        self.maps.iter().map(|(name, _)| losses::memlock(self.map(name)?.fd())).sum()
     }
 
     /// What each attached program cost so far.

@@ -11,6 +11,7 @@ mod identity;
 mod log;
 mod losses;
 mod reclaim;
+pub mod sizes;
 mod slots;
 mod vcpus;
 
@@ -100,6 +101,14 @@ impl Live {
     #[must_use]
     pub fn probes(&self) -> Arc<[ProbeState]> {
         Arc::clone(&self.attached.probes)
+    }
+
+    /// Bytes of memory that the kernel says the maps take.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn map_bytes(&self) -> Result<u64> {
+        self.attached.map_bytes()
     }
 
     /// What each attached program cost so far; the kernel measures it while its statistics are on
