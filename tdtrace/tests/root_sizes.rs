@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use tdtrace::source::live::{Live, Options, sizes::Sizes};
+use tdtrace::source::{
+    counting::sizes::Sizes,
+    live::{Live, Options},
+};
 
 /// CPUs that this machine can have.
 fn possible_cpus() -> u32 {

@@ -8,7 +8,7 @@ use crate::{
         cpu::CpuFlags,
         kvm::{Flavour, Presence},
     },
-    source::live::{Options, sizes::Sizes},
+    source::{counting::sizes::Sizes, live::Options},
 };
 
 pub(super) fn kernel(facts: &Facts) -> Vec<Check> {

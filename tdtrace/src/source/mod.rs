@@ -1,9 +1,12 @@
 //! Where samples come from.
 //!
 //! A source delivers the counters at the moment it is asked; whatever comes after it does not know
-//! which source it was. [`live`] is the running kernel. Replay and demo will stand beside it.
+//! which source it was. [`live`] is the running kernel. [`counting`] loads the programs and reads their
+//! maps, whoever runs them; [`owner`] is who runs a VM.
 
+pub mod counting;
 pub mod live;
+pub(crate) mod owner;
 
 use anyhow::Result;
 
