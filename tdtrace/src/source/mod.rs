@@ -7,6 +7,7 @@
 pub mod counting;
 pub mod live;
 pub(crate) mod owner;
+pub mod synthetic;
 
 use anyhow::Result;
 

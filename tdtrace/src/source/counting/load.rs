@@ -130,6 +130,12 @@ impl Loaded {
         found.map(|(_, map)| map).with_context(|| format!("the object has no map {name}"))
     }
 
+    /// Program `name`.
+    pub(crate) fn program(&self, name: &str) -> Result<&RawTracePoint> {
+        let program = self.ebpf.program(name);
+        Ok(program.with_context(|| format!("the object has no program {name}"))?.try_into()?)
+    }
+
     /// Program `name`, for one that is run without being attached.
     pub(crate) fn program_mut(&mut self, name: &str) -> Result<&mut RawTracePoint> {
         let program = self.ebpf.program_mut(name);

@@ -77,11 +77,6 @@ impl Counters {
         &self.loaded
     }
 
-    /// The load, to run or detach its programs.
-    pub(crate) fn loaded_mut(&mut self) -> &mut Loaded {
-        &mut self.loaded
-    }
-
     /// Reads what moved, and gives back what belongs to VMs that have ended. `now` is the clock of the
     /// programs; of VM `detail` the durations of single vCPUs are wanted.
     ///
