@@ -7,7 +7,7 @@ pub mod live;
 
 use anyhow::Result;
 
-use crate::model::sample::Sample;
+use crate::model::sample::{Sample, VmKey};
 
 /// Something that delivers samples.
 pub trait Source {
@@ -16,4 +16,7 @@ pub trait Source {
     /// # Errors
     /// When the counters cannot be read.
     fn sample(&mut self) -> Result<Sample>;
+
+    /// Durations of single vCPUs are wanted of this VM, and of no other; `None`: of none.
+    fn detail(&mut self, _vm: Option<VmKey>) {}
 }

@@ -25,6 +25,7 @@ fn vm(index: u32, life: u32) -> VmSample {
         container: None,
         vm_type: Some(0),
         ended: false,
+        demo: false,
         latency: Arc::default(),
     }
 }

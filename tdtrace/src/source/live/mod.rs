@@ -202,6 +202,7 @@ impl Live {
                 container,
                 vm_type: (entry.vm_type != u32::MAX).then_some(entry.vm_type),
                 ended: is_gone || replaced,
+                demo: false,
                 latency: Arc::default(),
             }
         };
