@@ -111,6 +111,8 @@ pub struct ExitRow {
     pub share: Option<f64>,
     /// The guest asked to be halted.
     pub halt: bool,
+    /// It is a halt, and halts are left out of totals.
+    pub left_out: bool,
     /// How long they took; `None` if it is not known.
     pub latency: Option<Latency>,
 }
@@ -158,12 +160,16 @@ fn of_vm(vm: &Vm, scope: Scope, halts: bool, interval: Option<Duration>) -> Vec<
                 tally: latency.tally,
                 share: None,
                 halt: latency.halt,
+                left_out: false,
                 latency: Some(latency.clone()),
             }),
         }
     }
+    for row in &mut rows {
+        row.left_out = row.halt && !halts;
+    }
     for kind in [Kind::Exit, Kind::Return] {
-        share(&mut rows, kind, halts);
+        share(&mut rows, kind);
     }
     rows.sort_by_key(|row| (row.kind, Reverse(row.tally.total), row.index));
     rows
@@ -206,6 +212,7 @@ fn counted(vm: &Vm, scope: Scope, interval: Option<Duration>) -> Vec<ExitRow> {
             Kind::Return => is_halt(LATENCY_RETURNS + index, vm.isa),
             Kind::Nested | Kind::Event => false,
         },
+        left_out: false,
         latency: None,
     };
     counts.into_iter().map(row).collect()
@@ -257,8 +264,8 @@ fn name(kind: Kind, index: u32, isa: Isa) -> String {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a share needs no more than 53 bits")]
-fn share(rows: &mut [ExitRow], kind: Kind, halts: bool) {
-    let counts = |row: &ExitRow| row.kind == kind && (halts || !row.halt);
+fn share(rows: &mut [ExitRow], kind: Kind) {
+    let counts = |row: &ExitRow| row.kind == kind && !row.left_out;
     let time = |row: &ExitRow| row.latency.as_ref().map_or(0, Latency::total_ns);
     let total: u64 = rows.iter().filter(|row| counts(row)).map(time).sum();
     for row in rows.iter_mut().filter(|row| total > 0 && counts(row)) {
@@ -308,6 +315,7 @@ fn together(
         tally: all.tally,
         share: None,
         halt: false,
+        left_out: false,
         latency: Some(all),
     })
 }
@@ -331,4 +339,68 @@ pub fn hotspots_of(vcpu: &Vcpu, interval: Option<Duration>) -> Vec<Hotspot> {
     let mut rows: Vec<Hotspot> = places_of(vcpu).filter_map(row).collect();
     rows.sort_by_key(|row| Reverse(row.tally.total));
     rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::testing::{after, samples, snapshot, software};
+
+    fn find<'a>(rows: &'a [ExitRow], vm: u32, kind: Kind, reason: &str) -> &'a ExitRow {
+        let is = |row: &&ExitRow| (row.vm, row.kind) == (vm, kind) && row.reason == reason;
+        rows.iter().find(is).unwrap()
+    }
+
+    #[test]
+    fn shares_of_what_is_in_totals_add_up_to_the_whole() {
+        let snapshot = snapshot();
+        for halts in [false, true] {
+            let rows = rows(&snapshot, Scope::Vm(1), halts);
+            for kind in [Kind::Exit, Kind::Return] {
+                let of = rows.iter().filter(|row| row.kind == kind);
+                let sum: f64 = of.filter_map(|row| row.share).sum();
+                assert!((sum - 1.0).abs() < 1e-9, "{sum}");
+            }
+            let halt = find(&rows, 1, Kind::Exit, "HLT");
+            assert_eq!((halt.share.is_some(), halt.left_out), (halts, !halts));
+        }
+    }
+
+    #[test]
+    fn counts_and_rates_of_a_vm_are_those_of_its_vcpus_together() {
+        let snapshot = snapshot();
+        let vm = rows(&snapshot, Scope::Vm(1), false);
+        let (one, two) =
+            (rows(&snapshot, Scope::Vcpu(1, 0), false), rows(&snapshot, Scope::Vcpu(1, 1), false));
+        for (kind, reason) in [(Kind::Exit, "HLT"), (Kind::Return, "IO"), (Kind::Event, "pio_out")]
+        {
+            let tally = |rows| find(rows, 1, kind, reason).tally;
+            assert_eq!(tally(&vm).total, tally(&one).total + tally(&two).total);
+            let rate = |rows| tally(rows).rate.unwrap();
+            assert!((rate(&vm) - rate(&one) - rate(&two)).abs() < 1e-6);
+        }
+        assert_eq!(find(&vm, 1, Kind::Exit, "HLT").tally.total, snapshot.vms[0].reasons()["HLT"]);
+        let nested = find(&two, 1, Kind::Nested, "EPT_VIOLATION");
+        assert_eq!(nested.tally.total, 2 * 320 * 1500 / 50);
+    }
+
+    #[test]
+    fn all_durations_together_are_without_halts_unless_they_are_asked_for() {
+        let snapshot = snapshot();
+        let count = |halts, name| {
+            let rows = durations(&snapshot, Scope::Vm(2), halts);
+            find(&rows, 2, Kind::Exit, name).latency.as_ref().unwrap().histogram.count()
+        };
+        let all = durations(&snapshot, Scope::Vm(2), true);
+        let halt = find(&all, 2, Kind::Exit, "HLT").latency.as_ref().unwrap().histogram.count();
+        assert_eq!(count(true, "(all)"), count(false, "(all but halts)") + halt);
+        assert!(halt > 0);
+    }
+
+    #[test]
+    fn a_kvm_without_exit_events_has_returns_and_events() {
+        let rows = rows(&after(samples().into_iter().map(software)), Scope::Vm(2), false);
+        assert!(rows.iter().all(|row| matches!(row.kind, Kind::Return | Kind::Event)));
+        assert!(find(&rows, 2, Kind::Return, "MMIO").latency.is_some());
+    }
 }

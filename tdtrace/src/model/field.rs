@@ -199,6 +199,11 @@ pub trait Row: Sized + 'static {
 
     /// What tells it from every other row of its table, whatever its numbers are.
     fn id(&self) -> RowId;
+
+    /// Rows of a higher group come after those of a lower one, however a table is sorted.
+    fn group(&self) -> u8 {
+        0
+    }
 }
 
 /// See [`Row::id`].

@@ -6,10 +6,13 @@ use tdtrace_common::latency::Part;
 /// Eighths of a cell, from the bottom.
 pub const EIGHTHS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// A duration with two or three digits: `950 ns`, `1.2 µs`, `41 µs`, `4.0 ms`, `12 s`.
+/// A duration with two or three digits: `0`, `950 ns`, `1.2 µs`, `41 µs`, `4.0 ms`, `12 s`.
 #[must_use]
 pub fn duration(ns: u64) -> String {
     const UNITS: [(u64, &str); 3] = [(1_000, "µs"), (1_000_000, "ms"), (1_000_000_000, "s")];
+    if ns == 0 {
+        return "0".to_owned();
+    }
     let Some((unit, name)) = UNITS.into_iter().rev().find(|(unit, _)| ns >= *unit) else {
         return format!("{ns} ns");
     };
@@ -90,7 +93,7 @@ mod tests {
         let said = [0, 999, 1_000, 9_999, 10_000, 41_700, 999_999, 1_100_000, 12_000_000_000];
         assert_eq!(
             said.map(duration),
-            ["0 ns", "999 ns", "1.0 µs", "9.9 µs", "10 µs", "41 µs", "999 µs", "1.1 ms", "12 s"]
+            ["0", "999 ns", "1.0 µs", "9.9 µs", "10 µs", "41 µs", "999 µs", "1.1 ms", "12 s"]
         );
         assert_eq!(clock(3_723), "01:02:03");
     }

@@ -18,3 +18,5 @@ pub mod places;
 pub mod sample;
 pub mod served;
 pub mod snapshot;
+#[cfg(test)]
+pub(crate) mod testing;

@@ -109,3 +109,66 @@ impl Proof {
         (self.returns(number) == 0).then_some(Server::Kernel)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{
+        sample::{Sample, VcpuSample},
+        testing::{after, place, samples},
+    };
+
+    /// Who served the places of the first VM, if its first vCPU counted these places and returns and the
+    /// others nothing.
+    fn served(
+        places: &[(Class, u64, u64)],
+        returns: &[(u32, u64)],
+    ) -> Vec<(Class, u64, Option<Server>)> {
+        let mut sample: Sample = samples().remove(0);
+        let mut vcpu = VcpuSample::clone(&sample.vcpus[0]);
+        let counted: Vec<(Class, u64)> =
+            places.iter().map(|(class, _, count)| (*class, *count)).collect();
+        vcpu.counts = crate::model::testing::counts(&counted);
+        vcpu.hotspots =
+            places.iter().map(|(class, address, n)| (place(*class, *address, 4), *n)).collect();
+        vcpu.userspace = returns.to_vec();
+        sample.vcpus = vec![std::sync::Arc::new(vcpu.sorted())];
+        let snapshot = after([sample]);
+        let spots = snapshot.vms[0].hotspots.iter();
+        let mut rows: Vec<_> = spots.map(|spot| (spot.class, spot.address, spot.served)).collect();
+        rows.sort_by_key(|(class, address, _)| (*class, *address));
+        rows
+    }
+
+    #[test]
+    fn a_read_that_was_unsatisfied_first_was_served_by_the_vmm() {
+        let rows = served(
+            &[(Class::MmioReadUnsatisfied, 0x1000, 5), (Class::MmioRead, 0x1000, 5)],
+            &[(MMIO, 5)],
+        );
+        assert_eq!(rows[1], (Class::MmioRead, 0x1000, Some(Server::Vmm)));
+        let rows = served(&[(Class::MmioRead, 0x2000, 5)], &[]);
+        assert_eq!(rows[0].2, Some(Server::Kernel));
+    }
+
+    #[test]
+    fn port_io_is_the_vmms_with_a_return_each_and_the_kernels_without_any() {
+        let ports = [(Class::PioOut, 0x3f8, 10), (Class::PioIn, 0x3fd, 7)];
+        let all = |returns: &[(u32, u64)]| -> Vec<_> {
+            served(&ports, returns).into_iter().map(|(.., server)| server).collect()
+        };
+        assert_eq!(all(&[(IO, 17)]), [Some(Server::Vmm), Some(Server::Vmm)]);
+        assert_eq!(all(&[(MMIO, 17)]), [Some(Server::Kernel), Some(Server::Kernel)]);
+        assert_eq!(all(&[(IO, 10)]), [None, None]);
+    }
+
+    #[test]
+    fn writes_are_the_kernels_only_if_none_went_to_the_vmm() {
+        let writes = [(Class::MmioWrite, 0x1000, 3), (Class::MsrWrite, 0x6e0, 3)];
+        let rows = served(&writes, &[(MMIO, 1)]);
+        assert_eq!(rows[0].2, None);
+        assert_eq!(rows[1].2, Some(Server::Kernel));
+        let rows = served(&writes, &[(WRMSR, 1)]);
+        assert_eq!((rows[0].2, rows[1].2), (Some(Server::Kernel), None));
+    }
+}

@@ -18,3 +18,6 @@ pub struct Show<'a> {
     /// Which rows; totals are of everything all the same.
     pub filter: Option<&'a Filter>,
 }
+
+#[cfg(test)]
+mod tests;

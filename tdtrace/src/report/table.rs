@@ -53,11 +53,15 @@ impl<R> Cells<R> {
         cells
     }
 
-    /// Takes out columns of little weight in which nothing is known.
+    /// Takes out columns in which nothing stands, and those of little weight in which nothing is known.
     fn remove_empty(&mut self) {
+        if self.rows.is_empty() {
+            return;
+        }
         for column in (0..self.columns.len()).rev() {
-            let empty = self.rows.iter().all(|row| matches!(row[column].as_str(), "" | "–"));
-            if empty && self.columns[column].rank >= MINOR {
+            let minor = self.columns[column].rank >= MINOR;
+            let empty = |cell: &str| cell.is_empty() || minor && cell == "–";
+            if self.rows.iter().all(|row| empty(&row[column])) {
                 self.remove(column);
             }
         }

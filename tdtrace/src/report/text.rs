@@ -18,7 +18,7 @@ const WIDTH: u16 = 100;
 const VMS: &[(&str, u8)] = &[
     ("vm", 0),
     ("name", 1),
-    ("demo", 15),
+    ("demo", 0),
     ("pid", 4),
     ("kind", 5),
     ("vmm", 10),
@@ -67,14 +67,15 @@ const DURATIONS: &[(&str, u8)] = &[
     ("vm", 0),
     ("type", 2),
     ("reason", 0),
+    ("halt", 9),
     ("count", 3),
     ("share_pct", 4),
     ("time_ns", 5),
-    ("kernel_ns", 7),
-    ("vmm_ns", 7),
+    ("kernel_ns", 6),
+    ("vmm_ns", 6),
     ("halted_ns", 8),
     ("waiting_ns", 8),
-    ("p50_ns", 6),
+    ("p50_ns", 7),
     ("p99_ns", 5),
     ("p999_ns", 8),
     ("max_ns", 6),
@@ -257,7 +258,7 @@ fn places(snapshot: &Snapshot, show: Show<'_>, text: &mut String) {
     if filtered > 0 {
         let _ = writeln!(text, "{} of {total} places, as filtered", total - filtered);
     }
-    for vm in &snapshot.vms {
+    for vm in snapshot.vms.iter().filter(|vm| keeps(show.filter, *vm, None)) {
         for (class, count) in &vm.other {
             let _ = writeln!(text, "{:>3} {} other: {}", vm.id, class.name(), thousands(*count));
         }

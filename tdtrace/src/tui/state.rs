@@ -70,6 +70,8 @@ pub struct Rows {
     pub row: usize,
     /// The chosen one.
     pub id: Option<RowId>,
+    /// Key of the column that it is sorted by, shown or not.
+    pub sorted: Option<&'static str>,
     /// Keys of the columns shown that can be sorted by.
     pub columns: Vec<&'static str>,
 }

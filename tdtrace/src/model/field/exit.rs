@@ -3,13 +3,25 @@
 use tdtrace_common::latency::Part;
 
 use super::{Field, Row, RowId, Value, left, nanos, right, text, total};
-use crate::model::exits::ExitRow;
+use crate::model::{
+    exits::{ExitRow, Kind},
+    snapshot::Latency,
+};
 
 impl Row for ExitRow {
     const FIELDS: &'static [Field<Self>] = EXIT_FIELDS;
 
     fn id(&self) -> RowId {
         [self.vm.into(), self.kind as u64, self.index.into()]
+    }
+
+    /// Halts that totals leave out come after all that is in them, then what is counted twice: events
+    /// are a part of the exits.
+    fn group(&self) -> u8 {
+        match self.kind {
+            Kind::Event => 2,
+            _ => u8::from(self.left_out),
+        }
     }
 }
 
@@ -39,7 +51,7 @@ pub const EXIT_FIELDS: &[Field<ExitRow>] = &[
         |row| row.share.map_or(Value::None, |share| Value::Percent(share * 100.0)),
     ),
     right("time_ns", "TIME", 5, "from exit to entry, or in the VMM, all together", |row| {
-        nanos(row.latency.as_ref().map(|latency| latency.total_ns()))
+        nanos(row.latency.as_ref().map(Latency::total_ns))
     }),
     right("kernel_ns", "KERNEL", 7, "of that in the kernel", |row| part(row, Part::Kernel)),
     right("vmm_ns", "VMM", 7, "of that in the VMM", |row| part(row, Part::Vmm)),

@@ -42,7 +42,7 @@ pub const HOTSPOT_FIELDS: &[Field<Hotspot>] = &[
     left("direction", "DIR", 12, "read or write", |row| {
         direction(row.class).map_or(Value::None, text)
     }),
-    left("served", "SERVED BY", 11, "kernel, VMM or both, where the counts prove it", |row| {
+    left("served", "SERVED", 11, "by kernel, VMM or both, where the counts prove it", |row| {
         row.served.map_or(Value::None, |server| text(server.name()))
     }),
 ];

@@ -74,7 +74,7 @@ pub const VM_FIELDS: &[Field<Vm>] = &[
     right("to_vmm_per_s", "VMM/s", 16, "returns of KVM_RUN to the VMM per second", |vm| {
         Value::Rate(vm.returns.rate)
     }),
-    left("trend", "LAST /s", 17, "VM exits per second of the last intervals", |vm| {
+    left("trend", "TREND", 17, "VM exits per second of the last intervals", |vm| {
         Value::Figure(figure::sparkline(&vm.history, FIGURE))
     }),
     left("split", "TIME", 18, "█ guest ▓ kernel ▒ VMM ░ halted · waiting", |vm| {

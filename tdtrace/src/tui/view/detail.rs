@@ -16,8 +16,8 @@ use crate::model::{
     snapshot::{Hotspot, Span as Of, Vm},
 };
 
-/// Cells of the stacked bar and of the curve.
-const FIGURE: usize = 24;
+/// Cells of the stacked bar and of the curve, on a narrow screen and on a wide one.
+const FIGURES: [usize; 2] = [12, 32];
 /// Rows of lists at least; with fewer the two lines above them go.
 const LISTS: u16 = 6;
 /// From this width on there are three lists.
@@ -32,7 +32,8 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, vm: &Vm, shown: &Shown<'_>
     let [above, lists] =
         Layout::vertical([Constraint::Length(lines), Constraint::Min(0)]).areas(inner);
     if lines > 0 {
-        let text = vec![time_line(vm, shown), durations_line(vm, shown)];
+        let figure = FIGURES[usize::from(area.width >= WIDE)];
+        let text = vec![time_line(vm, figure, shown), durations_line(vm, figure, shown)];
         frame.render_widget(Paragraph::new(text), above);
     }
     draw_lists(frame, lists, vm, shown);
@@ -45,7 +46,7 @@ fn title(vm: &Vm) -> String {
 }
 
 /// Where the vCPUs' time went, with the legend of the bar.
-fn time_line(vm: &Vm, shown: &Shown<'_>) -> Line<'static> {
+fn time_line(vm: &Vm, figure: usize, shown: &Shown<'_>) -> Line<'static> {
     let head = Span::styled("time  ", shown.theme().head);
     let recent = vm.times.and_then(|times| times.recent).filter(|times| times.total() > 0);
     let Some(times) = recent else {
@@ -53,7 +54,7 @@ fn time_line(vm: &Vm, shown: &Shown<'_>) -> Line<'static> {
         return Line::from(vec![head, Span::styled(why, shown.theme().dim)]);
     };
     let shares = figure::shares(&times);
-    let bar = Span::styled(figure::split(shares, FIGURE), shown.theme().figure);
+    let bar = Span::styled(figure::split(shares, figure), shown.theme().figure);
     Line::from(vec![head, bar, Span::raw(legend(&times, shown.is_software()))])
 }
 
@@ -69,11 +70,11 @@ fn legend(times: &Times, software: bool) -> String {
     }
     let skip = usize::from(software);
     let words = shares.into_iter().zip(named).skip(skip);
-    words.map(|(ns, (cell, name))| format!("  {cell} {name} {:.0}%", percent(ns))).collect()
+    words.map(|(ns, (cell, name))| format!(" {cell} {name} {:.0}%", percent(ns))).collect()
 }
 
 /// The curve of exits and their percentiles.
-fn durations_line(vm: &Vm, shown: &Shown<'_>) -> Line<'static> {
+fn durations_line(vm: &Vm, figure: usize, shown: &Shown<'_>) -> Line<'static> {
     let halts = shown.state.halts;
     let (span, of) = if shown.is_software() { (Of::Return, "in VMM") } else { (Of::Exit, "exits") };
     let (histogram, max) = vm.durations(span, halts);
@@ -90,7 +91,7 @@ fn durations_line(vm: &Vm, shown: &Shown<'_>) -> Line<'static> {
     }
     Line::from(vec![
         Span::styled("exits ", shown.theme().head),
-        Span::styled(figure::sparkline(&vm.history, FIGURE), shown.theme().figure),
+        Span::styled(figure::sparkline(&vm.history, figure), shown.theme().figure),
         Span::raw(text),
     ])
 }

@@ -17,7 +17,7 @@ fn columns(scope: Scope, durations: bool) -> Vec<Column<ExitRow>> {
     if scope == Scope::All {
         keys.extend([("vm", 9), ("name", 4)]);
     }
-    keys.extend([("type", 3), ("reason", 0), ("count", 4), ("per_s", 1)]);
+    keys.extend([("type", 3), ("reason", 0), ("halt", 4), ("count", 5), ("per_s", 1)]);
     if durations {
         keys.extend([
             ("share_pct", 3),
@@ -32,7 +32,6 @@ fn columns(scope: Scope, durations: bool) -> Vec<Column<ExitRow>> {
             ("max_ns", 5),
         ]);
     }
-    keys.push(("halt", 10));
     pick(&keys)
 }
 

@@ -49,7 +49,9 @@ pub(super) fn header(snapshot: Option<&Snapshot>, state: &State, width: u16) -> 
         spans.push(alarm(format!("  without duration {}", thousands(durations)), true));
     }
     let running = snapshot.vms.iter().filter(|vm| !vm.ended).count();
-    spans.push(Span::raw(format!("  {running} VMs  every {}", seconds(state.every.as_secs_f64()))));
+    let vms = if running == 1 { "VM" } else { "VMs" };
+    let every = seconds(state.every.as_secs_f64());
+    spans.push(Span::raw(format!("  {running} {vms}  every {every}")));
     if let Some(since) = snapshot.since_reset {
         let clock = figure::clock(since.as_secs());
         spans.push(Span::raw(format!("  since reset {clock}")));
@@ -96,11 +98,11 @@ pub(super) fn path(snapshot: Option<&Snapshot>, state: &State, rows: &Rows) -> L
         spans.push(Span::raw(text));
     }
     if matches!(state.view, View::Vms | View::Exits | View::Latency) {
-        let halts = if state.halts { "with halts" } else { "without halts" };
+        let halts = if state.halts { "durations with halts" } else { "durations without halts" };
         spans.push(Span::styled(format!("   {halts}"), theme.dim));
     }
-    if !rows.columns.is_empty() && !rows.columns.contains(&state.order().column) {
-        spans.push(Span::styled(format!("   sorted by {}", state.order().column), theme.dim));
+    if let Some(key) = rows.sorted.filter(|key| !rows.columns.contains(key)) {
+        spans.push(Span::styled(format!("   sorted by {key}"), theme.dim));
     }
     Line::from(spans)
 }
@@ -113,6 +115,7 @@ fn place(snapshot: Option<&Snapshot>, state: &State) -> String {
     };
     let title = state.view.title();
     match state.scope {
+        Scope::All if state.view == View::Vms => "all VMs".to_owned(),
         Scope::All => format!("all VMs › {title}"),
         Scope::Vm(id) => format!("{} › {title}", vm(id)),
         Scope::Vcpu(id, vcpu) => format!("{} › vCPU {vcpu} › {title}", vm(id)),

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Cells of one column of the histogram at most.
-const COLUMN: usize = 4;
+const COLUMN: usize = 6;
 /// Cells of a label of the axis, with the room after it.
 const LABEL: usize = 9;
 

@@ -21,7 +21,7 @@ use crate::{
 fn columns(scope: Scope) -> Vec<Column<Hotspot>> {
     let mut keys = Vec::new();
     if scope == Scope::All {
-        keys.extend([("vm", 6), ("name", 4)]);
+        keys.extend([("vm", 13), ("name", 4)]);
     }
     keys.extend([
         ("class", 1),
@@ -29,7 +29,7 @@ fn columns(scope: Scope) -> Vec<Column<Hotspot>> {
         ("what", 3),
         ("size", 7),
         ("direction", 12),
-        ("served", 11),
+        ("served", 10),
         ("count", 3),
         ("per_s", 2),
     ]);
@@ -75,8 +75,15 @@ fn draw_returns(frame: &mut Frame<'_>, area: Rect, rows: &[&ExitRow], shown: &Sh
     if shown.scope() == Scope::All {
         keys.extend([("vm", 9), ("name", 4)]);
     }
-    keys.extend([("reason", 0), ("count", 2), ("per_s", 1), ("vmm_ns", 3), ("p50_ns", 5)]);
-    keys.extend([("p99_ns", 4), ("max_ns", 6), ("halt", 10)]);
+    keys.extend([
+        ("reason", 0),
+        ("halt", 5),
+        ("count", 2),
+        ("per_s", 1),
+        ("vmm_ns", 3),
+        ("p50_ns", 5),
+    ]);
+    keys.extend([("p99_ns", 4), ("max_ns", 6)]);
     let page = usize::from(inner.height.saturating_sub(1));
     let shown_rows = &rows[..rows.len().min(page)];
     let cells = Cells::fit(&pick(&keys), shown_rows, inner.width, 2, |field| match field.key {

@@ -30,7 +30,8 @@ fn columns(scope: Scope) -> Vec<Column<ExitRow>> {
     keys.extend([
         ("type", 3),
         ("reason", 0),
-        ("count", 4),
+        ("halt", 4),
+        ("count", 5),
         ("per_s", 8),
         ("time_ns", 3),
         ("p50_ns", 1),
@@ -38,7 +39,6 @@ fn columns(scope: Scope) -> Vec<Column<ExitRow>> {
         ("p99_ns", 1),
         ("p999_ns", 5),
         ("max_ns", 2),
-        ("halt", 10),
     ]);
     pick(&keys)
 }

@@ -63,6 +63,7 @@ pub(super) fn draw<R: Row>(
         page,
         row: chosen,
         id: rows.get(chosen).map(|row| row.id()),
+        sorted: by.map(|field| field.key),
         columns: keys.filter(|key| !FIGURES.contains(key)).collect(),
     }
 }
@@ -89,14 +90,14 @@ pub(super) fn choose<'r, R: Row>(
     rows.get(chosen(&rows, order)).copied()
 }
 
-/// Sorted by `field`; rows that are equal in it keep their order, so that the screen is calm.
-fn sort<'r, R>(rows: Vec<&'r R>, field: Option<&Field<R>>, descending: bool) -> Vec<&'r R> {
-    let Some(field) = field else { return rows };
-    let mut rows: Vec<(Value, &R)> =
-        rows.into_iter().map(|row| ((field.value)(row), row)).collect();
-    rows.sort_by(|(a, _), (b, _)| {
+/// Sorted by group and `field`; rows that are equal in it keep their order, so that the screen is calm.
+fn sort<'r, R: Row>(rows: Vec<&'r R>, field: Option<&Field<R>>, descending: bool) -> Vec<&'r R> {
+    let value = |row: &R| field.map_or(Value::None, |field| (field.value)(row));
+    let mut rows: Vec<(Value, &R)> = rows.into_iter().map(|row| (value(row), row)).collect();
+    rows.sort_by(|(a, one), (b, other)| {
         let order = compare(a, b);
-        if descending { order.reverse() } else { order }
+        let order = if descending { order.reverse() } else { order };
+        one.group().cmp(&other.group()).then(order)
     });
     rows.into_iter().map(|(_, row)| row).collect()
 }
@@ -123,19 +124,48 @@ fn title<R>(field: &Field<R>, by: Option<&'static Field<R>>, order: Order) -> St
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::field::RowId;
 
-    #[test]
-    fn what_is_not_known_sorts_before_every_text() {
-        const FIELD: Field<&str> = Field {
+    #[derive(Debug, PartialEq)]
+    struct Named(&'static str, u8);
+
+    impl Row for Named {
+        const FIELDS: &'static [Field<Self>] = &[Field {
             key: "name",
             title: "NAME",
             right: false,
             rank: 0,
             help: "",
-            value: |row| if row.is_empty() { Value::None } else { Value::Text((*row).to_owned()) },
-        };
-        let rows = vec![&"b", &"", &"a", &"", &"c"];
-        assert_eq!(sort(rows.clone(), Some(&FIELD), false), [&"", &"", &"a", &"b", &"c"]);
-        assert_eq!(sort(rows, Some(&FIELD), true), [&"c", &"b", &"a", &"", &""]);
+            value: |row| {
+                if row.0.is_empty() { Value::None } else { Value::Text(row.0.to_owned()) }
+            },
+        }];
+
+        fn id(&self) -> RowId {
+            [0; 3]
+        }
+
+        fn group(&self) -> u8 {
+            self.1
+        }
+    }
+
+    fn names(rows: &[Named], descending: bool) -> Vec<&'static str> {
+        let rows = sort(rows.iter().collect(), Named::FIELDS.first(), descending);
+        rows.into_iter().map(|row| row.0).collect()
+    }
+
+    #[test]
+    fn what_is_not_known_sorts_before_every_text() {
+        let rows = ["b", "", "a", "", "c"].map(|name| Named(name, 0));
+        assert_eq!(names(&rows, false), ["", "", "a", "b", "c"]);
+        assert_eq!(names(&rows, true), ["c", "b", "a", "", ""]);
+    }
+
+    #[test]
+    fn a_higher_group_is_last_in_both_directions() {
+        let rows = [Named("c", 1), Named("a", 0), Named("b", 0)];
+        assert_eq!(names(&rows, false), ["a", "b", "c"]);
+        assert_eq!(names(&rows, true), ["b", "a", "c"]);
     }
 }

@@ -1,189 +1,18 @@
 //! The screens as they are drawn, at the sizes that people have.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use ratatui::{Terminal, backend::TestBackend, style::Color};
-use tdtrace_common::{
-    counters::{COUNTS, Class, KvmStat, Loss, Place, USERSPACE_EINTR},
-    latency::{LATENCY_RETURNS, LatencyClass, PARTS, bucket},
-};
 
 use super::*;
 use crate::{
     model::{
         aggregate::Aggregate,
-        counts::Counts,
-        latency::{Histogram, Times},
-        sample::{
-            Host, Isa, LatencySample, Losses, ProbeState, Sample, VcpuKey, VcpuSample, VmKey,
-            VmSample,
-        },
+        sample::VcpuSample,
+        testing::{after, samples, snapshot, software, vcpu},
     },
     tui::keymap::{Action, Edit},
 };
-
-fn counts(pairs: &[(Class, u64)]) -> Counts {
-    let mut counts = [0; COUNTS];
-    for (class, count) in pairs {
-        counts[*class as usize] = *count;
-    }
-    Counts::new(counts)
-}
-
-fn place(class: Class, address: u64, size: u32) -> Place {
-    Place { address, class: class as u32 + 1, size }
-}
-
-fn vcpu(slot: u32, vm: u32, id: u32, scale: u64) -> VcpuSample {
-    let stat = |exits, runs| KvmStat {
-        exits,
-        fpu_reload: runs,
-        seen_exits: exits,
-        seen_runs: runs,
-        ..KvmStat::default()
-    };
-    VcpuSample {
-        key: VcpuKey { index: slot, life: 1 },
-        vm: VmKey { index: vm, life: 1 },
-        id,
-        tid: 4100 + slot,
-        counts: counts(&[
-            (Class::PioOut, 40 * scale),
-            (Class::MmioWrite, 300 * scale),
-            (Class::MsrWrite, 700 * scale),
-            (Class::UserspaceExit, 340 * scale),
-            (Class::RunBegin, 340 * scale),
-            (Class::RunEnd, 340 * scale),
-            (Class::Entry, 1500 * scale),
-            (Class::Exit, 1500 * scale),
-        ]),
-        reasons: vec![(12, 460 * scale), (30, 40 * scale), (32, 700 * scale), (49, 300 * scale)],
-        userspace: vec![(2, 40 * scale), (6, 299 * scale), (USERSPACE_EINTR as u32, scale)],
-        hotspots: vec![
-            (place(Class::MsrWrite, 0x6e0, 0), 690 * scale),
-            (place(Class::MmioWrite, 0xfee0_00b0, 4), 300 * scale),
-            (place(Class::PioOut, 0x3f8, 1), 40 * scale),
-        ],
-        kvm: Some((stat(10, 1), stat(10 + 1500 * scale, 1 + 340 * scale))),
-        times: Some(Times {
-            guest: 41 * scale * 500_000,
-            parts: [31, 4, 20, 4].map(|share| share * scale * 500_000),
-        }),
-        latency: Arc::default(),
-    }
-}
-
-/// The same with exits from L2.
-fn nested(mut vcpu: VcpuSample) -> VcpuSample {
-    let count = vcpu.counts[Class::Exit] / 50;
-    vcpu.hotspots.push((place(Class::NestedExit, 48, 0), count));
-    vcpu
-}
-
-/// `count` durations around `typical` ns, and few that are far longer.
-fn durations(class: LatencyClass, count: u64, typical: u64, split: [u64; PARTS]) -> LatencySample {
-    let mut histogram = Histogram::default();
-    let shape = [(5, 6), (6, 25), (8, 50), (10, 30), (14, 12), (20, 4), (60, 2), (300, 1)];
-    for (tenths, share) in shape {
-        histogram.add(bucket(typical * tenths / 8), count * share / 130);
-    }
-    let total = histogram.count() * typical;
-    let sum: u64 = split.iter().sum();
-    LatencySample {
-        class,
-        ns: split.map(|part| total / sum * part),
-        max: typical * 310 / 8,
-        histogram,
-    }
-}
-
-fn latency(scale: u64) -> Arc<[LatencySample]> {
-    [
-        durations(32, 2_100 * scale, 1_900, [1, 0, 0, 0]),
-        durations(12, 1_400 * scale, 900_000, [1, 0, 95, 4]),
-        durations(49, 900 * scale, 22_000, [5, 15, 0, 1]),
-        durations(30, 120 * scale, 31_000, [6, 20, 0, 1]),
-        durations(LATENCY_RETURNS + 6, 900 * scale, 15_000, [0, 1, 0, 0]),
-        durations(LATENCY_RETURNS + 2, 120 * scale, 20_000, [0, 1, 0, 0]),
-    ]
-    .into()
-}
-
-fn sample(second: u64, scale: u64) -> Sample {
-    let vm = |index, pid, name: &str, vmm: &str, container: Option<&str>, vm_type| VmSample {
-        key: VmKey { index, life: 1 },
-        pid,
-        name: name.into(),
-        vmm: vmm.into(),
-        container: container.map(Into::into),
-        vm_type: Some(vm_type),
-        ended: false,
-        demo: false,
-        latency: latency(scale),
-    };
-    Sample {
-        at: Duration::from_secs(second),
-        host: Arc::new(Host { release: "6.18.2".to_owned(), isa: Isa::Vmx }),
-        probes: vec![
-            ProbeState { name: "kvm_exit".to_owned(), missing: None, hides: String::new() },
-            ProbeState {
-                name: "kvm_msr".to_owned(),
-                missing: Some("this kernel has no tracepoint kvm_msr; is kvm loaded?".to_owned()),
-                hides: "which MSRs a guest uses".to_owned(),
-            },
-        ]
-        .into(),
-        vms: vec![
-            vm(0, 4001, "web-1", "qemu", Some("4f6e2b0c9d8a"), 0),
-            vm(1, 4002, "td-database", "cloud-hypervisor", None, 5),
-        ],
-        vcpus: [vcpu(0, 0, 0, scale), nested(vcpu(1, 0, 1, 2 * scale)), vcpu(2, 1, 0, 31 * scale)]
-            .map(|vcpu| Arc::new(vcpu.sorted()))
-            .into(),
-        losses: Losses {
-            causes: vec![(Loss::Unattributed, Class::UserspaceExit, 3)],
-            misses: vec![("kvm_exit".to_owned(), 0), ("kvm_msr".to_owned(), 12)],
-            ..Losses::default()
-        },
-    }
-}
-
-/// Eight intervals, the last one of a second with much more than before.
-fn samples() -> Vec<Sample> {
-    let scales = [10, 20, 26, 31, 60, 120, 200, 320];
-    (1..).zip(scales).map(|(second, scale)| sample(second, scale)).collect()
-}
-
-fn after(samples: impl IntoIterator<Item = Sample>) -> Snapshot {
-    let mut aggregate = Aggregate::new();
-    let snapshots = samples.into_iter().map(|sample| aggregate.apply(sample));
-    snapshots.last().unwrap()
-}
-
-fn snapshot() -> Snapshot {
-    after(samples())
-}
-
-/// The same on a KVM that fires neither `kvm_entry` nor `kvm_exit`.
-fn software(mut sample: Sample) -> Sample {
-    sample.host = Arc::new(Host { release: "6.18.2".to_owned(), isa: Isa::Software });
-    for vm in &mut sample.vms {
-        vm.latency =
-            vm.latency.iter().filter(|row| row.class >= LATENCY_RETURNS).cloned().collect();
-    }
-    for vcpu in &mut sample.vcpus {
-        let mut other = VcpuSample::clone(vcpu);
-        other.reasons.clear();
-        other.times = other.times.map(|times| {
-            let [kernel, vmm, halted, waiting] = times.parts;
-            Times { guest: 0, parts: [times.guest + kernel, vmm, halted, waiting] }
-        });
-        let kept = [Class::PioOut, Class::MmioWrite, Class::MsrWrite, Class::UserspaceExit];
-        other.counts = counts(&kept.map(|class| (class, vcpu.counts[class])));
-        *vcpu = Arc::new(other);
-    }
-    sample
-}
 
 fn screen(snapshot: Option<&Snapshot>, state: &State, width: u16, height: u16) -> String {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
@@ -405,8 +234,5 @@ fn no_size_panics_and_the_chosen_row_stays_on_the_screen() {
     }
     let mut bottom = state(View::Hotspots);
     bottom.apply(Action::Bottom, &Rows::default());
-    assert!(
-        screen(Some(&snapshot), &bottom, 80, 6).contains("VM_ENTER")
-            || screen(Some(&snapshot), &bottom, 80, 6).contains("nested_exit")
-    );
+    assert!(screen(Some(&snapshot), &bottom, 80, 6).contains("EPT_VIOLATION"));
 }
