@@ -188,26 +188,19 @@ impl Aggregate {
         let mut hotspots = of.hotspots(places);
         served::mark(&mut hotspots, &vcpus);
         let latency = self.latency.insert(sample.key, Arc::clone(&sample.latency));
-        let base = self.baseline.as_ref().map_or(&[][..], |base| base.latency(sample.key));
         let exits_per_s = rate(exits.1, interval);
-        let history = self.history.entry(sample.key).or_default();
-        history.extend(exits_per_s);
-        while history.len() > HISTORY {
-            history.pop_front();
-        }
+        let history = self.remember(sample.key, exits_per_s);
+        let base = self.baseline.as_ref().map_or(&[][..], |base| base.latency(sample.key));
         Vm {
             id: of.vm,
             key: sample.key,
             demo: sample.demo,
             isa,
-            history: history.iter().copied().collect(),
+            history,
             pid: sample.pid,
             vmm: sample.vmm,
             container: sample.container,
-            kind: sample.vm_type.map_or_else(
-                || "?".to_owned(),
-                |number| kvm::vm_type(number).map_or_else(|| number.to_string(), str::to_owned),
-            ),
+            kind: kind(sample.vm_type),
             ended: sample.ended,
             exits: Tally { total: exits.0, rate: exits_per_s },
             returns: Tally {
@@ -224,6 +217,16 @@ impl Aggregate {
             hotspots,
             name: sample.name,
         }
+    }
+
+    /// The rates of the last intervals of a VM, with that of the newest one.
+    fn remember(&mut self, vm: VmKey, exits_per_s: Option<f64>) -> Vec<f64> {
+        let history = self.history.entry(vm).or_default();
+        history.extend(exits_per_s);
+        while history.len() > HISTORY {
+            history.pop_front();
+        }
+        history.iter().copied().collect()
     }
 
     /// A vCPU's row, its exits and those since the sample before.
@@ -278,6 +281,14 @@ impl Aggregate {
             self.next_id
         })
     }
+}
+
+/// `plain`, `TD` …; the number of one that has no name.
+fn kind(vm_type: Option<u32>) -> String {
+    vm_type.map_or_else(
+        || "?".to_owned(),
+        |number| kvm::vm_type(number).map_or_else(|| number.to_string(), str::to_owned),
+    )
 }
 
 /// Nothing happened in the last interval.

@@ -27,14 +27,6 @@ const SCHEMA: u32 = 1;
 /// which a row stays, stays.
 #[must_use]
 pub fn to_json(snapshot: &Snapshot, show: Show<'_>) -> Value {
-    let misses: Map<String, Value> =
-        snapshot.losses.misses.iter().map(|(name, n)| (name.clone(), (*n).into())).collect();
-    let by_cause = |loss: Loss| {
-        let of = snapshot.losses.causes.iter().filter(move |(cause, ..)| *cause == loss);
-        let classes: Map<String, Value> =
-            of.map(|(_, class, n)| (class.name().to_owned(), (*n).into())).collect();
-        (loss.name().to_owned(), Value::Object(classes))
-    };
     let outside: Map<String, Value> = snapshot
         .losses
         .outside
@@ -43,7 +35,6 @@ pub fn to_json(snapshot: &Snapshot, show: Show<'_>) -> Value {
         .collect();
     let vms: Vec<Value> =
         snapshot.vms.iter().filter_map(|vm| vm_json(snapshot, vm, show)).collect();
-    let causes: Map<String, Value> = Loss::ALL.into_iter().map(by_cause).collect();
     json!({
         "schema": SCHEMA,
         "at_s": snapshot.at.as_secs_f64(),
@@ -72,19 +63,33 @@ pub fn to_json(snapshot: &Snapshot, show: Show<'_>) -> Value {
             "why_not": probe.missing,
             "hides": probe.missing.as_ref().map(|_| &probe.hides),
         })).collect::<Vec<_>>(),
-        "lost": {
-            "total": snapshot.lost(),
-            "recursion_misses": misses,
-            "causes": causes,
-            "without_place": snapshot.losses.hotspots,
-            "unpaired_durations": snapshot.losses.unpaired,
-            "durations_without_room": snapshot.losses.durations,
-        },
+        "lost": lost(snapshot),
         "outside": outside,
         "counts": counts(&snapshot.counts),
         "audit": snapshot.audit().as_ref().map(audit),
         "dropped_vms": snapshot.dropped_vms,
         "vms": vms,
+    })
+}
+
+/// What was not counted, by cause and class.
+fn lost(snapshot: &Snapshot) -> Value {
+    let misses: Map<String, Value> =
+        snapshot.losses.misses.iter().map(|(name, n)| (name.clone(), (*n).into())).collect();
+    let by_cause = |loss: Loss| {
+        let of = snapshot.losses.causes.iter().filter(move |(cause, ..)| *cause == loss);
+        let classes: Map<String, Value> =
+            of.map(|(_, class, n)| (class.name().to_owned(), (*n).into())).collect();
+        (loss.name().to_owned(), Value::Object(classes))
+    };
+    let causes: Map<String, Value> = Loss::ALL.into_iter().map(by_cause).collect();
+    json!({
+        "total": snapshot.lost(),
+        "recursion_misses": misses,
+        "causes": causes,
+        "without_place": snapshot.losses.hotspots,
+        "unpaired_durations": snapshot.losses.unpaired,
+        "durations_without_room": snapshot.losses.durations,
     })
 }
 
