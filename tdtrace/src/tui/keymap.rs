@@ -10,7 +10,7 @@ use crossterm::event::{
 pub enum Action {
     /// Leave.
     Quit,
-    /// Show or hide the help.
+    /// The next page of the help, after the last one none.
     Help,
     /// Into the row: a VM's vCPUs, a vCPU's exits, an exit's durations.
     Open,
@@ -88,7 +88,8 @@ impl Binding {
 /// All keys, in the order of the help.
 pub const KEYMAP: &[Binding] = &[
     bind("q", &[Char('q')], Action::Quit, "quit").footer("quit"),
-    bind("? h", &[Char('?'), Char('h')], Action::Help, "this help").footer("help"),
+    bind("? h", &[Char('?'), Char('h')], Action::Help, "this help, then what the columns say")
+        .footer("help"),
     bind("Enter", &[KeyCode::Enter], Action::Open, "open: VM, vCPU, exit reason").footer("open"),
     bind(
         "Esc ⌫",

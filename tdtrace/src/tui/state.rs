@@ -8,7 +8,7 @@ use super::{
 };
 use crate::model::{
     exits::Scope,
-    field::RowId,
+    field::{FIGURES, RowId},
     filter::{Filter, FilterError},
 };
 
@@ -44,6 +44,15 @@ impl View {
     }
 }
 
+/// A page of the help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Help {
+    /// What keys do.
+    Keys,
+    /// What the columns on the screen say.
+    Columns,
+}
+
 /// How one view is sorted, and which row is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Order {
@@ -72,7 +81,7 @@ pub struct Rows {
     pub id: Option<RowId>,
     /// Key of the column that it is sorted by, shown or not.
     pub sorted: Option<&'static str>,
-    /// Keys of the columns shown that can be sorted by.
+    /// Keys of the columns shown.
     pub columns: Vec<&'static str>,
 }
 
@@ -116,8 +125,8 @@ pub struct State {
     pub paused: bool,
     /// Halts are in totals and shares.
     pub halts: bool,
-    /// The help is shown.
-    pub help: bool,
+    /// The page of the help that is shown.
+    pub help: Option<Help>,
     /// The rows shown.
     pub filter: Option<Filter>,
     /// The filter being typed.
@@ -141,7 +150,7 @@ impl Default for State {
             orders: ["exits_per_s", "time_ns", "time_ns", "per_s", "exits_per_s"].map(by),
             paused: false,
             halts: false,
-            help: false,
+            help: None,
             filter: None,
             input: None,
             every: Duration::from_secs(1),
@@ -172,9 +181,15 @@ impl State {
     /// [`State::settle`].
     pub fn apply(&mut self, action: Action, rows: &Rows) {
         match action {
-            Action::Quit | Action::Back if self.help => self.help = false,
+            Action::Quit | Action::Back if self.help.is_some() => self.help = None,
             Action::Quit => self.quit = true,
-            Action::Help => self.help = !self.help,
+            Action::Help => {
+                self.help = match self.help {
+                    None => Some(Help::Keys),
+                    Some(Help::Keys) => Some(Help::Columns),
+                    Some(Help::Columns) => None,
+                };
+            }
             Action::Open => self.open(),
             Action::Back => self.back(),
             Action::Filter => {
@@ -197,7 +212,7 @@ impl State {
             Action::PreviousView => self.turn(View::ALL.len() - 1),
             Action::View(index) => self.view = View::ALL[index.min(View::ALL.len() - 1)],
             Action::SortNext => self.sort(&rows.columns, 1),
-            Action::SortPrevious => self.sort(&rows.columns, rows.columns.len().saturating_sub(1)),
+            Action::SortPrevious => self.sort(&rows.columns, -1),
             Action::Reverse => {
                 let order = &mut self.orders[self.view as usize];
                 order.descending = !order.descending;
@@ -291,11 +306,14 @@ impl State {
         (order.row, order.id) = (to(order.row), None);
     }
 
-    /// Sorts by the column `by` further on in those shown.
-    fn sort(&mut self, columns: &[&'static str], by: usize) {
+    /// Sorts by the column `by` further on in those shown; figures are not sorted by.
+    fn sort(&mut self, columns: &[&'static str], by: isize) {
         let order = &mut self.orders[self.view as usize];
+        let columns: Vec<&'static str> =
+            columns.iter().copied().filter(|column| !FIGURES.contains(column)).collect();
         let now = columns.iter().position(|column| *column == order.column);
-        let next = now.map_or(0, |now| (now + by) % columns.len());
+        let next =
+            now.map_or(0, |now| (now + columns.len()).saturating_add_signed(by) % columns.len());
         if let Some(column) = columns.get(next) {
             order.column = column;
         }

@@ -58,9 +58,7 @@ pub fn draw(frame: &mut Frame<'_>, snapshot: Option<&Snapshot>, state: &State) -
     for (line, area) in lines {
         frame.render_widget(Paragraph::new(line), area);
     }
-    if state.help {
-        help::draw(frame, frame.area());
-    }
+    help::draw(frame, frame.area(), state, &rows);
     rows
 }
 

@@ -3,7 +3,12 @@
 use super::*;
 
 fn rows() -> Rows {
-    Rows { total: 20, page: 10, columns: vec!["name", "exits_per_s", "pid"], ..Rows::default() }
+    Rows {
+        total: 20,
+        page: 10,
+        columns: vec!["name", "exits_per_s", "trend", "pid"],
+        ..Rows::default()
+    }
 }
 
 fn typed(state: &mut State, text: &str) {
@@ -25,12 +30,22 @@ fn leaving_the_help_is_neither_quitting_nor_going_back() {
         let mut state = State { scope: Scope::Vm(1), ..State::default() };
         state.apply(Action::Help, &rows());
         state.apply(action, &rows());
-        assert!(!state.help && !state.quit);
+        assert!(state.help.is_none() && !state.quit);
         assert_eq!(state.scope, Scope::Vm(1));
     }
     let mut state = State::default();
     state.apply(Action::Quit, &rows());
     assert!(state.quit);
+}
+
+#[test]
+fn the_help_has_two_pages() {
+    let mut state = State::default();
+    let pages = [Some(Help::Keys), Some(Help::Columns), None];
+    for page in pages {
+        state.apply(Action::Help, &rows());
+        assert_eq!(state.help, page);
+    }
 }
 
 #[test]

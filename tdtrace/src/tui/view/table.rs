@@ -10,7 +10,7 @@ use ratatui::{
 };
 
 use crate::{
-    model::field::{Column, FIGURES, Field, Row, Value},
+    model::field::{Column, Field, Row, Value},
     report::Cells,
     tui::{
         state::{Order, Rows},
@@ -64,7 +64,7 @@ pub(super) fn draw<R: Row>(
         row: chosen,
         id: rows.get(chosen).map(|row| row.id()),
         sorted: by.map(|field| field.key),
-        columns: keys.filter(|key| !FIGURES.contains(key)).collect(),
+        columns: keys.collect(),
     }
 }
 

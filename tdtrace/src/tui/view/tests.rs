@@ -11,7 +11,10 @@ use crate::{
         sample::VcpuSample,
         testing::{after, samples, snapshot, software, vcpu},
     },
-    tui::keymap::{Action, Edit},
+    tui::{
+        keymap::{Action, Edit},
+        state::Help,
+    },
 };
 
 fn screen(snapshot: Option<&Snapshot>, state: &State, width: u16, height: u16) -> String {
@@ -173,6 +176,12 @@ fn help_over_the_view_and_the_paused_mark() {
     state.apply(Action::Help, &Rows::default());
     state.apply(Action::Pause, &Rows::default());
     insta::assert_snapshot!("help_80x24", screen(Some(&snapshot()), &state, 80, 24));
+    state.apply(Action::Help, &Rows::default());
+    for view in [View::Vms, View::Exits, View::Hotspots] {
+        state.view = view;
+        let name = name(&format!("help_columns_{}", view.title()), 100, 30);
+        insta::assert_snapshot!(name, screen(Some(&snapshot()), &state, 100, 30));
+    }
 }
 
 #[test]
@@ -222,7 +231,8 @@ fn no_size_panics_and_the_chosen_row_stays_on_the_screen() {
             for (width, height) in sizes {
                 for scope in [Scope::All, Scope::Vm(1), Scope::Vcpu(1, 1), Scope::Vm(9)] {
                     let mut state = State { scope, halts: width % 3 == 0, ..state(view) };
-                    state.help = width % 2 == 0;
+                    state.help =
+                        [None, Some(Help::Keys), Some(Help::Columns)][usize::from(height) % 3];
                     state.apply(Action::Bottom, &Rows::default());
                     if height % 2 == 0 {
                         typed(&mut state, "web");
