@@ -72,7 +72,7 @@ impl Aggregate {
             Some(baseline) => baseline.since(sample),
             None => sample,
         };
-        let isa = sample.host.isa;
+        let (isa, seen) = (sample.host.isa, served::Seen::new(&sample));
         let exit_source = match isa {
             Isa::Software => ExitSource::KvmStat,
             Isa::Vmx | Isa::Svm => ExitSource::Event,
@@ -86,7 +86,7 @@ impl Aggregate {
         for vm in sample.vms {
             let vcpus = vcpus_by_vm.remove(&vm.key).unwrap_or_default();
             let (key, over) = (vm.key, vm.ended);
-            let vm = self.vm(vm, vcpus, isa, interval);
+            let vm = self.vm(vm, vcpus, seen, isa, interval);
             if over {
                 self.ids.remove(&key);
                 self.latency.remove(&key);
@@ -168,6 +168,7 @@ impl Aggregate {
         &mut self,
         sample: VmSample,
         vcpu_samples: Vec<Arc<VcpuSample>>,
+        seen: served::Seen,
         isa: Isa,
         interval: Option<Duration>,
     ) -> Vm {
@@ -186,7 +187,7 @@ impl Aggregate {
         }
         vcpus.sort_by_key(|vcpu| vcpu.id);
         let mut hotspots = of.hotspots(places);
-        served::mark(&mut hotspots, &vcpus);
+        served::mark(&mut hotspots, &vcpus, seen);
         let latency = self.latency.insert(sample.key, Arc::clone(&sample.latency));
         let exits_per_s = rate(exits.1, interval);
         let history = self.remember(sample.key, exits_per_s);

@@ -1,4 +1,5 @@
-//! Who served an access, kernel or VMM, where the counts prove it. Where they do not, nothing is said.
+//! Who served an access, kernel or VMM, where the counts prove it. Where they do not, nothing is said;
+//! that an event never came proves nothing while events of its class are lost or not probed.
 //!
 //! | accesses | proof |
 //! |---|---|
@@ -11,7 +12,10 @@ use std::collections::HashMap;
 
 use tdtrace_common::counters::Class;
 
-use super::snapshot::{Hotspot, Vcpu};
+use super::{
+    sample::Sample,
+    snapshot::{Hotspot, Vcpu},
+};
 
 /// Who served accesses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +46,39 @@ const MMIO: u32 = 6;
 const RDMSR: u32 = 29;
 const WRMSR: u32 = 30;
 
+/// Which events are certain to be seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Returns to the VMM.
+    returns: bool,
+    /// MMIO.
+    mmio: bool,
+    /// Port I/O.
+    pio: bool,
+}
+
+impl Seen {
+    /// What the probes and losses of `sample` say.
+    #[must_use]
+    pub fn new(sample: &Sample) -> Self {
+        let all = |probe: &str, classes: &[Class]| {
+            let missing = sample.probes.iter().any(|it| it.name == probe && it.missing.is_some());
+            let missed = sample.losses.misses.iter().any(|(name, n)| name == probe && *n > 0);
+            let mut causes = sample.losses.causes.iter();
+            let lost = causes.any(|(_, class, n)| classes.contains(class) && *n > 0);
+            !missing && !missed && !lost
+        };
+        Self {
+            returns: all("kvm_userspace_exit", &[Class::UserspaceExit]),
+            mmio: all("kvm_mmio", &[Class::MmioReadUnsatisfied, Class::MmioRead]),
+            pio: all("kvm_pio", &[Class::PioIn, Class::PioOut]),
+        }
+    }
+}
+
 /// What is known of the whole VM.
 struct Proof {
+    seen: Seen,
     /// Reads that the VMM served, by address and size.
     unsatisfied: HashMap<(u64, u32), u64>,
     /// Some of those reads have no place.
@@ -55,7 +90,7 @@ struct Proof {
 }
 
 /// Says of every place of a VM who served it, as far as the counts of its `vcpus` prove it.
-pub fn mark(hotspots: &mut [Hotspot], vcpus: &[Vcpu]) {
+pub fn mark(hotspots: &mut [Hotspot], vcpus: &[Vcpu], seen: Seen) {
     let unsatisfied: HashMap<(u64, u32), u64> = hotspots
         .iter()
         .filter(|spot| spot.class == Class::MmioReadUnsatisfied)
@@ -67,6 +102,7 @@ pub fn mark(hotspots: &mut [Hotspot], vcpus: &[Vcpu]) {
         *returns.entry(*index).or_default() += count;
     }
     let proof = Proof {
+        seen,
         incomplete: unsatisfied.values().sum::<u64>() < total(Class::MmioReadUnsatisfied),
         unsatisfied,
         returns,
@@ -85,7 +121,7 @@ impl Proof {
             Class::MmioRead => {
                 let asked = self.unsatisfied.get(&(spot.address, spot.size)).copied().unwrap_or(0);
                 match asked {
-                    _ if self.incomplete => None,
+                    _ if self.incomplete || !self.seen.mmio => None,
                     0 => Some(Server::Kernel),
                     // A read that the VMM has not answered yet is not counted as a read.
                     asked if asked >= spot.tally.total => Some(Server::Vmm),
@@ -95,7 +131,9 @@ impl Proof {
             Class::MmioWrite => self.never(MMIO),
             Class::MsrRead => self.never(RDMSR),
             Class::MsrWrite => self.never(WRMSR),
-            Class::PioIn | Class::PioOut if self.returns(IO) >= self.pio => Some(Server::Vmm),
+            Class::PioIn | Class::PioOut if self.seen.pio && self.returns(IO) >= self.pio => {
+                Some(Server::Vmm)
+            }
             Class::PioIn | Class::PioOut => self.never(IO),
             _ => None,
         }
@@ -106,7 +144,7 @@ impl Proof {
     }
 
     fn never(&self, number: u32) -> Option<Server> {
-        (self.returns(number) == 0).then_some(Server::Kernel)
+        (self.seen.returns && self.returns(number) == 0).then_some(Server::Kernel)
     }
 }
 
@@ -125,6 +163,15 @@ mod tests {
         returns: &[(u32, u64)],
     ) -> Vec<(Class, u64, Option<Server>)> {
         let mut sample: Sample = samples().remove(0);
+        sample.losses.causes.clear();
+        served_in(sample, places, returns)
+    }
+
+    fn served_in(
+        mut sample: Sample,
+        places: &[(Class, u64, u64)],
+        returns: &[(u32, u64)],
+    ) -> Vec<(Class, u64, Option<Server>)> {
         let mut vcpu = VcpuSample::clone(&sample.vcpus[0]);
         let counted: Vec<(Class, u64)> =
             places.iter().map(|(class, _, count)| (*class, *count)).collect();
@@ -160,6 +207,21 @@ mod tests {
         assert_eq!(all(&[(IO, 17)]), [Some(Server::Vmm), Some(Server::Vmm)]);
         assert_eq!(all(&[(MMIO, 17)]), [Some(Server::Kernel), Some(Server::Kernel)]);
         assert_eq!(all(&[(IO, 10)]), [None, None]);
+    }
+
+    #[test]
+    fn that_nothing_returned_proves_nothing_while_returns_are_lost() {
+        let writes = [(Class::MmioWrite, 0x1000, 3)];
+        let lossy = samples().remove(0);
+        assert!(lossy.losses.causes.iter().any(|(_, class, _)| *class == Class::UserspaceExit));
+        assert_eq!(served_in(lossy.clone(), &writes, &[])[0].2, None);
+        let mut blind = Sample { losses: Default::default(), ..lossy };
+        assert_eq!(served_in(blind.clone(), &writes, &[])[0].2, Some(Server::Kernel));
+        let mut probes = blind.probes.to_vec();
+        probes[0].name = "kvm_userspace_exit".to_owned();
+        probes[0].missing = Some("no such tracepoint".to_owned());
+        blind.probes = probes.into();
+        assert_eq!(served_in(blind, &writes, &[])[0].2, None);
     }
 
     #[test]
