@@ -200,6 +200,11 @@ pub trait Row: Sized + 'static {
     /// What tells it from every other row of its table, whatever its numbers are.
     fn id(&self) -> RowId;
 
+    /// Whether there is more to see inside of it.
+    fn opens(&self) -> bool {
+        true
+    }
+
     /// Rows of a higher group come after those of a lower one, however a table is sorted.
     fn group(&self) -> u8 {
         0

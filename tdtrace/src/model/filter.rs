@@ -132,10 +132,9 @@ struct Cells<'a, R> {
 
 impl<R: Row> Cells<'_, R> {
     /// Values of the columns that `key` may mean, the row's own first.
-    fn values(&self, key: &str) -> Vec<Value> {
-        let mut values = values(self.row, key);
-        values.extend(self.vm.into_iter().flat_map(|vm| self::values(vm, key)));
-        values
+    fn values(&self, key: &str) -> impl Iterator<Item = Value> {
+        let of_vm = self.vm.into_iter().flat_map(move |vm| values(vm, key));
+        values(self.row, key).chain(of_vm)
     }
 
     fn has_text(&self, word: &str) -> bool {
@@ -143,9 +142,9 @@ impl<R: Row> Cells<'_, R> {
     }
 }
 
-fn values<R: Row>(row: &R, key: &str) -> Vec<Value> {
-    let fields = R::FIELDS.iter().filter(|field| means(key, field.key));
-    fields.map(|field| (field.value)(row)).collect()
+fn values<R: Row>(row: &R, key: &str) -> impl Iterator<Item = Value> {
+    let fields = R::FIELDS.iter().filter(move |field| means(key, field.key));
+    fields.map(move |field| (field.value)(row))
 }
 
 /// Whether `key`, as typed, means the column `field`.
@@ -155,7 +154,9 @@ fn means(key: &str, field: &str) -> bool {
 }
 
 fn has_text<R: Row>(row: &R, word: &str) -> bool {
-    R::FIELDS.iter().any(|field| match (field.value)(row) {
+    // Columns on the right are numbers, and some of them take long to find.
+    let mut texts = R::FIELDS.iter().filter(|field| !field.right);
+    texts.any(|field| match (field.value)(row) {
         Value::Text(text) => glob::contains(&text.to_lowercase(), word),
         Value::Flag(true, text) => glob::contains(&text.to_lowercase(), word),
         _ => false,
@@ -170,7 +171,7 @@ impl Node {
             Self::Any(nodes) => nodes.iter().filter_map(|node| node.holds(cells)).reduce(or),
             Self::Not(node) => node.holds(cells).map(|holds| !holds),
             Self::Word(word) => Some(cells.has_text(word)),
-            Self::Term(term) => term.holds(&cells.values(&term.key)),
+            Self::Term(term) => term.holds(cells.values(&term.key)),
         }
     }
 }
@@ -185,9 +186,15 @@ fn or(one: bool, other: bool) -> bool {
 
 impl Term {
     /// By the first of `values` that can be compared; not at all if none can.
-    fn holds(&self, values: &[Value]) -> Option<bool> {
-        let by_kind = values.iter().find_map(|value| self.compare(value));
-        by_kind.or_else(|| (!values.is_empty()).then_some(self.relation == Relation::NotEqual))
+    fn holds(&self, values: impl Iterator<Item = Value>) -> Option<bool> {
+        let mut unlike = None;
+        for value in values {
+            if let Some(holds) = self.compare(&value) {
+                return Some(holds);
+            }
+            unlike = Some(self.relation == Relation::NotEqual);
+        }
+        unlike
     }
 
     /// `None` where `value` is of another kind.

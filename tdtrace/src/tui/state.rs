@@ -79,6 +79,8 @@ pub struct Rows {
     pub row: usize,
     /// The chosen one.
     pub id: Option<RowId>,
+    /// There is nothing more to see inside of it.
+    pub closed: bool,
     /// Key of the column that it is sorted by, shown or not.
     pub sorted: Option<&'static str>,
     /// Keys of the columns shown.
@@ -190,6 +192,7 @@ impl State {
                     Some(Help::Columns) => None,
                 };
             }
+            Action::Open if rows.closed => {}
             Action::Open => self.open(),
             Action::Back => self.back(),
             Action::Filter => {

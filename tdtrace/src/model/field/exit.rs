@@ -15,6 +15,10 @@ impl Row for ExitRow {
         [self.vm.into(), self.kind as u64, self.index.into()]
     }
 
+    fn opens(&self) -> bool {
+        self.latency.is_some()
+    }
+
     /// Halts that totals leave out come after all that is in them, then what is counted twice: events
     /// are a part of the exits.
     fn group(&self) -> u8 {

@@ -90,6 +90,8 @@ fn enter_goes_from_vm_to_vcpu_to_exits_and_back_the_same_way() {
     state.apply(Action::Open, &rows());
     assert_eq!((state.scope, state.view), (Scope::Vcpu(2, 3), View::Exits));
     state.settle(&Rows { id: Some([2, 0, 48]), ..rows() });
+    state.apply(Action::Open, &Rows { closed: true, ..rows() });
+    assert_eq!(state.view, View::Exits, "there is nothing inside");
     state.apply(Action::Open, &rows());
     assert_eq!(state.view, View::Latency);
     assert_eq!(state.order().id, Some([2, 0, 48]));

@@ -22,14 +22,14 @@ fn columns(scope: Scope, durations: bool) -> Vec<Column<ExitRow>> {
         keys.extend([
             ("share_pct", 3),
             ("time_ns", 2),
-            ("kernel_ns", 6),
-            ("vmm_ns", 6),
+            ("kernel_ns", 4),
+            ("vmm_ns", 4),
             ("halted_ns", 7),
             ("waiting_ns", 7),
-            ("p50_ns", 5),
+            ("p50_ns", 6),
             ("p99_ns", 2),
             ("p999_ns", 8),
-            ("max_ns", 5),
+            ("max_ns", 6),
         ]);
     }
     pick(&keys)

@@ -63,6 +63,7 @@ pub(super) fn draw<R: Row>(
         page,
         row: chosen,
         id: rows.get(chosen).map(|row| row.id()),
+        closed: rows.get(chosen).is_some_and(|row| !row.opens()),
         sorted: by.map(|field| field.key),
         columns: keys.collect(),
     }

@@ -92,6 +92,25 @@ fn one_vm_and_one_of_its_vcpus() {
 }
 
 #[test]
+fn durations_of_a_vcpu_where_the_source_has_them() {
+    let mut samples = samples();
+    for sample in &mut samples {
+        let latency = Arc::clone(&sample.vms[0].latency);
+        let mut vcpu = VcpuSample::clone(&sample.vcpus[0]);
+        vcpu.latency = latency;
+        sample.vcpus[0] = Arc::new(vcpu);
+    }
+    let snapshot = after(samples);
+    let mut state = State { scope: Scope::Vcpu(1, 0), ..state(View::Exits) };
+    let mut screens = vec![("exits", screen(Some(&snapshot), &state, 100, 24))];
+    press(&mut state, &snapshot, Action::Open);
+    screens.push(("opened", screen(Some(&snapshot), &state, 100, 24)));
+    for (name, screen) in screens {
+        insta::assert_snapshot!(format!("vcpu_durations_{name}_100x24"), screen);
+    }
+}
+
+#[test]
 fn a_filter_accepted_typed_and_wrong() {
     let snapshot = snapshot();
     let mut state = state(View::Hotspots);
