@@ -236,14 +236,17 @@ pub fn all<R: Row>() -> Vec<Column<R>> {
     R::FIELDS.iter().map(|field| Column { field, rank: field.rank }).collect()
 }
 
-/// The columns of these keys in this order, each with its rank; a key that is not registered is none.
+/// The columns of these keys in this order, each with its rank. A key that is not registered is a
+/// mistake, which debug builds do not let pass.
 #[must_use]
 pub fn pick<R: Row>(keys: &[(&str, u8)]) -> Vec<Column<R>> {
     let column = |(key, rank): &(&str, u8)| {
         let field = R::FIELDS.iter().find(|field| field.key == *key)?;
         Some(Column { field, rank: *rank })
     };
-    keys.iter().filter_map(column).collect()
+    let columns: Vec<Column<R>> = keys.iter().filter_map(column).collect();
+    debug_assert_eq!(columns.len(), keys.len(), "a key of {keys:?} is not registered");
+    columns
 }
 
 /// The key and the help of every column of every table, each key once.

@@ -163,3 +163,70 @@ pub fn is_available() -> bool {
     use std::io::IsTerminal as _;
     stdout().is_terminal() && std::io::stdin().is_terminal()
 }
+
+#[cfg(test)]
+mod tests {
+    use crossterm::event::KeyCode;
+
+    use super::*;
+    use crate::model::{sample::Sample, testing::samples};
+
+    /// Delivers the same sample again and again, and notes what it is asked for.
+    struct Asked(Vec<Option<VmKey>>);
+
+    impl Source for Asked {
+        fn sample(&mut self) -> Result<Sample> {
+            samples().pop().context("no sample")
+        }
+
+        fn detail(&mut self, vm: Option<VmKey>) {
+            self.0.push(vm);
+        }
+    }
+
+    /// A screen on which the second VM is chosen.
+    fn screen() -> Screen {
+        let mut aggregate = Aggregate::new();
+        let snapshot = samples().into_iter().map(|sample| aggregate.apply(sample)).last();
+        let mut state = State::default();
+        let rows = Rows { id: Some([2, 0, 0]), ..Rows::default() };
+        state.settle(&rows);
+        Screen { state, aggregate, snapshot, rows, detail: None }
+    }
+
+    fn press(screen: &mut Screen, source: &mut Asked, code: KeyCode) {
+        screen.key(code.into(), source).unwrap();
+    }
+
+    #[test]
+    fn the_source_is_told_which_vm_is_looked_into() {
+        let (mut screen, mut source) = (screen(), Asked(Vec::new()));
+        let key = screen.snapshot.as_ref().unwrap().vms[1].key;
+        for code in [KeyCode::Enter, KeyCode::Down, KeyCode::Esc, KeyCode::Esc] {
+            press(&mut screen, &mut source, code);
+        }
+        assert_eq!(source.0, [Some(key), None]);
+    }
+
+    #[test]
+    fn a_reset_shows_nothing_counted_at_once() {
+        let (mut screen, mut source) = (screen(), Asked(Vec::new()));
+        press(&mut screen, &mut source, KeyCode::Char('z'));
+        let snapshot = screen.snapshot.unwrap();
+        assert_eq!(snapshot.since_reset, Some(Duration::ZERO));
+        assert_eq!(snapshot.counts.iter().count(), 0);
+        assert_eq!(snapshot.vms.len(), 2);
+    }
+
+    #[test]
+    fn keys_are_letters_while_a_filter_is_typed() {
+        let (mut screen, mut source) = (screen(), Asked(Vec::new()));
+        for code in "/qz".chars().map(KeyCode::Char) {
+            press(&mut screen, &mut source, code);
+        }
+        assert!(!screen.state.quit);
+        assert_eq!(screen.state.input.as_ref().map(|input| input.text.as_str()), Some("qz"));
+        press(&mut screen, &mut source, KeyCode::Enter);
+        assert_eq!(screen.state.filter.as_ref().map(Filter::text), Some("qz"));
+    }
+}

@@ -44,9 +44,10 @@ pub(super) fn header(snapshot: Option<&Snapshot>, state: &State, width: u16) -> 
         let without = thousands(snapshot.losses.hotspots);
         spans.push(alarm(format!("  without place {without}"), true));
     }
+    // No alarm: what was going on when tdtrace came has no beginning.
     let durations = snapshot.losses.unpaired.saturating_add(snapshot.losses.durations);
     if durations > 0 {
-        spans.push(alarm(format!("  without duration {}", thousands(durations)), true));
+        spans.push(Span::raw(format!("  without duration {}", thousands(durations))));
     }
     let running = snapshot.vms.iter().filter(|vm| !vm.ended).count();
     let vms = if running == 1 { "VM" } else { "VMs" };

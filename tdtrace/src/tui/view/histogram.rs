@@ -132,3 +132,35 @@ pub(super) fn lines(
     lines.push(Line::from(under(bars.percentiles(latency))));
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::testing::snapshot;
+
+    fn text(width: usize, height: usize) -> Vec<String> {
+        let snapshot = snapshot();
+        let latency = &snapshot.vms[0].latency[0];
+        lines(latency, width, height, &Theme::new(false)).iter().map(Line::to_string).collect()
+    }
+
+    #[test]
+    fn the_fullest_column_reaches_the_top_and_the_emptiest_is_seen() {
+        let lines = text(100, 13);
+        assert_eq!(lines.len(), 13);
+        assert!(lines[0].contains('█'));
+        assert!(!lines[0].contains('▁'));
+        // One of 130 durations is a thirtieth of the highest column, less than an eighth of a cell.
+        assert!(lines[9].contains('▁'));
+        assert!(lines[12].contains("▲p50") && lines[12].contains("▲p99"));
+    }
+
+    #[test]
+    fn columns_fit_into_the_width_however_narrow_it_is() {
+        for width in [20, 30, 50, 200] {
+            for line in text(width, 8).iter().take(6) {
+                assert!(line.chars().count() <= width, "{width}: {line}");
+            }
+        }
+    }
+}

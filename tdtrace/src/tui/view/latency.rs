@@ -81,13 +81,12 @@ fn draw_histogram(
     latency: &Latency,
     shown: &Shown<'_>,
 ) {
-    let title = format!(
-        " {} {}: {} {}s ",
-        row.vm_name,
-        row.reason,
-        thousands(latency.tally.total),
-        row.kind.name()
-    );
+    let vcpu = match shown.scope() {
+        Scope::Vcpu(_, vcpu) => format!(" vCPU {vcpu}"),
+        Scope::All | Scope::Vm(_) => String::new(),
+    };
+    let (vm, count) = (&row.vm_name, thousands(latency.tally.total));
+    let title = format!(" {vm}{vcpu} {}: {count} {}s ", row.reason, row.kind.name());
     let block = Block::new().borders(Borders::TOP).title(title);
     let inner = block.inner(area);
     frame.render_widget(block, area);
