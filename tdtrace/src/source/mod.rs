@@ -11,7 +11,7 @@ pub mod synthetic;
 
 use anyhow::Result;
 
-use crate::model::sample::Sample;
+use crate::model::sample::{Sample, VmKey};
 
 /// Something that delivers samples.
 pub trait Source {
@@ -20,4 +20,7 @@ pub trait Source {
     /// # Errors
     /// When the counters cannot be read.
     fn sample(&mut self) -> Result<Sample>;
+
+    /// Durations of single vCPUs are wanted of this VM, and of no other; `None`: of none.
+    fn detail(&mut self, _vm: Option<VmKey>) {}
 }

@@ -161,6 +161,7 @@ impl Counters {
                 container,
                 vm_type: (entry.vm_type != u32::MAX).then_some(entry.vm_type),
                 ended: is_gone || replaced,
+                demo: self.reading.synthetic,
                 latency: self.durations.of_vm(key, own),
             }
         };

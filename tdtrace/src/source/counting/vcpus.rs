@@ -56,6 +56,8 @@ pub(crate) struct Reading {
     pub(crate) timed: bool,
     /// How many loads there were before this one: lives begin anew with each.
     pub(crate) loads_before: u32,
+    /// The VMs are synthetic.
+    pub(crate) synthetic: bool,
 }
 
 /// All vCPUs that have a slot.
@@ -273,7 +275,8 @@ mod tests {
 
     use super::*;
 
-    const READING: Reading = Reading { isa: Isa::Vmx, timed: true, loads_before: 0 };
+    const READING: Reading =
+        Reading { isa: Isa::Vmx, timed: true, loads_before: 0, synthetic: false };
 
     fn at(phase: Phase, exit: u16) -> Timing {
         let since = 1_000;

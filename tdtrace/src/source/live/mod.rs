@@ -106,6 +106,10 @@ impl Source for Live {
             losses: counted.losses,
         })
     }
+
+    fn detail(&mut self, vm: Option<VmKey>) {
+        self.detail = vm;
+    }
 }
 
 fn host(facts: &Facts) -> Host {
@@ -135,7 +139,7 @@ fn attach(options: Options, isa: Isa) -> Result<Counters> {
     })?;
     loaded.attach(&resolved)?;
     loaded.begin()?;
-    Counters::new(loaded, Reading { isa, timed: options.timed, loads_before: 0 })
+    Counters::new(loaded, Reading { isa, timed: options.timed, loads_before: 0, synthetic: false })
 }
 
 /// The clock of the programs, `CLOCK_MONOTONIC`.

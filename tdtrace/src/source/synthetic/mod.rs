@@ -103,7 +103,7 @@ impl Synthetic {
         let cpus = MappedArray::writable(loaded.map("SYNTHETIC_CPUS")?)?;
         let memory = Memory::new(&loaded, &cpus)?;
         let isa = Isa::Vmx;
-        let reading = Reading { isa, timed: options.timed, loads_before: 0 };
+        let reading = Reading { isa, timed: options.timed, loads_before: 0, synthetic: true };
         Ok(Self {
             counters: Counters::new(loaded, reading)?,
             cpus,
