@@ -155,7 +155,7 @@ pub struct Losses {
 }
 
 /// The counters at one moment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     /// Since the source began.
     pub at: Duration,

@@ -1,0 +1,52 @@
+//! What is shown of a replayed recording is what was shown live.
+
+use ratatui::{Terminal, backend::TestBackend};
+
+use super::{example, read, written};
+use crate::{
+    model::{aggregate::Aggregate, sample::Sample, snapshot::Snapshot},
+    report,
+    tui::{
+        state::{State, View},
+        view,
+    },
+};
+
+fn screens(snapshot: &Snapshot) -> Vec<String> {
+    let draw = |view, help, (width, height)| {
+        let state = State { view, help, ..State::default() };
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal
+            .draw(|frame| {
+                view::draw(frame, Some(snapshot), &state);
+            })
+            .unwrap();
+        terminal.backend().to_string()
+    };
+    let sizes = [(80, 24), (120, 40), (200, 60)];
+    let of = |view| sizes.map(|size| draw(view, false, size));
+    View::ALL.into_iter().flat_map(of).collect()
+}
+
+/// Everything that anybody can see of `samples`.
+fn shown(samples: Vec<Sample>) -> Vec<String> {
+    let mut aggregate = Aggregate::new();
+    let mut shown = Vec::new();
+    for sample in samples {
+        let snapshot = aggregate.apply(sample);
+        shown.push(report::to_json(&snapshot, 20).to_string());
+        shown.push(report::to_text(&snapshot, 20));
+        shown.extend(screens(&snapshot));
+    }
+    shown
+}
+
+#[test]
+fn live_and_replayed_snapshots_give_identical_screens() {
+    let samples = example::samples();
+    let (back, end) = read(&written(&samples));
+    assert!(matches!(end, Ok(None)));
+    let (live, replayed) = (shown(samples), shown(back));
+    assert!(live.iter().any(|screen| screen.contains("td-database")));
+    assert_eq!(live, replayed);
+}
