@@ -26,7 +26,7 @@ const CONTINUES: [u8; 4] = [0xff; 4];
 #[derive(Debug)]
 pub(super) enum Frame {
     /// Rows, and the time in ns of the sample that ends with them, if one does.
-    Batch(Columns, Option<u64>),
+    Batch(Box<Columns>, Option<u64>),
     /// The stream ends as it should.
     End,
     /// The file ends before the stream does.
@@ -117,7 +117,7 @@ impl<R: Read> Frames<R> {
         self.at += self.bytes.len() as u64;
         self.bytes.clear();
         self.batches = self.batches.wrapping_add(1);
-        Ok(Frame::Batch(columns, ended))
+        Ok(Frame::Batch(Box::new(columns), ended))
     }
 
     /// Holds the checksum at the end of `end` against all bytes before it.

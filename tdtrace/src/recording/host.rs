@@ -10,6 +10,9 @@ use super::{
 };
 use crate::model::sample::{Host, Isa, Losses, ProbeState};
 
+/// The machine and its probes.
+pub(super) type Machine = (Arc<Host>, Arc<[ProbeState]>);
+
 const fn isa_name(isa: Isa) -> &'static str {
     match isa {
         Isa::Vmx => "vmx",
@@ -33,7 +36,7 @@ pub(super) fn rows(host: &Host, probes: &[ProbeState]) -> Vec<Row> {
 }
 
 /// The machine and probes of `rows`.
-pub(super) fn from_rows(rows: &[Row]) -> Result<(Arc<Host>, Arc<[ProbeState]>), Malformed> {
+pub(super) fn from_rows(rows: &[Row]) -> Result<Machine, Malformed> {
     let mut release = String::new();
     let mut isa = None;
     let mut probes: Vec<ProbeState> = Vec::new();

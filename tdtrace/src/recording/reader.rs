@@ -11,7 +11,7 @@ use super::{
     schema::{Cells, Columns},
     vcpu, vm,
 };
-use crate::model::sample::{Host, Losses, ProbeState, Sample, VcpuSample, VmSample};
+use crate::model::sample::{Losses, Sample, VcpuSample, VmSample};
 
 /// A recording that ends before it should: what recorded it was killed, or the file was cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,7 +194,7 @@ struct Kept<T> {
 /// The sample before, from which the next one is made.
 #[derive(Default)]
 struct State {
-    host: Option<Kept<(Arc<Host>, Arc<[ProbeState]>)>>,
+    host: Option<Kept<host::Machine>>,
     losses: Option<Kept<Losses>>,
     vms: BTreeMap<u32, Kept<VmSample>>,
     vcpus: BTreeMap<u32, Kept<Arc<VcpuSample>>>,

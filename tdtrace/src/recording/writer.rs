@@ -12,9 +12,7 @@ use super::{
     schema::{self, Builder, Cells},
     vcpu, vm,
 };
-use crate::model::sample::{
-    Host, Isa, Losses, ProbeState, Sample, VcpuKey, VcpuSample, VmKey, VmSample,
-};
+use crate::model::sample::{Isa, Losses, Sample, VcpuKey, VcpuSample, VmKey, VmSample};
 
 /// Bytes of texts after which a batch is full.
 const TEXT_FULL: usize = 8 << 20;
@@ -34,7 +32,7 @@ pub struct Writer<W> {
 /// What has been written, so that the next sample is only what differs.
 #[derive(Default)]
 struct Before {
-    host: Option<(Arc<Host>, Arc<[ProbeState]>)>,
+    host: Option<host::Machine>,
     losses: Option<Losses>,
     vms: HashMap<VmKey, (u32, VmSample)>,
     vcpus: HashMap<VcpuKey, (u32, Arc<VcpuSample>)>,
@@ -133,7 +131,7 @@ struct Put<'a, W> {
 impl<W: Write> Put<'_, W> {
     fn machine(&mut self, sample: &Sample, before: &mut Before) -> Result<(), Error> {
         let subject = Subject::default();
-        let rows = |(host, probes): &(Arc<Host>, Arc<[ProbeState]>)| host::rows(host, probes);
+        let rows = |(host, probes): &host::Machine| host::rows(host, probes);
         let new = (Arc::clone(&sample.host), Arc::clone(&sample.probes));
         if before.host.as_ref() != Some(&new) {
             let old = before.host.as_ref().map(rows).unwrap_or_default();

@@ -61,6 +61,8 @@ pub struct State {
     pub orders: [Order; View::ALL.len()],
     /// Snapshots are not taken.
     pub paused: bool,
+    /// The source has no more samples.
+    pub over: bool,
     /// The help is shown.
     pub help: bool,
     /// It is over.
@@ -83,6 +85,7 @@ impl Default for State {
                 by(column(VCPU_FIELDS, "exits_per_s")),
             ],
             paused: false,
+            over: false,
             help: false,
             quit: false,
         }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     model::{aggregate::Aggregate, snapshot::Snapshot},
-    source::Source,
+    source::{Due, Source},
 };
 
 /// Shows `source` until the user quits or a signal comes.
@@ -73,10 +73,17 @@ async fn events(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut rows = Rows::default();
     while !state.quit {
+        // A recording waits where a machine does not.
+        let stands = state.over || state.paused && source.due() != Due::Any;
         tokio::select! {
-            _ = ticks.tick() => {
+            _ = ticks.tick(), if !stands => {
                 // Paused, slots are still given back, or new VMs would find none.
                 let next = aggregate.apply(source.sample()?);
+                match source.due() {
+                    Due::Any => {}
+                    Due::In(gap) => ticks.reset_after(gap),
+                    Due::Never => state.over = true,
+                }
                 if state.paused {
                     continue;
                 }

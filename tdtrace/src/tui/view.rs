@@ -122,6 +122,10 @@ fn header_line(snapshot: Option<&Snapshot>, state: &State, width: u16) -> Line<'
         spans.push(Span::styled(" paused ", CHOSEN));
         spans.push(Span::raw("  "));
     }
+    if state.over {
+        spans.push(Span::styled(" end of recording ", CHOSEN));
+        spans.push(Span::raw("  "));
+    }
     let Some(snapshot) = snapshot else { return Line::from(spans) };
     let lost = snapshot.lost();
     let lost_style = if lost > 0 { ALARM } else { Style::new() };
