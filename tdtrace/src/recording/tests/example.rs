@@ -154,3 +154,20 @@ pub(super) fn few() -> Vec<Sample> {
     };
     vec![small(100, 1), small(200, 2)]
 }
+
+/// The checked-in recording of [`samples`] by version 1.
+const FIXTURE: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/recording/v1-tdx-host.tdtrace");
+
+#[test]
+fn the_recording_that_version_1_wrote_is_still_read_as_it_was() {
+    let (back, end) = super::read(&std::fs::read(FIXTURE).unwrap());
+    assert!(matches!(end, Ok(None)), "{end:?}");
+    assert_eq!(back, samples());
+}
+
+#[test]
+#[ignore = "writes the fixture anew, see its README"]
+fn write_the_fixture() {
+    std::fs::write(FIXTURE, super::written(&samples())).unwrap();
+}
