@@ -96,7 +96,8 @@ pub(super) fn losses_from_rows(rows: &[Row]) -> Result<Losses, Malformed> {
     for row in rows {
         let class = || {
             let class = Class::ALL.get(row.key.index as usize).copied();
-            class.ok_or(Malformed("a class of events that does not exist"))
+            class
+                .ok_or(Malformed("a class of events that is not known, perhaps of a newer tdtrace"))
         };
         match row.key.kind {
             Kind::RecursionMisses => losses.misses.push((row.as_text().to_owned(), row.value)),

@@ -140,7 +140,8 @@ impl Pending {
     }
 
     fn row(&mut self, cells: &Cells<'_>) -> Result<(), Malformed> {
-        let kind = Kind::of(cells.kind).ok_or(Malformed("a row of a kind that is not known"))?;
+        let kind = Kind::of(cells.kind)
+            .ok_or(Malformed("a row of a kind that is not known, perhaps of a newer tdtrace"))?;
         let listed = Malformed("a list that does not begin");
         match kind {
             Kind::Vms => self.vms = Some(Vec::new()),

@@ -131,7 +131,7 @@ impl Found {
 /// Puts the row's value where its index says.
 fn put(values: &mut [u64], row: &Row) -> Result<(), Malformed> {
     let value = values.get_mut(row.key.index as usize);
-    *value.ok_or(Malformed("a counter with a number that is too large"))? = row.value;
+    *value.ok_or(Malformed("a counter that is not known, perhaps of a newer tdtrace"))? = row.value;
     Ok(())
 }
 

@@ -1,7 +1,14 @@
 //! Files that somebody made: checksums are right, everything else is a lie.
 
+use proptest::prelude::*;
+
 use super::{example, read, written};
-use crate::recording::{Error, VERSION};
+use crate::recording::{
+    BATCH_MAX, Error, ROWS_MAX, VERSION,
+    encode::Encoder,
+    kind::Kind,
+    schema::{Builder, Cells, schema},
+};
 
 /// Where the batches of a recording end, and with them what its checksums cover.
 fn sealed(mut recording: Vec<u8>, ends: &[usize]) -> Vec<u8> {
@@ -100,4 +107,82 @@ fn with_right_checksums_a_changed_file_still_panics_nowhere() {
         }
     }
     assert!(refused > 1_000, "{refused}");
+}
+
+proptest! {
+    #[test]
+    fn with_right_checksums_no_handful_of_changed_bytes_panics(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
+    ) {
+        let samples = example::few();
+        let mut recording = written(&samples);
+        let ends: Vec<usize> =
+            (1..=samples.len()).map(|n| written(&samples[..n]).len() - 8).collect();
+        for (index, value) in changes {
+            let at = index.index(recording.len());
+            recording[at] = value;
+        }
+        let (_, end) = read(&sealed(recording, &ends));
+        let told = end.err().map(|error| error.to_string()).unwrap_or_default();
+        prop_assert!(!told.contains("panicked"), "{}", told);
+    }
+}
+
+/// A recording of one batch with `rows`, checksum and all.
+fn of_rows(rows: impl IntoIterator<Item = Cells<'static>>) -> Vec<u8> {
+    let mut builder = Builder::default();
+    rows.into_iter().for_each(|row| builder.push(&row));
+    let mut out = Vec::new();
+    let mut encoder = Encoder::new(schema(0)).unwrap();
+    encoder.batch(&mut builder, Kind::Sample, 0, &mut out).unwrap();
+    Encoder::end(&mut out);
+    out
+}
+
+#[test]
+fn a_small_file_that_unpacks_to_a_large_one_is_refused() {
+    let text: &'static str = "x".repeat(BATCH_MAX / 64 + 1).leak();
+    let row = Cells { kind: "release", record: "fact", text, ..Cells::default() };
+    let bomb = of_rows([row; 64]);
+    assert!(bomb.len() < BATCH_MAX / 100, "{}", bomb.len());
+    assert!(failure(&bomb).contains("the column text has 67108928 bytes"));
+}
+
+#[test]
+fn more_rows_than_a_batch_may_have_are_refused() {
+    let row = Cells { kind: "tid", record: "fact", slot: 1, ..Cells::default() };
+    let error = failure(&of_rows(vec![row; ROWS_MAX + 1]));
+    assert!(error.contains("a batch of 65537 rows"), "{error}");
+}
+
+#[test]
+fn rows_that_make_no_sample_are_refused_with_what_is_wrong() {
+    let row = |kind| Cells { kind, record: "fact", ..Cells::default() };
+    let kvm = Cells { text: "svm", ..row("kvm") };
+    for (rows, why) in [
+        (vec![], "no machine"),
+        (vec![kvm], "no losses"),
+        (vec![row("kvm")], "whose kind of KVM is not known"),
+        (vec![row("colour")], "a kind that is not known"),
+        (vec![row("sample")], "the end of a batch within one"),
+        (vec![row("vm")], "a list that does not begin"),
+        (vec![kvm, row("unpaired"), row("vms"), row("vm")], "a list of what it lacks"),
+        (vec![kvm, row("vms"), row("vm"), row("vm")], "one thing twice"),
+        (vec![Cells { vm: 1, ..row("pid") }], "a VM without its key"),
+        (vec![row("unpaired"), row("unpaired")], "not in order"),
+        (vec![Cells { index: 99, ..row("outside") }], "a class of events that is not known"),
+    ] {
+        let error = failure(&of_rows(rows));
+        assert!(error.contains("damaged at byte 0") && error.contains(why), "{why}: {error}");
+    }
+}
+
+#[test]
+fn single_events_of_later_versions_are_passed_over() {
+    let row = |kind| Cells { kind, record: "fact", ..Cells::default() };
+    let event = Cells { record: "event", kind: "something", ..Cells::default() };
+    let recording = of_rows([Cells { text: "svm", ..row("kvm") }, event, row("unpaired")]);
+    let (samples, end) = read(&recording);
+    assert_eq!(samples.len(), 1);
+    assert!(matches!(end, Ok(None)), "{end:?}");
 }
