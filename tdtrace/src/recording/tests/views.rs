@@ -12,19 +12,22 @@ use crate::{
     },
 };
 
+fn screen(snapshot: &Snapshot, state: &State, (width, height): (u16, u16)) -> String {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+    terminal
+        .draw(|frame| {
+            view::draw(frame, Some(snapshot), state);
+        })
+        .unwrap();
+    terminal.backend().to_string()
+}
+
 fn screens(snapshot: &Snapshot) -> Vec<String> {
-    let draw = |view, help, (width, height)| {
-        let state = State { view, help, ..State::default() };
-        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-        terminal
-            .draw(|frame| {
-                view::draw(frame, Some(snapshot), &state);
-            })
-            .unwrap();
-        terminal.backend().to_string()
-    };
     let sizes = [(80, 24), (120, 40), (200, 60)];
-    let of = |view| sizes.map(|size| draw(view, false, size));
+    let of = |view| {
+        let state = State { view, ..State::default() };
+        sizes.map(|size| screen(snapshot, &state, size))
+    };
     View::ALL.into_iter().flat_map(of).collect()
 }
 
@@ -49,4 +52,13 @@ fn live_and_replayed_snapshots_give_identical_screens() {
     let (live, replayed) = (shown(samples), shown(back));
     assert!(live.iter().any(|screen| screen.contains("td-database")));
     assert_eq!(live, replayed);
+}
+
+#[test]
+fn the_end_of_a_recording_is_shown_on_the_screen() {
+    let mut aggregate = Aggregate::new();
+    let snapshot = aggregate.apply(example::few().remove(0));
+    let screen = |over| screen(&snapshot, &State { over, ..State::default() }, (80, 24));
+    assert!(screen(true).contains("end of recording"));
+    assert!(!screen(false).contains("end of recording"));
 }
