@@ -47,7 +47,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 20, requires = "batch")]
     hotspots: usize,
     /// Show the recording FILE instead of this machine; needs no privilege
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["delay", "max_vcpus", "debug_ebpf"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["delay", "SourceArgs"])]
     replay: Option<PathBuf>,
     #[command(flatten)]
     source: SourceArgs,
