@@ -9,6 +9,7 @@ pub mod doctor;
 pub mod kernel;
 pub mod model;
 pub mod probe;
+pub mod recording;
 pub mod report;
 pub mod source;
 pub mod tui;

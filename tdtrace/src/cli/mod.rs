@@ -6,6 +6,7 @@
 mod decode;
 mod doctor;
 mod filter;
+mod record;
 mod source;
 mod stat;
 mod top;
@@ -28,6 +29,7 @@ struct Cli {
 enum Command {
     Top(top::Args),
     Stat(stat::Args),
+    Record(record::Args),
     Doctor(doctor::Args),
     Decode(decode::Args),
     Workload(workload::Args),
@@ -35,7 +37,8 @@ enum Command {
 
 /// Runs the command line of this process.
 ///
-/// Exit codes: 0 done, 1 failed, 2 wrong usage; `stat` passes on the code of its command.
+/// Exit codes: 0 done, 1 failed, 2 wrong usage; `stat` and `record` pass on the code of
+/// their command.
 #[must_use]
 pub fn run() -> ExitCode {
     match dispatch(Cli::parse()) {
@@ -51,6 +54,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Top(args) => top::run(&args),
         Command::Stat(args) => stat::run(&args),
+        Command::Record(args) => record::run(&args),
         Command::Doctor(args) => doctor::run(args),
         Command::Decode(args) => decode::run(args),
         Command::Workload(args) => workload::run(args),

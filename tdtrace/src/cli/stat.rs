@@ -129,7 +129,8 @@ impl Interrupts {
     }
 }
 
-fn terminate(child: &tokio::process::Child) {
+/// Asks `child` to end.
+pub(super) fn terminate(child: &tokio::process::Child) {
     if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
         // SAFETY: no memory involved; the child is not yet waited for, so the number is still its.
         unsafe { libc::kill(pid, libc::SIGTERM) };
@@ -137,7 +138,7 @@ fn terminate(child: &tokio::process::Child) {
 }
 
 /// The command's code, or 128 plus the signal that ended it, as a shell does.
-fn exit_code(status: ExitStatus) -> ExitCode {
+pub(super) fn exit_code(status: ExitStatus) -> ExitCode {
     use std::os::unix::process::ExitStatusExt as _;
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
     ExitCode::from(u8::try_from(code).unwrap_or(1))

@@ -2,6 +2,7 @@
 
 use std::{
     io::{ErrorKind, IsTerminal as _, Write as _},
+    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
@@ -10,21 +11,23 @@ use anyhow::{Context as _, Result, bail};
 use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
-    time::{MissedTickBehavior, interval},
+    task::yield_now,
+    time::{Interval, MissedTickBehavior, interval},
 };
 
 use super::{filter::FilterArgs, source::SourceArgs};
 use crate::{
     model::aggregate::Aggregate,
     report,
-    source::{Source, live::Live},
+    source::{Due, Source, live::Live, replay::Replay},
     tui::terminal,
 };
 
 /// Show VMs, their exits and hotspots live
 ///
 /// Counts all VMs of the machine from the moment it starts. Keys are shown with `?`. With --batch it
-/// prints every snapshot instead, the first one right after attaching.
+/// prints every snapshot instead, the first one right after attaching. With --replay it shows a
+/// recording as it happened, or with --batch all of it at once.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Print snapshots instead of showing them
@@ -43,13 +46,16 @@ pub(super) struct Args {
     /// Places printed at most, per VM in JSON
     #[arg(long, value_name = "N", default_value_t = 20, requires = "batch")]
     hotspots: usize,
+    /// Show the recording FILE instead of this machine; needs no privilege
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["delay", "SourceArgs"])]
+    replay: Option<PathBuf>,
     #[command(flatten)]
     filter: FilterArgs,
     #[command(flatten)]
     source: SourceArgs,
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| format!("`{text}` is not a number of seconds"))?;
     if (0.1..=3600.0).contains(&seconds) {
         Ok(Duration::from_secs_f64(seconds))
@@ -71,11 +77,21 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("the event loop cannot be started")?;
-    let mut live = Live::open(args.source.options())?;
-    if args.batch {
-        runtime.block_on(batch(args, &mut live))?;
-    } else {
-        runtime.block_on(terminal::run(&mut live, args.delay, args.filter.get().cloned()))?;
+    let show = |source: &mut dyn Source| {
+        if args.batch {
+            runtime.block_on(batch(args, source))
+        } else {
+            runtime.block_on(terminal::run(source, args.delay, args.filter.get().cloned()))
+        }
+    };
+    let Some(path) = &args.replay else {
+        show(&mut Live::open(args.source.options())?)?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let mut replay = Replay::open(path)?;
+    show(&mut replay)?;
+    if let Some(cut) = replay.cut() {
+        eprintln!("tdtrace: {}: {cut}", path.display());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -87,9 +103,9 @@ async fn batch(args: &Args, source: &mut dyn Source) -> Result<()> {
     let mut ticks = interval(args.delay);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut printed = 0;
-    while args.count.is_none_or(|count| printed < count) {
+    while args.count.is_none_or(|count| printed < count) && source.due() != Due::Never {
         tokio::select! {
-            _ = ticks.tick() => {}
+            () = turn(&mut ticks, source.due()) => {}
             _ = interrupt.recv() => return Ok(()),
             _ = terminate.recv() => return Ok(()),
         }
@@ -110,6 +126,17 @@ async fn batch(args: &Args, source: &mut dyn Source) -> Result<()> {
         printed += 1;
     }
     Ok(())
+}
+
+/// Waits for the next tick; what is there already is not waited for.
+async fn turn(ticks: &mut Interval, due: Due) {
+    match due {
+        Due::Any => {
+            ticks.tick().await;
+        }
+        // So that signals are still seen.
+        Due::In(_) | Due::Never => yield_now().await,
+    }
 }
 
 #[cfg(test)]

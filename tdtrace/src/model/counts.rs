@@ -15,6 +15,12 @@ impl Counts {
         Self(counts)
     }
 
+    /// The counters as a slot has them.
+    #[must_use]
+    pub const fn as_array(&self) -> &[u64; COUNTS] {
+        &self.0
+    }
+
     /// Class and count, of the classes that have any.
     pub fn iter(&self) -> impl Iterator<Item = (Class, u64)> {
         Class::ALL.into_iter().map(|class| (class, self[class])).filter(|(_, count)| *count > 0)

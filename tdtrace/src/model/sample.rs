@@ -156,8 +156,20 @@ pub struct Losses {
     pub outside: Vec<(Class, u64)>,
 }
 
+impl Losses {
+    /// Events that were not counted, all causes together. Hotspot events without room are not among
+    /// them: they are in their class's total.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        let causes = self.causes.iter().map(|(_, _, count)| count);
+        causes
+            .chain(self.misses.iter().map(|(_, count)| count))
+            .fold(0, |total, count| total.saturating_add(*count))
+    }
+}
+
 /// The counters at one moment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     /// Since the source began.
     pub at: Duration,

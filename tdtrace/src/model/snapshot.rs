@@ -371,8 +371,7 @@ impl Snapshot {
     /// them: they are in their class's total.
     #[must_use]
     pub fn lost(&self) -> u64 {
-        let causes = self.losses.causes.iter().map(|(_, _, count)| count);
-        causes.chain(self.losses.misses.iter().map(|(_, count)| count)).sum()
+        self.losses.total()
     }
 
     /// Attached probes and all probes.

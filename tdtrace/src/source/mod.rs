@@ -1,13 +1,17 @@
 //! Where samples come from.
 //!
 //! A source delivers the counters at the moment it is asked; whatever comes after it does not know
-//! which source it was. [`live`] is the running kernel. [`counting`] loads the programs and reads their
+//! which source it was. [`live`] is the running kernel, [`replay`] a
+//! recording, [`synthetic`] are TDs that nobody runs. [`counting`] loads the programs and reads their
 //! maps, whoever runs them; [`owner`] is who runs a VM.
 
 pub mod counting;
 pub mod live;
 pub(crate) mod owner;
+pub mod replay;
 pub mod synthetic;
+
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -23,4 +27,20 @@ pub trait Source {
 
     /// Durations of single vCPUs are wanted of this VM, and of no other; `None`: of none.
     fn detail(&mut self, _vm: Option<VmKey>) {}
+
+    /// When the next sample is to be asked for.
+    fn due(&self) -> Due {
+        Due::Any
+    }
+}
+
+/// When the next sample of a source is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Whenever the one who asks likes: it is of that moment.
+    Any,
+    /// So long after the last one, to show things as they happened. It is there already.
+    In(Duration),
+    /// Never: there are no more.
+    Never,
 }

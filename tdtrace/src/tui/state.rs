@@ -125,6 +125,8 @@ pub struct State {
     pub orders: [Order; View::ALL.len()],
     /// Snapshots are not taken.
     pub paused: bool,
+    /// The source has no more samples.
+    pub over: bool,
     /// Halts are in totals and shares.
     pub halts: bool,
     /// The page of the help that is shown.
@@ -151,6 +153,7 @@ impl Default for State {
             scope: Scope::All,
             orders: ["exits_per_s", "time_ns", "time_ns", "per_s", "exits_per_s"].map(by),
             paused: false,
+            over: false,
             halts: false,
             help: None,
             filter: None,

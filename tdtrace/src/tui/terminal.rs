@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     model::{aggregate::Aggregate, filter::Filter, sample::VmKey, snapshot::Snapshot},
-    source::Source,
+    source::{Due, Source},
 };
 
 /// Shows `source` every `every`, rows as `filter` says, until the user quits or a signal comes.
@@ -90,10 +90,17 @@ impl Screen {
         let mut every = self.state.every;
         let mut ticks = ticks(Instant::now(), every);
         while !self.state.quit {
+            // A recording waits where a machine does not.
+            let stands = self.state.over || self.state.paused && source.due() != Due::Any;
             tokio::select! {
-                _ = ticks.tick() => {
+                _ = ticks.tick(), if !stands => {
                     // Paused, slots are still given back, or new VMs would find none.
                     let next = self.aggregate.apply(source.sample()?);
+                    match source.due() {
+                        Due::Any => {}
+                        Due::In(gap) => ticks.reset_after(gap),
+                        Due::Never => self.state.over = true,
+                    }
                     if self.state.paused {
                         continue;
                     }
@@ -132,7 +139,10 @@ impl Screen {
         let Some(action) = keymap::action(key) else { return Ok(()) };
         self.state.apply(action, &self.rows);
         if std::mem::take(&mut self.state.reset) {
-            self.aggregate.apply(source.sample()?);
+            // A recording has no sample of this moment.
+            if source.due() == Due::Any {
+                self.aggregate.apply(source.sample()?);
+            }
             self.snapshot = self.aggregate.reset();
         }
         let detail = self.wanted();

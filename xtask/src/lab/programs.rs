@@ -15,6 +15,8 @@ pub(super) const NEEDED: &[Program] = &[
     ("dpkg-deb", "dpkg"),
     ("xz", "xz-utils"),
     ("zstd", "zstd"),
+    // The static tdtrace has C in it.
+    ("musl-gcc", "musl-tools"),
 ];
 
 /// Makes sure that the programs of `needed` are there, by apt where this user may.

@@ -1,0 +1,227 @@
+//! What a row of a recording says: one name for each kind, and how rows are ordered.
+
+use tdtrace_common::{counters::Loss, latency::PARTS};
+
+/// Declares the kinds with their names, in the order of rows.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident = $name:literal,)*) => {
+        /// What a row says. The order is the order of a subject's rows.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum Kind {
+            $($(#[$doc])* $kind,)*
+        }
+
+        impl Kind {
+            /// Every kind, in the order of rows.
+            pub const ALL: &[Self] = &[$(Self::$kind,)*];
+
+            /// Its name in the column `kind`.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$kind => $name,)*
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// What the recording said of the machine so far no longer holds.
+    HostCleared = "host_cleared",
+    /// `text`: `uname -r`.
+    Release = "release",
+    /// `text`: which exit reasons there are, `vmx`, `svm` or `software`.
+    Kvm = "kvm",
+    /// `text`: the name of probe number `index`.
+    Probe = "probe",
+    /// `text`: why probe number `index` is not attached.
+    ProbeMissing = "probe_missing",
+    /// `text`: what cannot be seen without probe number `index`.
+    ProbeHides = "probe_hides",
+    /// The rows `vm` that follow are all VMs of the sample.
+    Vms = "vms",
+    /// The VM is in the sample.
+    Vm = "vm",
+    /// The rows `vcpu` that follow are all vCPUs of the sample.
+    Vcpus = "vcpus",
+    /// The vCPU is in the sample.
+    Vcpu = "vcpu",
+    /// What the recording said of this VM or vCPU so far no longer holds.
+    Cleared = "cleared",
+    /// `value`: the VM's place in the maps, index in the low half, life in the high half.
+    VmKey = "vm_key",
+    /// `value`: the process that runs the VM.
+    Pid = "pid",
+    /// `text`: the VM's name.
+    VmName = "vm_name",
+    /// `text`: the VMM.
+    Vmm = "vmm",
+    /// `text`: the container, pod or service.
+    Container = "container",
+    /// `value`: `KVM_X86_*_VM`.
+    VmType = "vm_type",
+    /// The VM is no more.
+    Ended = "ended",
+    /// The VM is synthetic.
+    Demo = "demo",
+    /// `value`: the vCPU's place in the maps, as of `vm_key`.
+    VcpuKey = "vcpu_key",
+    /// `value`: the `vm_key` of the vCPU's VM.
+    VcpuVmKey = "vcpu_vm_key",
+    /// `value`: the number that the VMM chose, as in the column `vcpu`.
+    VcpuId = "vcpu_id",
+    /// `value`: the thread that ran the vCPU last.
+    Tid = "tid",
+    /// `value`: events of class number `index`.
+    Count = "count",
+    /// `value`: `kvm_exit` by reason number `index`.
+    Reason = "reason",
+    /// `value`: returns to the VMM by `KVM_EXIT_*` number `index`.
+    Userspace = "userspace",
+    /// `value`: events of class number `index` at `address` of `size` bytes.
+    Place = "place",
+    /// `value`: KVM's own counter number `index` when the vCPU was first seen between two exits.
+    KvmFirst = "kvm_first",
+    /// `value`: the same when it was last seen so.
+    KvmLast = "kvm_last",
+    /// `value`: ns in the guest (`index` 0) or in a part of the host.
+    Time = "time",
+    /// `value`: the longest duration of latency class `index`, ns.
+    DurationMax = "duration_max",
+    /// `value`: ns of latency class `index` in the kernel.
+    DurationKernel = "duration_kernel",
+    /// `value`: the same in the VMM.
+    DurationVmm = "duration_vmm",
+    /// `value`: the same halted.
+    DurationHalted = "duration_halted",
+    /// `value`: the same waiting for a CPU.
+    DurationWaiting = "duration_waiting",
+    /// `value`: durations of latency class `index` in the bucket that begins at `duration_ns`.
+    DurationCount = "duration_count",
+    /// What the recording said of losses so far no longer holds.
+    LossesCleared = "losses_cleared",
+    /// `value`: events of class `index` that no vCPU was found for.
+    LostUnattributed = "lost_unattributed",
+    /// `value`: events of class `index` that found no slot.
+    LostSlotsFull = "lost_slots_full",
+    /// `value`: events of class `index` that a full map refused.
+    LostMapFull = "lost_map_full",
+    /// `value`: events of class `index` lost outside of vCPUs.
+    LostOutside = "lost_outside",
+    /// `value`: runs of the probe `text` that the kernel skipped.
+    RecursionMisses = "recursion_misses",
+    /// `value`: hotspot events without room; their class has them.
+    WithoutPlace = "without_place",
+    /// `value`: durations without a beginning.
+    Unpaired = "unpaired",
+    /// `value`: durations that found no row.
+    DurationsLost = "durations_lost",
+    /// `value`: events of class `index` that belong to no vCPU; no loss.
+    Outside = "outside",
+    /// A batch ends, and with it a sample; `value`: the checksum.
+    Sample = "sample",
+    /// A batch ends, and its sample goes on in the next one; `value`: the checksum.
+    Part = "part",
+}
+
+/// What the column `record` says: which rows belong together for a reader that wants one thing only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// One event; not written by this version.
+    Event,
+    /// Something that is missing.
+    Loss,
+    /// A number that grows.
+    Counter,
+    /// Who and what there is.
+    Fact,
+    /// The end of a batch, with its checksum.
+    BatchEnd,
+}
+
+impl Record {
+    /// Its name in the column.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Event => "event",
+            Self::Loss => "loss",
+            Self::Counter => "counter",
+            Self::Fact => "fact",
+            Self::BatchEnd => "batch-end",
+        }
+    }
+}
+
+impl Kind {
+    /// The kind called `name`.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.name() == name)
+    }
+
+    /// The record that rows of this kind belong to.
+    #[must_use]
+    pub fn record(self) -> Record {
+        match self {
+            Self::Sample | Self::Part => Record::BatchEnd,
+            _ if self >= Self::LossesCleared => Record::Loss,
+            _ if self >= Self::Count => Record::Counter,
+            _ => Record::Fact,
+        }
+    }
+
+    /// Rows of one group stand by their index first, then by their kind: those of one probe or one
+    /// latency class together.
+    pub(super) const fn group(self) -> Self {
+        match self {
+            Self::ProbeMissing | Self::ProbeHides => Self::Probe,
+            Self::DurationKernel
+            | Self::DurationVmm
+            | Self::DurationHalted
+            | Self::DurationWaiting
+            | Self::DurationCount => Self::DurationMax,
+            other => other,
+        }
+    }
+
+    /// Nanoseconds of a latency class by [`tdtrace_common::latency::Part`].
+    pub(super) const DURATION_PARTS: [Self; PARTS] =
+        [Self::DurationKernel, Self::DurationVmm, Self::DurationHalted, Self::DurationWaiting];
+
+    /// Events lost for `loss`.
+    pub(super) const fn lost(loss: Loss) -> Self {
+        match loss {
+            Loss::Unattributed => Self::LostUnattributed,
+            Loss::SlotsFull => Self::LostSlotsFull,
+            Loss::MapFull => Self::LostMapFull,
+            Loss::Outside => Self::LostOutside,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_found_by_its_name() {
+        for (index, kind) in Kind::ALL.iter().enumerate() {
+            assert_eq!(*kind as usize, index);
+            assert_eq!(Kind::of(kind.name()), Some(*kind));
+        }
+        assert_eq!(Kind::of("Count"), None);
+    }
+
+    #[test]
+    fn a_record_is_what_its_kinds_say() {
+        assert_eq!(Kind::Tid.record(), Record::Fact);
+        assert_eq!(Kind::Count.record(), Record::Counter);
+        assert_eq!(Kind::DurationCount.record(), Record::Counter);
+        assert_eq!(Kind::LossesCleared.record(), Record::Loss);
+        assert_eq!(Kind::Outside.record(), Record::Loss);
+        assert_eq!(Kind::Part.record(), Record::BatchEnd);
+    }
+}

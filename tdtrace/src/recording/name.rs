@@ -1,0 +1,47 @@
+//! What the numbers of rows are called, for readers without our tables. Our own reader goes by the
+//! numbers.
+
+use std::borrow::Cow;
+
+use tdtrace_common::{
+    counters::Class,
+    latency::{LATENCY_RETURNS, Part},
+};
+
+use super::{
+    kind::{Kind, Record},
+    row::Key,
+    vcpu::KVM_STAT_NAMES,
+};
+use crate::model::{
+    sample::Isa,
+    snapshot::{latency_name, reason_name, userspace_name},
+};
+
+/// What `key.index` is called; empty where it is no number of a table.
+pub(super) fn name(key: &Key, isa: Isa) -> Cow<'static, str> {
+    let class = || Class::ALL.get(key.index as usize).map_or("", |class| class.name());
+    match key.kind {
+        Kind::Count | Kind::Place | Kind::Outside => class().into(),
+        Kind::Reason => reason_name(key.index, isa).into(),
+        Kind::Userspace => userspace_name(key.index).into(),
+        Kind::KvmFirst | Kind::KvmLast => {
+            KVM_STAT_NAMES.get(key.index as usize).copied().unwrap_or_default().into()
+        }
+        Kind::Time => match key.index.checked_sub(1) {
+            None => "guest".into(),
+            Some(part) => Part::ALL.get(part as usize).map_or("", |part| part.name()).into(),
+        },
+        kind if kind.group() == Kind::DurationMax => {
+            let span = if key.index < LATENCY_RETURNS { "exit" } else { "return" };
+            format!("{span} {}", latency_name(key.index, isa).1).into()
+        }
+        Kind::LostUnattributed | Kind::LostSlotsFull | Kind::LostMapFull | Kind::LostOutside => {
+            class().into()
+        }
+        kind => {
+            debug_assert!(kind.record() != Record::Counter, "{kind:?} has numbers without names");
+            Cow::Borrowed("")
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! What goes into a recording comes out of it.
+
+mod damage;
+mod example;
+mod hostile;
+mod round_trip;
+mod views;
+
+use std::time::Duration;
+
+use super::{Error, Reader, Writer};
+use crate::model::sample::Sample;
+
+/// The recording of `samples`.
+fn written(samples: &[Sample]) -> Vec<u8> {
+    let mut writer = Writer::new(Vec::new(), Duration::from_secs(1_700_000_000)).unwrap();
+    for sample in samples {
+        writer.write(sample).unwrap();
+    }
+    assert_eq!(writer.samples(), samples.len() as u64);
+    let bytes = writer.bytes();
+    let out = writer.finish().unwrap();
+    assert_eq!(out.len() as u64, bytes + 8);
+    out
+}
+
+/// The samples of a recording up to its end or to what is wrong with it.
+fn read(bytes: &[u8]) -> (Vec<Sample>, Result<Option<super::Cut>, Error>) {
+    let mut samples = Vec::new();
+    let mut reader = match Reader::new(bytes) {
+        Ok(reader) => reader,
+        Err(error) => return (samples, Err(error)),
+    };
+    loop {
+        match reader.sample() {
+            Ok(Some(sample)) => samples.push(sample),
+            Ok(None) => return (samples, Ok(reader.cut())),
+            Err(error) => return (samples, Err(error)),
+        }
+    }
+}
