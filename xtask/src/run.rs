@@ -1,5 +1,5 @@
 //! `cargo xtask run`: set-up where it is missing, a release build, then `tdtrace top`, with a small
-//! guest beside it where no VM runs.
+//! guest beside it where no VM runs, or synthetic TDs where none can.
 
 use std::{
     ffi::OsString,
@@ -23,7 +23,7 @@ pub(crate) struct Args {
     /// Arguments for `tdtrace top`
     #[arg(last = true)]
     pub(crate) top: Vec<OsString>,
-    /// Start no guest, even if no VM runs
+    /// Start no guest and no synthetic TDs, even if no VM runs
     #[arg(long)]
     no_guest: bool,
 }
@@ -45,8 +45,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         println!("    sudo {}", progress::shell_line(&command));
         return Ok(ExitCode::FAILURE);
     }
-    if !args.no_guest && !a_vm_runs() && Path::new("/dev/kvm").exists() {
-        start_guest(&tdtrace)?;
+    if !args.no_guest && !a_vm_runs() {
+        if Path::new("/dev/kvm").exists() {
+            start_guest(&tdtrace)?;
+        } else if args.top.is_empty() {
+            println!(
+                "no VM runs here, and there is no /dev/kvm to start one: synthetic TDs are shown"
+            );
+            command.arg("--demo");
+        }
     }
     let shown = progress::shell_line(&command);
     // Only returns when it fails.

@@ -19,7 +19,7 @@ use super::{filter::FilterArgs, source::SourceArgs};
 use crate::{
     model::aggregate::Aggregate,
     report,
-    source::{Due, Source, live::Live, replay::Replay},
+    source::{Due, Source, beside::Beside, demo::Demo, live::Live, replay::Replay},
     tui::terminal,
 };
 
@@ -47,8 +47,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 20, requires = "batch")]
     hotspots: usize,
     /// Show the recording FILE instead of this machine; needs no privilege
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["delay", "SourceArgs"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["delay", "demo", "SourceArgs"])]
     replay: Option<PathBuf>,
+    /// Show synthetic TDs as well, marked DEMO; where KVM is missing, only those
+    #[arg(long)]
+    demo: bool,
     #[command(flatten)]
     filter: FilterArgs,
     #[command(flatten)]
@@ -85,7 +88,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         }
     };
     let Some(path) = &args.replay else {
-        show(&mut Live::open(args.source.options())?)?;
+        show(&mut *open(args)?)?;
         return Ok(ExitCode::SUCCESS);
     };
     let mut replay = Replay::open(path)?;
@@ -95,6 +98,25 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     }
     Ok(ExitCode::SUCCESS)
 }
+
+/// The running kernel, synthetic TDs, or both.
+fn open(args: &Args) -> Result<Box<dyn Source>> {
+    let options = args.source.options();
+    if !args.demo {
+        return Ok(Box::new(Live::open(options)?));
+    }
+    let demo = Demo::new(SEED, options.timed)?;
+    Ok(match Live::open(options) {
+        Ok(live) => Box::new(Beside(live, demo)),
+        Err(why) => {
+            eprintln!("tdtrace: only synthetic TDs are shown: {why:#}");
+            Box::new(demo)
+        }
+    })
+}
+
+/// What the demo's TDs do is the same every time.
+const SEED: u64 = 0x7d;
 
 async fn batch(args: &Args, source: &mut dyn Source) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be caught")?;

@@ -86,6 +86,8 @@ impl Aggregate {
         for vm in sample.vms {
             let vcpus = vcpus_by_vm.remove(&vm.key).unwrap_or_default();
             let (key, over) = (vm.key, vm.ended);
+            // Synthetic TDs are Intel's, whatever runs them.
+            let isa = if vm.demo { Isa::Vmx } else { isa };
             let vm = self.vm(vm, vcpus, seen, isa, interval);
             if over {
                 self.ids.remove(&key);
@@ -327,7 +329,7 @@ impl Of {
                     class,
                     address,
                     size,
-                    what: places::name(class, address, self.isa),
+                    what: places::what(class, address, size, self.isa),
                     served: None,
                     tally: Tally { total, rate: rate(new, self.interval) },
                 })

@@ -331,7 +331,7 @@ pub fn hotspots_of(vcpu: &Vcpu, interval: Option<Duration>) -> Vec<Hotspot> {
             class,
             address: place.address,
             size: place.size,
-            what: places::name(class, place.address, vcpu.isa),
+            what: places::what(class, place.address, place.size, vcpu.isa),
             served: None,
             tally: Tally { total, rate: rate(new, interval) },
         })

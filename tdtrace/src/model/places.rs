@@ -6,7 +6,12 @@
 
 use std::borrow::Cow;
 
-use tdtrace_common::{counters::Class, kvm, tdx};
+use tdtrace_common::{
+    counters::Class,
+    kvm,
+    td::{REASON_TD, TdExit},
+    tdx,
+};
 
 use super::{
     sample::Isa,
@@ -194,6 +199,24 @@ const HOST_VECTORS: &[Range] = &[
     (0xff, 0xff, "spurious"),
 ];
 
+/// What a place is: its name, and of a TD's answers and returns what they answer and come from.
+#[must_use]
+pub fn what(class: Class, address: u64, size: u32, isa: Isa) -> Option<Cow<'static, str>> {
+    match class {
+        Class::TdAnswer => {
+            let exit = TdExit::from_reason_index(REASON_TD + size as usize)?;
+            let status = tdx::tdvmcall_status(address)
+                .map_or_else(|| format!("{address:#x}"), str::to_owned);
+            Some(format!("{}: {status}", exit.name().trim_start_matches("TDVMCALL ")).into())
+        }
+        Class::TdReturn => {
+            let became = userspace_name(u32::try_from(address).ok()?);
+            Some(format!("{} → {became}", reason_name(size, isa)).into())
+        }
+        _ => name(class, address, isa),
+    }
+}
+
 /// The name of what lies at `address` for accesses of `class`, if it is a well-known one. Ports and
 /// addresses are those of a PC; a VMM may lay them out otherwise.
 #[must_use]
@@ -211,8 +234,7 @@ pub fn name(class: Class, address: u64, isa: Isa) -> Option<Cow<'static, str>> {
         Class::SpteChanged => LEVELS,
         Class::Interrupt | Class::InterruptPosted => EXCEPTIONS,
         Class::HostInterrupt => HOST_VECTORS,
-        Class::TdAnswer => return tdx::tdvmcall_status(address).map(Cow::Borrowed),
-        Class::TdReturn => return Some(userspace_name(u32::try_from(address).ok()?).into()),
+        Class::TdAnswer | Class::TdReturn => return None,
         Class::Hypercall => {
             return kvm::hypercall(u32::try_from(address).ok()?).map(Cow::Borrowed);
         }
@@ -278,6 +300,16 @@ mod tests {
             "user guest-final"
         );
         assert_eq!(super::name(Class::NestedExit, 0x72, Isa::Svm).unwrap(), "CPUID");
+    }
+
+    #[test]
+    fn what_a_td_was_answered_names_both() {
+        let named = |class, address, size| what(class, address, size, Isa::Vmx).unwrap();
+        assert_eq!(named(Class::TdAnswer, 1, TdExit::MapShared as u32), "MapGPA to shared: RETRY");
+        assert_eq!(named(Class::TdAnswer, 77, TdExit::IoOut as u32), "IO out: 0x4d");
+        let index = TdExit::MapShared.reason_index() as u32;
+        assert_eq!(named(Class::TdReturn, 3, index), "TDVMCALL MapGPA to shared → HYPERCALL");
+        assert_eq!(named(Class::MsrWrite, 0x830, 0), "x2APIC ICR");
     }
 
     #[test]

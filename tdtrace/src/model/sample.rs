@@ -168,6 +168,33 @@ impl Losses {
     }
 }
 
+impl Losses {
+    /// Adds what another source lost.
+    pub fn add(&mut self, other: &Self) {
+        for (loss, class, count) in &other.causes {
+            match self.causes.iter_mut().find(|(l, c, _)| l == loss && c == class) {
+                Some((.., known)) => *known += count,
+                None => self.causes.push((*loss, *class, *count)),
+            }
+        }
+        for (name, count) in &other.misses {
+            match self.misses.iter_mut().find(|(known, _)| known == name) {
+                Some((_, known)) => *known += count,
+                None => self.misses.push((name.clone(), *count)),
+            }
+        }
+        for (class, count) in &other.outside {
+            match self.outside.iter_mut().find(|(known, _)| known == class) {
+                Some((_, known)) => *known += count,
+                None => self.outside.push((*class, *count)),
+            }
+        }
+        self.hotspots += other.hotspots;
+        self.unpaired += other.unpaired;
+        self.durations += other.durations;
+    }
+}
+
 /// The counters at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {

@@ -86,7 +86,8 @@ impl Audit {
             kvm_exits: self.kvm_exits + other.kvm_exits,
             seen_exits: match (self.seen_exits, other.seen_exits) {
                 (None, None) => None,
-                (one, two) => Some(one.unwrap_or(0) + two.unwrap_or(0)),
+                // One that fires no kvm_exit has nothing to be held against.
+                (one, two) => Some(one.unwrap_or(self.kvm_exits) + two.unwrap_or(other.kvm_exits)),
             },
             kvm_runs: self.kvm_runs + other.kvm_runs,
             seen_runs: self.seen_runs + other.seen_runs,
@@ -372,6 +373,16 @@ impl Snapshot {
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.losses.total()
+    }
+
+    /// Whether no VM shows when it enters and leaves the guest.
+    #[must_use]
+    pub fn is_software(&self) -> bool {
+        let mut vms = self.vms.iter().peekable();
+        match vms.peek() {
+            None => self.host.isa == Isa::Software,
+            Some(_) => vms.all(|vm| vm.isa == Isa::Software),
+        }
     }
 
     /// Attached probes and all probes.

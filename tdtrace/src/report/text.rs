@@ -7,7 +7,6 @@ use crate::model::{
     exits::{self, ExitRow, Kind, Scope},
     field::{Row, pick, thousands},
     filter::keeps,
-    sample::Isa,
     snapshot::{ExitSource, Hotspot, Snapshot, Vcpu, Vm},
 };
 
@@ -187,16 +186,15 @@ fn durations_lost(snapshot: &Snapshot, text: &mut String) {
 /// Where the time went, in percent of the vCPUs' time over the interval.
 fn times(snapshot: &Snapshot, vms: &[&Vm], text: &mut String) {
     if vms.iter().any(|vm| vm.times.is_some()) {
-        let software = snapshot.host.isa == Isa::Software;
-        let columns = pick(if software { TIMES_SOFTWARE } else { TIMES });
+        let columns = pick(if snapshot.is_software() { TIMES_SOFTWARE } else { TIMES });
         let _ = write!(text, "\n{}", table(&columns, vms, WIDTH));
     }
 }
 
 fn classes(snapshot: &Snapshot, text: &mut String) {
-    text.push_str("\nCLASS                        EVENTS\n");
+    text.push_str("\nCLASS                                             EVENTS\n");
     for (class, count) in snapshot.counts.iter() {
-        let _ = writeln!(text, "{:<21} {:>13}", class.name(), thousands(count));
+        let _ = writeln!(text, "{:<42} {:>13}", class.name(), thousands(count));
     }
 }
 
@@ -217,11 +215,11 @@ fn reasons(snapshot: &Snapshot, show: Show<'_>, text: &mut String) {
         let mut rows: Vec<&ExitRow> = rows.iter().filter(|row| row.kind == kind).collect();
         rows.sort_by_key(|row| (row.vm, Reverse(row.tally.total)));
         if !rows.is_empty() {
-            let _ = writeln!(text, "\n VM {title:<21} {:>13}", "COUNT");
+            let _ = writeln!(text, "\n VM {title:<42} {:>13}", "COUNT");
         }
         for row in rows {
             let count = thousands(row.tally.total);
-            let _ = writeln!(text, "{:>3} {:<21} {count:>13}", row.vm, row.reason);
+            let _ = writeln!(text, "{:>3} {:<42} {count:>13}", row.vm, row.reason);
         }
     }
 }

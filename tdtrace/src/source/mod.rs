@@ -5,7 +5,9 @@
 //! recording, [`synthetic`] are TDs that nobody runs. [`counting`] loads the programs and reads their
 //! maps, whoever runs them; [`owner`] is who runs a VM.
 
+pub mod beside;
 pub mod counting;
+pub mod demo;
 pub mod live;
 pub(crate) mod owner;
 pub mod replay;
@@ -43,4 +45,13 @@ pub enum Due {
     In(Duration),
     /// Never: there are no more.
     Never,
+}
+
+/// The clock of the programs, `CLOCK_MONOTONIC`.
+fn monotonic() -> Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is a timespec. The clock exists on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    let nanos = u32::try_from(now.tv_nsec).unwrap_or(0);
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), nanos)
 }

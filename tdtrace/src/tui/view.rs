@@ -28,7 +28,6 @@ use crate::model::{
     exits::Scope,
     field::Row,
     filter::{self, Filter},
-    sample::Isa,
     snapshot::{Snapshot, Vm},
 };
 
@@ -100,7 +99,7 @@ impl<'a> Shown<'a> {
     }
 
     fn is_software(&self) -> bool {
-        self.snapshot.host.isa == Isa::Software
+        self.snapshot.is_software()
     }
 
     fn vm(&self, id: u32) -> Option<&'a Vm> {

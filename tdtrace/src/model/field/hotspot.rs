@@ -35,7 +35,8 @@ pub const HOTSPOT_FIELDS: &[Field<Hotspot>] = &[
         row.what.as_deref().map_or(Value::None, text)
     }),
     right("size", "SIZE", 5, "bytes accessed", |row| {
-        if row.size == 0 { Value::None } else { Value::Count(row.size.into()) }
+        let has_size = !matches!(row.class, Class::TdAnswer | Class::TdReturn);
+        if row.size == 0 || !has_size { Value::None } else { Value::Count(row.size.into()) }
     }),
     right("count", "COUNT", 2, "events since attaching", |row| total(row.tally)),
     right("per_s", "/s", 3, "events per second", |row| Value::Rate(row.tally.rate)),

@@ -37,7 +37,9 @@ pub const VCPU_FIELDS: &[Field<Vcpu>] = &[
     right("vm", "VM", 0, "number of the VM", |row: &Vcpu| Value::Id(row.vm.into())),
     left("name", "NAME", 8, "name of the VM", |row| text(&row.vm_name)),
     right("vcpu", "vCPU", 0, "number that the VMM chose", |row| Value::Id(row.id.into())),
-    right("tid", "TID", 4, "thread that ran it last", |row| Value::Id(row.tid.into())),
+    right("tid", "TID", 4, "thread that ran it last", |row| {
+        if row.tid == 0 { Value::None } else { Value::Id(row.tid.into()) }
+    }),
     right("exits", "EXITS", 1, "VM exits since attaching", |row| total(row.exits)),
     right("exits_per_s", "/s", 2, "VM exits per second", |row| Value::Rate(row.exits.rate)),
     right("runs", "KVM_RUN", 3, "calls of KVM_RUN that ended", |row| {

@@ -19,6 +19,7 @@ use super::{
         privilege,
         sizes::Sizes,
     },
+    monotonic,
 };
 use crate::{
     kernel::{Facts, btf::BtfSet, kvm::Flavour, layout::resolve},
@@ -140,13 +141,4 @@ fn attach(options: Options, isa: Isa) -> Result<Counters> {
     loaded.attach(&resolved)?;
     loaded.begin()?;
     Counters::new(loaded, Reading { isa, timed: options.timed, loads_before: 0, synthetic: false })
-}
-
-/// The clock of the programs, `CLOCK_MONOTONIC`.
-fn monotonic() -> Duration {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `now` is a timespec. The clock exists on every Linux.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-    let nanos = u32::try_from(now.tv_nsec).unwrap_or(0);
-    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), nanos)
 }

@@ -47,6 +47,9 @@ static BTF: &[u8] =
 /// Processes of synthetic TDs have numbers that no process has (`PID_MAX_LIMIT` is 2^22).
 pub const FIRST_PID: u32 = 1 << 23;
 
+/// Lives of synthetic TDs are beyond those of real VMs, so that both can stand in one sample.
+const LOADS_BEFORE: u32 = 512;
+
 /// How large a load for synthetic TDs is.
 #[derive(Clone, Copy, Debug)]
 pub struct SyntheticOptions {
@@ -103,7 +106,8 @@ impl Synthetic {
         let cpus = MappedArray::writable(loaded.map("SYNTHETIC_CPUS")?)?;
         let memory = Memory::new(&loaded, &cpus)?;
         let isa = Isa::Vmx;
-        let reading = Reading { isa, timed: options.timed, loads_before: 0, synthetic: true };
+        let reading =
+            Reading { isa, timed: options.timed, loads_before: LOADS_BEFORE, synthetic: true };
         Ok(Self {
             counters: Counters::new(loaded, reading)?,
             cpus,

@@ -13,6 +13,7 @@ use crate::model::{
     exits::{self, ExitRow, Kind, Scope},
     figure,
     latency::Times,
+    sample::Isa,
     snapshot::{Hotspot, Span as Of, Vm},
 };
 
@@ -55,7 +56,7 @@ fn time_line(vm: &Vm, figure: usize, shown: &Shown<'_>) -> Line<'static> {
     };
     let shares = figure::shares(&times);
     let bar = Span::styled(figure::split(shares, figure), shown.theme().figure);
-    Line::from(vec![head, bar, Span::raw(legend(&times, shown.is_software()))])
+    Line::from(vec![head, bar, Span::raw(legend(&times, vm.isa == Isa::Software))])
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a share needs no more than 53 bits")]
@@ -76,7 +77,8 @@ fn legend(times: &Times, software: bool) -> String {
 /// The curve of exits and their percentiles.
 fn durations_line(vm: &Vm, figure: usize, shown: &Shown<'_>) -> Line<'static> {
     let halts = shown.state.halts;
-    let (span, of) = if shown.is_software() { (Of::Return, "in VMM") } else { (Of::Exit, "exits") };
+    let software = vm.isa == Isa::Software;
+    let (span, of) = if software { (Of::Return, "in VMM") } else { (Of::Exit, "exits") };
     let (histogram, max) = vm.durations(span, halts);
     let mut text = String::new();
     for (name, fraction) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)] {

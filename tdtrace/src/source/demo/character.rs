@@ -1,0 +1,223 @@
+//! What the demo's TDs do, as data.
+
+use tdtrace_common::td::TdExit;
+
+use crate::source::synthetic::Registers;
+
+/// The shared bit of the synthetic TDs.
+const SHARED: u64 = 1 << 51;
+const GIB: u64 = 1 << 30;
+
+/// A TD's way of life.
+pub(super) struct Character {
+    pub(super) name: &'static str,
+    pub(super) vcpus: u32,
+    /// Between two exits, about.
+    pub(super) guest_ns: u64,
+    /// What it exits for, with how often of their sum.
+    deeds: &'static [(u64, Deed)],
+}
+
+impl Character {
+    /// One of the deeds, as the number decides.
+    pub(super) fn deed(&self, number: u64) -> &'static Deed {
+        let sum: u64 = self.deeds.iter().map(|(weight, _)| weight).sum();
+        let mut rest = number % sum;
+        for (weight, deed) in self.deeds {
+            if rest < *weight {
+                return deed;
+            }
+            rest -= weight;
+        }
+        &self.deeds[0].1
+    }
+}
+
+/// An exit and what comes of it.
+pub(super) struct Deed {
+    /// Index of `VcpuSlot::reasons`.
+    pub(super) class: u32,
+    kind: Kind,
+    /// In the kernel, about.
+    pub(super) kernel_ns: u64,
+    pub(super) then: Then,
+}
+
+/// Which registers it comes with.
+enum Kind {
+    /// A TDVMCALL: leaf, R12, R13, R14.
+    Call(u64, u64, u64, u64),
+    /// A VMX exit reason.
+    Reason(u64),
+    /// An external interrupt with its vector.
+    Interrupt(u32),
+    /// An EPT violation somewhere in so many bytes, with its extended qualification.
+    Violation(u64, u64),
+    /// A status of TDH.VP.ENTER.
+    Status(u64),
+}
+
+/// What comes after the exit.
+#[derive(Clone, Copy)]
+pub(super) enum Then {
+    /// The next entry.
+    Enter,
+    /// A halt of about so many nanoseconds.
+    Halt(u64),
+    /// The VMM, with this `KVM_EXIT_*`, for about so many nanoseconds.
+    Return(u32, u64),
+    /// A fault is served.
+    Fault,
+    /// One in so many times KVM answers with this status.
+    Answer(u64, u64),
+}
+
+impl Deed {
+    pub(super) fn registers(&self, random: u64) -> Registers {
+        match self.kind {
+            Kind::Call(r11, r12, r13, r14) => {
+                Registers { ret: 77, kvm_reason: 77, r11, r12, r13, r14, ..Registers::default() }
+            }
+            Kind::Reason(reason) => {
+                Registers { ret: reason, kvm_reason: reason as u32, ..Registers::default() }
+            }
+            Kind::Interrupt(vector) => Registers {
+                ret: 1,
+                kvm_reason: 1,
+                intr_info: 0x8000_0000 | vector,
+                ..Registers::default()
+            },
+            Kind::Violation(bytes, ext_qualification) => Registers {
+                ret: 48,
+                kvm_reason: 48,
+                gpa: (random % bytes) & !0xfff,
+                ext_qualification,
+                ..Registers::default()
+            },
+            Kind::Status(ret) => Registers { ret, kvm_reason: 0xdead, ..Registers::default() },
+        }
+    }
+}
+
+const fn td(exit: TdExit, kind: Kind, kernel_ns: u64, then: Then) -> Deed {
+    Deed { class: exit.reason_index() as u32, kind, kernel_ns, then }
+}
+
+const fn wrmsr(index: u64, kernel_ns: u64) -> Deed {
+    td(TdExit::Wrmsr, Kind::Call(32, index, 1, 0), kernel_ns, Then::Enter)
+}
+
+const fn halt(ns: u64) -> Deed {
+    td(TdExit::Hlt, Kind::Call(12, 1, 0, 0), 2_000, Then::Halt(ns))
+}
+
+const fn interrupt(vector: u32) -> Deed {
+    Deed { class: 1, kind: Kind::Interrupt(vector), kernel_ns: 1_400, then: Then::Enter }
+}
+
+const fn doorbell(gpa: u64, then: Then) -> Deed {
+    td(TdExit::MmioWrite, Kind::Call(48, 2, 1, SHARED | gpa), 2_800, then)
+}
+
+const fn accepts(bytes: u64) -> Deed {
+    td(TdExit::EptPrivate, Kind::Violation(bytes, 0), 11_000, Then::Fault)
+}
+
+const IO: u32 = 2;
+const HYPERCALL: u32 = 3;
+const MMIO: u32 = 6;
+const TDX: u32 = 40;
+const RETRY: u64 = 1;
+
+/// The TDs of the demo.
+pub(super) const CHARACTERS: &[Character] = &[
+    Character {
+        name: "td-web-03",
+        vcpus: 4,
+        guest_ns: 320_000,
+        deeds: &[
+            (30, wrmsr(0x6e0, 1_900)),
+            (14, wrmsr(0x80b, 1_500)),
+            (22, halt(900_000)),
+            (18, doorbell(0xfe00_3000, Then::Enter)),
+            (2, doorbell(0xfe00_4004, Then::Return(MMIO, 9_000))),
+            (12, interrupt(0xec)),
+            (2, interrupt(0xfd)),
+            (1, td(TdExit::Cpuid, Kind::Call(10, 0x4000_0001, 0, 0), 1_700, Then::Enter)),
+        ],
+    },
+    Character {
+        name: "td-db-01",
+        vcpus: 32,
+        guest_ns: 2_600_000,
+        deeds: &[
+            (41, accepts(32 * GIB)),
+            (38, halt(4_200_000)),
+            (11, wrmsr(0x830, 2_800)),
+            (
+                6,
+                td(
+                    TdExit::MapShared,
+                    Kind::Call(0x10001, SHARED | GIB, 0x20_0000, 0),
+                    4_000,
+                    Then::Return(HYPERCALL, 2_900_000),
+                ),
+            ),
+            (3, td(TdExit::BusyEpoch, Kind::Status(0x8000_0200_0000_00a9), 900, Then::Enter)),
+            (8, interrupt(0xec)),
+        ],
+    },
+    Character {
+        name: "td-console",
+        vcpus: 1,
+        guest_ns: 180_000,
+        deeds: &[
+            (60, td(TdExit::IoOut, Kind::Call(30, 1, 1, 0x3f8), 2_100, Then::Return(IO, 38_000))),
+            (20, td(TdExit::IoIn, Kind::Call(30, 1, 0, 0x3fd), 2_100, Then::Return(IO, 31_000))),
+            (4, interrupt(0xec)),
+            (
+                1,
+                td(
+                    TdExit::GetQuote,
+                    Kind::Call(0x10002, SHARED | 0x7000, 0x2_0000, 0),
+                    5_000,
+                    Then::Return(TDX, 700_000),
+                ),
+            ),
+            (
+                1,
+                td(
+                    TdExit::UnknownLeaf,
+                    Kind::Call(0x10009, 0, 0, 0),
+                    1_200,
+                    Then::Answer(1, 0x8000_0000_0000_0003),
+                ),
+            ),
+        ],
+    },
+    Character {
+        name: "td-batch-07",
+        vcpus: 8,
+        guest_ns: 3_800_000,
+        deeds: &[
+            (90, interrupt(0xec)),
+            (6, wrmsr(0x6e0, 1_900)),
+            (
+                3,
+                td(
+                    TdExit::MapPrivate,
+                    Kind::Call(0x10001, 3 * GIB, 0x20_0000, 0),
+                    6_000,
+                    Then::Answer(4, RETRY),
+                ),
+            ),
+            (1, Deed { class: 0, kind: Kind::Reason(0), kernel_ns: 2_500, then: Then::Enter }),
+        ],
+    },
+    Character {
+        name: "td-idle",
+        vcpus: 2,
+        guest_ns: 30_000,
+        deeds: &[(97, halt(48_000_000)), (3, wrmsr(0x6e0, 1_900))],
+    },
+];
