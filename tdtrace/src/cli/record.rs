@@ -77,10 +77,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 async fn record(args: &Args) -> Result<Option<ExitStatus>> {
-    // From here on they end the recording, not the process.
-    let mut signals = Signals::new()?;
     let mut live = Live::open(args.source.options())?;
     let file = create(&args.output, args.force)?;
+    if !args.source.wait(&mut live).await? {
+        return Ok(None);
+    }
+    // From here on they end the recording, not the process.
+    let mut signals = Signals::new()?;
     let first = live.sample()?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut tape = Tape {

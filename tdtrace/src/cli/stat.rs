@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use tokio::{
     process::Command,
     runtime,
@@ -84,9 +84,12 @@ fn print(args: &Args, snapshot: &Snapshot, mut output: Box<dyn Write>) -> Result
 async fn count(args: &Args) -> Result<(ExitStatus, Snapshot)> {
     let (program, arguments) =
         args.command.split_first().ok_or_else(|| anyhow!("no command given"))?;
+    let mut live = Live::open(args.source.options())?;
+    if !args.source.wait(&mut live).await? {
+        bail!("interrupted before the VM came; nothing was counted");
+    }
     // The command gets the terminal's signals as well; stat stays to print what was counted.
     let mut interrupts = Interrupts::new()?;
-    let mut live = Live::open(args.source.options())?;
     let mut aggregate = Aggregate::new();
     aggregate.apply(live.sample()?);
     let mut child = Command::new(program)

@@ -81,11 +81,15 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         .build()
         .context("the event loop cannot be started")?;
     let show = |source: &mut dyn Source| {
-        if args.batch {
-            runtime.block_on(batch(args, source))
-        } else {
-            runtime.block_on(terminal::run(source, args.delay, args.filter.get().cloned()))
-        }
+        runtime.block_on(async {
+            if !args.source.wait(source).await? {
+                return Ok(());
+            }
+            if args.batch {
+                return batch(args, source).await;
+            }
+            terminal::run(source, args.delay, args.filter.get().cloned()).await
+        })
     };
     let Some(path) = &args.replay else {
         show(&mut *open(args)?)?;

@@ -2,7 +2,7 @@
 //!
 //! Pure over sysfs, `/dev` and the CPU's flags.
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use super::{
     cpu::CpuFlags,
@@ -94,6 +94,33 @@ impl Kvm {
         } else {
             Flavour::Idle
         }
+    }
+}
+
+/// Which load of KVM's modules there is: another one when any of them came or went since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Generation([Option<u64>; 3]);
+
+impl Generation {
+    /// The one that there is now, below `root` (`/` for the real one). sysfs gives a directory that is
+    /// made anew another inode.
+    #[must_use]
+    pub fn now(root: &Path) -> Self {
+        Self(["kvm", "kvm_intel", "kvm_amd"].map(|module| {
+            let directory = root.join("sys/module").join(module);
+            let state = fs::read_to_string(directory.join("initstate"));
+            // Coming and going, a module can be neither used nor described.
+            if state.is_ok_and(|state| state.trim() != "live") {
+                return None;
+            }
+            fs::metadata(directory).ok().map(|metadata| metadata.ino())
+        }))
+    }
+
+    /// Whether there is any KVM.
+    #[must_use]
+    pub const fn has_kvm(self) -> bool {
+        self.0[0].is_some()
     }
 }
 
@@ -192,5 +219,23 @@ mod tests {
         }
         fs::write(&parameter, "perhaps\n").unwrap();
         assert!(matches!(Kvm::read(root.path()).tdx, Seen::Unreadable(_)));
+    }
+
+    #[test]
+    fn a_module_that_was_loaded_anew_is_another_generation() {
+        let root = tempfile::tempdir().unwrap();
+        let module = root.path().join("sys/module/kvm_amd");
+        let none = Generation::now(root.path());
+        assert!(!none.has_kvm());
+        fs::create_dir_all(&module).unwrap();
+        let first = Generation::now(root.path());
+        assert_ne!(first, none);
+        assert_eq!(first, Generation::now(root.path()));
+        fs::write(module.join("initstate"), "coming\n").unwrap();
+        assert_eq!(Generation::now(root.path()), none);
+        fs::write(module.join("initstate"), "live\n").unwrap();
+        assert_eq!(Generation::now(root.path()), first);
+        fs::create_dir_all(root.path().join("sys/module/kvm")).unwrap();
+        assert!(Generation::now(root.path()).has_kvm());
     }
 }

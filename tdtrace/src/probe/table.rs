@@ -2,6 +2,8 @@
 //!
 //! Pure. Attaching is done elsewhere; `tdtrace doctor` judges from this table without attaching.
 
+use crate::model::sample::ProbeState;
+
 /// One probe on a raw tracepoint of KVM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Probe {
@@ -15,6 +17,24 @@ pub struct Probe {
     pub hidden_without: &'static str,
     /// Fields of [`tdtrace_common::layout::KernelLayout`] without which it is not attached.
     pub needs: &'static [&'static str],
+}
+
+impl Probe {
+    /// Its state while it counts.
+    #[must_use]
+    pub fn state(&self) -> ProbeState {
+        ProbeState {
+            name: self.name.to_owned(),
+            missing: None,
+            hides: self.hidden_without.to_owned(),
+        }
+    }
+
+    /// Its state while it does not, for this reason.
+    #[must_use]
+    pub fn missing_for(&self, why: &str) -> ProbeState {
+        ProbeState { missing: Some(why.to_owned()), ..self.state() }
+    }
 }
 
 /// To whom an event belongs, where the tracepoint carries no vCPU.

@@ -19,6 +19,10 @@ impl<A: Source, B: Source> Source for Beside<A, B> {
         Ok(sample)
     }
 
+    fn attach(&mut self, attach: bool) -> Result<bool> {
+        self.0.attach(attach)
+    }
+
     fn detail(&mut self, vm: Option<VmKey>) {
         self.0.detail(vm);
         self.1.detail(vm);

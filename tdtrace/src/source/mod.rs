@@ -30,6 +30,15 @@ pub trait Source {
     /// Durations of single vCPUs are wanted of this VM, and of no other; `None`: of none.
     fn detail(&mut self, _vm: Option<VmKey>) {}
 
+    /// Lets go of the kernel, so that its modules can be unloaded, or counts anew after that. Whether it
+    /// counts now: a source that holds nothing always does.
+    ///
+    /// # Errors
+    /// When it cannot attach again.
+    fn attach(&mut self, _attach: bool) -> Result<bool> {
+        Ok(true)
+    }
+
     /// When the next sample is to be asked for.
     fn due(&self) -> Due {
         Due::Any

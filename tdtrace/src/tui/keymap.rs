@@ -20,6 +20,8 @@ pub enum Action {
     Filter,
     /// Count from now on.
     Reset,
+    /// Let go of the kernel, or count anew.
+    Detach,
     /// Halts in or out of totals.
     Halts,
     /// Refresh more often.
@@ -104,6 +106,7 @@ pub const KEYMAP: &[Binding] = &[
     bind("<", &[Char('<')], Action::SortPrevious, "sort by the column before"),
     bind("r", &[Char('r')], Action::Reverse, "turn the order round"),
     bind("z", &[Char('z')], Action::Reset, "reset: count from now on").footer("reset"),
+    bind("D", &[Char('D')], Action::Detach, "detach, so that kvm can be unloaded; again: attach"),
     bind("H", &[Char('H')], Action::Halts, "halts in or out of totals").footer("halts"),
     bind("space p", &[Char(' '), Char('p')], Action::Pause, "pause the screen; counting goes on")
         .footer("pause"),

@@ -125,6 +125,8 @@ pub struct State {
     pub orders: [Order; View::ALL.len()],
     /// Snapshots are not taken.
     pub paused: bool,
+    /// The source has let go of the kernel.
+    pub detached: bool,
     /// The source has no more samples.
     pub over: bool,
     /// Halts are in totals and shares.
@@ -153,6 +155,7 @@ impl Default for State {
             scope: Scope::All,
             orders: ["exits_per_s", "time_ns", "time_ns", "per_s", "exits_per_s"].map(by),
             paused: false,
+            detached: false,
             over: false,
             halts: false,
             help: None,
@@ -204,6 +207,7 @@ impl State {
                 self.input = Some(Input { text, preview, error: None });
             }
             Action::Reset => self.reset = true,
+            Action::Detach => self.detached = !self.detached,
             Action::Halts => self.halts = !self.halts,
             Action::Faster => {
                 let faster = STEPS.iter().rev().find(|step| **step < self.every);

@@ -37,6 +37,7 @@ pub async fn run(source: &mut dyn Source, every: Duration, filter: Option<Filter
         aggregate: Aggregate::new(),
         snapshot: None,
         rows: Rows::default(),
+        detached: false,
         detail: None,
     };
     // Puts a hook in front of the panic's message that restores the terminal first.
@@ -75,6 +76,8 @@ struct Screen {
     snapshot: Option<Snapshot>,
     /// What was drawn last.
     rows: Rows,
+    /// The source has let go of the kernel, and what was drawn last stays.
+    detached: bool,
     /// The VM whose vCPUs' durations were asked for.
     detail: Option<VmKey>,
 }
@@ -91,7 +94,8 @@ impl Screen {
         let mut ticks = ticks(Instant::now(), every);
         while !self.state.quit {
             // A recording waits where a machine does not.
-            let stands = self.state.over || self.state.paused && source.due() != Due::Any;
+            let stands =
+                self.state.over || self.detached || self.state.paused && source.due() != Due::Any;
             tokio::select! {
                 _ = ticks.tick(), if !stands => {
                     // Paused, slots are still given back, or new VMs would find none.
@@ -145,6 +149,14 @@ impl Screen {
             }
             self.snapshot = self.aggregate.reset();
         }
+        if self.state.detached != self.detached {
+            self.detached = !source.attach(!self.state.detached)?;
+            self.state.detached = self.detached;
+            if !self.detached {
+                self.aggregate = Aggregate::new();
+                self.snapshot = None;
+            }
+        }
         let detail = self.wanted();
         if detail != self.detail {
             self.detail = detail;
@@ -182,7 +194,7 @@ mod tests {
     use crate::model::{sample::Sample, testing::samples};
 
     /// Delivers the same sample again and again, and notes what it is asked for.
-    struct Asked(Vec<Option<VmKey>>);
+    struct Asked(Vec<Option<VmKey>>, Vec<bool>);
 
     impl Source for Asked {
         fn sample(&mut self) -> Result<Sample> {
@@ -191,6 +203,11 @@ mod tests {
 
         fn detail(&mut self, vm: Option<VmKey>) {
             self.0.push(vm);
+        }
+
+        fn attach(&mut self, attach: bool) -> Result<bool> {
+            self.1.push(attach);
+            Ok(attach)
         }
     }
 
@@ -201,7 +218,7 @@ mod tests {
         let mut state = State::default();
         let rows = Rows { id: Some([2, 0, 0]), ..Rows::default() };
         state.settle(&rows);
-        Screen { state, aggregate, snapshot, rows, detail: None }
+        Screen { state, aggregate, snapshot, rows, detached: false, detail: None }
     }
 
     fn press(screen: &mut Screen, source: &mut Asked, code: KeyCode) {
@@ -210,7 +227,7 @@ mod tests {
 
     #[test]
     fn the_source_is_told_which_vm_is_looked_into() {
-        let (mut screen, mut source) = (screen(), Asked(Vec::new()));
+        let (mut screen, mut source) = (screen(), Asked(Vec::new(), Vec::new()));
         let key = screen.snapshot.as_ref().unwrap().vms[1].key;
         for code in [KeyCode::Enter, KeyCode::Down, KeyCode::Esc, KeyCode::Esc] {
             press(&mut screen, &mut source, code);
@@ -220,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_reset_shows_nothing_counted_at_once() {
-        let (mut screen, mut source) = (screen(), Asked(Vec::new()));
+        let (mut screen, mut source) = (screen(), Asked(Vec::new(), Vec::new()));
         press(&mut screen, &mut source, KeyCode::Char('z'));
         let snapshot = screen.snapshot.unwrap();
         assert_eq!(snapshot.since_reset, Some(Duration::ZERO));
@@ -229,8 +246,18 @@ mod tests {
     }
 
     #[test]
+    fn what_was_counted_stays_on_the_screen_while_detached_and_begins_anew_after_it() {
+        let (mut screen, mut source) = (screen(), Asked(Vec::new(), Vec::new()));
+        press(&mut screen, &mut source, KeyCode::Char('D'));
+        assert!(screen.detached && screen.snapshot.is_some());
+        press(&mut screen, &mut source, KeyCode::Char('D'));
+        assert!(!screen.detached && screen.snapshot.is_none());
+        assert_eq!(source.1, [false, true]);
+    }
+
+    #[test]
     fn keys_are_letters_while_a_filter_is_typed() {
-        let (mut screen, mut source) = (screen(), Asked(Vec::new()));
+        let (mut screen, mut source) = (screen(), Asked(Vec::new(), Vec::new()));
         for code in "/qz".chars().map(KeyCode::Char) {
             press(&mut screen, &mut source, code);
         }

@@ -23,11 +23,7 @@ impl Loaded {
         let mut states = Vec::new();
         for probe in PROBES {
             let missing = self.attach_probe(probe, resolved)?;
-            states.push(ProbeState {
-                name: probe.name.to_owned(),
-                missing,
-                hides: probe.hidden_without.to_owned(),
-            });
+            states.push(ProbeState { missing, ..probe.state() });
         }
         if states.iter().all(|state| state.missing.is_some()) {
             let why = states.first().and_then(|state| state.missing.clone()).unwrap_or_default();

@@ -37,6 +37,7 @@ use super::owner::{Identity, Owners, named};
 use crate::model::sample::{Losses, VcpuSample, VmKey, VmSample};
 
 /// What was read at one moment.
+#[derive(Default)]
 pub(crate) struct Counted {
     pub(crate) vms: Vec<VmSample>,
     pub(crate) vcpus: Vec<Arc<VcpuSample>>,

@@ -5,7 +5,7 @@
 mod identity;
 mod processes;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 
@@ -13,7 +13,7 @@ use self::processes::Processes;
 use super::{
     Source,
     counting::{
-        Counters, Reading,
+        Counted, Counters, Reading,
         cost::Cost,
         load::{Load, Loaded},
         privilege,
@@ -22,8 +22,14 @@ use super::{
     monotonic,
 };
 use crate::{
-    kernel::{Facts, btf::BtfSet, kvm::Flavour, layout::resolve},
-    model::sample::{Host, Isa, ProbeState, Sample, VmKey},
+    kernel::{
+        Facts,
+        btf::BtfSet,
+        kvm::{Flavour, Generation},
+        layout::resolve,
+    },
+    model::sample::{Host, Isa, Losses, ProbeState, Sample, VmKey},
+    probe::table::PROBES,
 };
 
 /// What the live source is asked to do differently.
@@ -35,17 +41,28 @@ pub struct Options {
     pub debug_ebpf: bool,
     /// Let the programs take the time.
     pub timed: bool,
+    /// Where there is no KVM yet, attach when it comes.
+    pub wait_for_kvm: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_vcpus: 4096, debug_ebpf: false, timed: true }
+        Self { max_vcpus: 4096, debug_ebpf: false, timed: true, wait_for_kvm: false }
     }
 }
 
 /// The running kernel as a source. Dropping it detaches.
 pub struct Live {
-    counters: Counters,
+    options: Options,
+    /// `None` while there is no KVM, or after letting go of it.
+    counters: Option<Counters>,
+    /// The modules when that was attached.
+    generation: Generation,
+    detached: bool,
+    /// How often the programs were loaded.
+    loads: u32,
+    /// What the loads before have lost.
+    lost_before: Losses,
     began: Duration,
     host: Arc<Host>,
     processes: Processes,
@@ -60,20 +77,29 @@ impl Live {
     pub fn open(options: Options) -> Result<Self> {
         let facts = Facts::running();
         privilege::check(&facts)?;
-        let host = host(&facts);
-        Ok(Self {
-            counters: attach(options, host.isa)?,
+        let mut live = Self {
+            options,
+            counters: None,
+            generation: Generation::now(ROOT.as_ref()),
+            detached: false,
+            loads: 0,
+            lost_before: Losses::default(),
             began: monotonic(),
-            host: Arc::new(host),
+            host: Arc::new(host(&facts)),
             processes: Processes::new(),
             detail: None,
-        })
+        };
+        if live.generation.has_kvm() || !options.wait_for_kvm {
+            live.load()?;
+        }
+        Ok(live)
     }
 
     /// The probes and whether each counts.
     #[must_use]
     pub fn probes(&self) -> Arc<[ProbeState]> {
-        self.counters.loaded().probes()
+        let waiting = || PROBES.iter().map(|probe| probe.missing_for(NOT_ATTACHED)).collect();
+        self.counters.as_ref().map_or_else(waiting, |counters| counters.loaded().probes())
     }
 
     /// Bytes of memory that the kernel says the maps take.
@@ -81,7 +107,7 @@ impl Live {
     /// # Errors
     /// When the kernel does not tell.
     pub fn map_bytes(&self) -> Result<u64> {
-        self.counters.loaded().map_bytes()
+        self.counters.as_ref().map_or(Ok(0), |counters| counters.loaded().map_bytes())
     }
 
     /// What each attached program cost so far; the kernel measures it while its statistics are on
@@ -90,14 +116,74 @@ impl Live {
     /// # Errors
     /// When the kernel does not tell.
     pub fn costs(&self) -> Result<Vec<Cost>> {
-        self.counters.loaded().costs()
+        self.counters.as_ref().map_or(Ok(Vec::new()), |counters| counters.loaded().costs())
+    }
+
+    /// Loads and attaches. The slots come last: the probes are attached one after the other, and of a
+    /// guest that runs already all of them are to count the same time.
+    fn load(&mut self) -> Result<()> {
+        let Options { max_vcpus, timed, debug_ebpf, .. } = self.options;
+        self.host = Arc::new(host(&Facts::running()));
+        let set = BtfSet::running(ROOT.as_ref()).context(
+            "the layout of this kernel cannot be read; `tdtrace doctor` says what is missing",
+        )?;
+        let resolved = resolve(&set);
+        let mut loaded = Loaded::new(&Load {
+            layout: &resolved.layout,
+            sizes: Sizes::new(max_vcpus, timed),
+            timed,
+            debug: debug_ebpf,
+            synthetic: None,
+        })?;
+        loaded.attach(&resolved)?;
+        loaded.begin()?;
+        let isa = self.host.isa;
+        let reading = Reading { isa, timed, loads_before: self.loads, synthetic: false };
+        self.counters = Some(Counters::new(loaded, reading)?);
+        self.loads += 1;
+        Ok(())
+    }
+
+    /// Attaches when KVM has come, and anew when one of its modules is another than before: its
+    /// structures may have changed. What was counted of the VMs before, all of which have ended then.
+    fn follow(&mut self, now: Duration) -> Result<Option<Counted>> {
+        let generation = Generation::now(ROOT.as_ref());
+        if self.detached || generation == self.generation || !generation.has_kvm() {
+            return Ok(None);
+        }
+        let last = self.finish(now)?;
+        self.load()?;
+        self.generation = generation;
+        Ok(last)
+    }
+
+    /// The last counts of the present load, which is given up.
+    fn finish(&mut self, now: Duration) -> Result<Option<Counted>> {
+        let Some(mut counters) = self.counters.take() else { return Ok(None) };
+        let mut last = counters.read(now, &mut self.processes, self.detail)?;
+        last.vms.iter_mut().for_each(|vm| vm.ended = true);
+        self.lost_before.add(&last.losses);
+        Ok(Some(last))
     }
 }
+
+/// Where the kernel's files are.
+const ROOT: &str = "/";
+
+/// Why a probe counts nothing while nothing is attached.
+const NOT_ATTACHED: &str = "waiting for KVM; modprobe kvm_intel or kvm_amd";
 
 impl Source for Live {
     fn sample(&mut self) -> Result<Sample> {
         let now = monotonic();
-        let counted = self.counters.read(now, &mut self.processes, self.detail)?;
+        let mut counted = self.follow(now)?.unwrap_or_default();
+        counted.losses = self.lost_before.clone();
+        if let Some(counters) = &mut self.counters {
+            let present = counters.read(now, &mut self.processes, self.detail)?;
+            counted.vms.extend(present.vms);
+            counted.vcpus.extend(present.vcpus);
+            counted.losses.add(&present.losses);
+        }
         Ok(Sample {
             at: now.saturating_sub(self.began),
             host: Arc::clone(&self.host),
@@ -111,6 +197,17 @@ impl Source for Live {
     fn detail(&mut self, vm: Option<VmKey>) {
         self.detail = vm;
     }
+
+    fn attach(&mut self, attach: bool) -> Result<bool> {
+        if attach && self.detached {
+            self.load()?;
+            self.generation = Generation::now(ROOT.as_ref());
+        } else if !attach {
+            self.finish(monotonic())?;
+        }
+        self.detached = !attach;
+        Ok(attach)
+    }
 }
 
 fn host(facts: &Facts) -> Host {
@@ -122,23 +219,4 @@ fn host(facts: &Facts) -> Host {
             Flavour::None | Flavour::Idle | Flavour::Software(_) => Isa::Software,
         },
     }
-}
-
-/// Loads and attaches. The slots come last: the probes are attached one after the other, and of a guest
-/// that runs already all of them are to count the same time.
-fn attach(options: Options, isa: Isa) -> Result<Counters> {
-    let set = BtfSet::running(Path::new("/")).context(
-        "the layout of this kernel cannot be read; `tdtrace doctor` says what is missing",
-    )?;
-    let resolved = resolve(&set);
-    let mut loaded = Loaded::new(&Load {
-        layout: &resolved.layout,
-        sizes: Sizes::new(options.max_vcpus, options.timed),
-        timed: options.timed,
-        debug: options.debug_ebpf,
-        synthetic: None,
-    })?;
-    loaded.attach(&resolved)?;
-    loaded.begin()?;
-    Counters::new(loaded, Reading { isa, timed: options.timed, loads_before: 0, synthetic: false })
 }

@@ -36,8 +36,8 @@ use crate::{
         Facts,
         btf::{Btf, unpack_btf},
     },
-    model::sample::{Host, Isa, ProbeState, Sample, VmKey},
-    probe::table::PROBES,
+    model::sample::{Host, Isa, Sample, VmKey},
+    probe::table::{PROBES, Probe},
 };
 
 /// BTF of kvm_intel with TDX, compiled from Linux 7.3.
@@ -177,14 +177,7 @@ impl Synthetic {
         Ok(Sample {
             at: now,
             host: Arc::clone(&self.host),
-            probes: PROBES
-                .iter()
-                .map(|probe| ProbeState {
-                    name: probe.name.to_owned(),
-                    missing: None,
-                    hides: probe.hidden_without.to_owned(),
-                })
-                .collect(),
+            probes: PROBES.iter().map(Probe::state).collect(),
             vms: counted.vms,
             vcpus: counted.vcpus,
             losses: counted.losses,

@@ -20,6 +20,10 @@ use crate::{
 pub(super) fn header(snapshot: Option<&Snapshot>, state: &State, width: u16) -> Line<'static> {
     let theme = &state.theme;
     let mut spans = vec![Span::styled("tdtrace", theme.head), Span::raw("  ")];
+    if state.detached {
+        spans.push(Span::styled(" detached, D attaches ", theme.chosen));
+        spans.push(Span::raw("  "));
+    }
     if state.over {
         spans.push(Span::styled(" end of recording ", theme.chosen));
         spans.push(Span::raw("  "));
