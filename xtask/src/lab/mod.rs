@@ -13,6 +13,7 @@ mod initramfs;
 mod kernel;
 mod module;
 mod programs;
+mod reload;
 mod svm;
 mod vm;
 
@@ -38,6 +39,8 @@ pub(crate) struct Args {
 enum Scenario {
     /// Count the exits of nested KVM guests and compare with what tracefs counts
     Svm(Options),
+    /// Start tdtrace before KVM, and load kvm_amd anew while it runs
+    Reload(Options),
 }
 
 /// What every scenario can be told.
@@ -75,6 +78,7 @@ pub(crate) fn missing() -> Option<String> {
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.scenario {
         Scenario::Svm(options) => run_svm(options),
+        Scenario::Reload(options) => run_reload(options),
     }
 }
 
@@ -84,6 +88,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// As [`run`].
 pub(crate) fn run_svm(options: &Options) -> Result<()> {
     svm::run(options)
+}
+
+/// Runs the scenario `reload`: tdtrace before KVM and across a reload of its module.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_reload(options: &Options) -> Result<()> {
+    reload::run(options)
 }
 
 /// A VM's base: which kernel, and the archive that it boots with.
