@@ -1,6 +1,6 @@
 #!/bin/sh
 # Counts the exits of nested KVM guests twice: tracefs by a histogram on each event, tdtrace by its
-# programs. Leaves stat.json, work.json, release and hist/<event> in /out.
+# programs. Leaves stat.json, <guests>.json, release and hist/<event> in /out.
 
 events=/sys/kernel/tracing/events
 if ! [ -c /dev/kvm ]; then
@@ -14,7 +14,12 @@ while read -r group event keys; do
 	echo "hist:keys=$keys:size=4096" >"$events/$group/$event/trigger" || exit 1
 done </lab/events
 
-tdtrace stat --json -o /out/stat.json -- tdtrace workload $(cat /lab/workload) >/out/work.json
+cat >/tmp/guests.sh <<'END'
+while read -r name arguments; do
+	tdtrace workload $arguments >"/out/$name.json" </dev/null || exit 1
+done </lab/guests
+END
+tdtrace stat --json -o /out/stat.json -- sh /tmp/guests.sh
 status=$?
 
 while read -r group event keys; do
