@@ -271,6 +271,7 @@ mod tests {
             (Item::Class(MmioReadUnsatisfied), 4),
             (Item::Class(MmioRead), 4),
             (Item::Class(MmioWrite), 5),
+            (Item::Class(MsrWrite), 0),
             (Item::Class(UserspaceExit), 9),
             (Item::Class(RunBegin), 9),
             (Item::Class(RunEnd), 9),
