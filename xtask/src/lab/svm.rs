@@ -4,8 +4,12 @@
 //! made. All three must agree, for every thread and every item.
 
 mod counts;
+mod durations;
 mod hist;
 mod json;
+mod ring;
+mod times;
+mod trace;
 
 use std::{fs, path::Path};
 
@@ -13,7 +17,8 @@ use anyhow::{Context as _, Result, bail};
 use tdtrace_common::counters::Class;
 
 use super::{
-    Base, Options, binary,
+    Base, Options,
+    binary::{self, Programs},
     initramfs::{Archive, SCENARIO},
     prepare,
     vm::{Report, Vm},
@@ -82,26 +87,34 @@ const GUESTS: [Guests; 3] = [
     },
 ];
 
+/// The workload whose durations are compared: as many vCPUs as the lab VM has CPUs.
+const TIMED_GUEST: &str = "--pio 300 --pio-in 200 --mmio-read 200 --cpuid 500 --msr 300 --halt 150 \
+                           --halt-us 500 --vcpus 2";
+
 /// Runs the scenario and prints the comparison.
 ///
 /// # Errors
 /// When the VM cannot be prepared or fails, or when a count differs.
 pub(super) fn run(options: &Options) -> Result<()> {
     let Base { kernel, archive, limit } = prepare(options, &["kvm-amd"])?;
-    let tdtrace = match &options.tdtrace {
-        Some(file) => file.clone(),
+    let programs = match &options.tdtrace {
+        Some(file) => Programs::beside(file),
         None => binary::build()?,
     };
     let dir = binary::target_dir()?.join("lab").join(format!("svm-{}", kernel.release));
     let vm = Vm {
         vmlinuz: kernel.vmlinuz,
-        initramfs: vec![archive, scenario(&tdtrace)?],
+        initramfs: vec![archive, scenario(&programs)?],
         dir: dir.clone(),
         limit,
     };
     let report = vm.run()?;
     let (rows, lost) =
         judge(&report).with_context(|| format!("the files are in {}", dir.display()))?;
+    println!("{}", durations::Line::header());
+    for line in timed(&report)? {
+        println!("{line}{}", if line.agrees() { "" } else { "  differs" });
+    }
     println!("{}", Row::header());
     for row in rows.iter().filter(|row| !row.is_empty()) {
         println!("{row}{}", if row.agrees(&lost) { "" } else { "  differs" });
@@ -124,14 +137,17 @@ pub(super) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn scenario(tdtrace: &Path) -> Result<Vec<u8>> {
-    let program =
-        fs::read(tdtrace).with_context(|| format!("{} cannot be read", tdtrace.display()))?;
+fn scenario(programs: &Programs) -> Result<Vec<u8>> {
+    let read =
+        |file: &Path| fs::read(file).with_context(|| format!("{} cannot be read", file.display()));
     let mut archive = Archive::default();
     archive.file(SCENARIO, include_bytes!("svm/svm.sh"))?;
     archive.file("lab/events", events().as_bytes())?;
     archive.file("lab/guests", guests().as_bytes())?;
-    archive.program("bin/tdtrace", &program)?;
+    archive.file("lab/timed_guest", TIMED_GUEST.as_bytes())?;
+    archive.file("lab/timed", format!("{}\n", trace::EVENTS.join("\n")).as_bytes())?;
+    archive.program("bin/tdtrace", &read(&programs.tdtrace)?)?;
+    archive.program("bin/durations", &read(&programs.durations)?)?;
     archive.finish()
 }
 
@@ -176,6 +192,18 @@ impl Guests {
         }
         Ok(())
     }
+}
+
+/// The times of the first guest, by its trace and by tdtrace.
+fn timed(report: &Report) -> Result<Vec<durations::Line>> {
+    let formats = trace::EVENTS
+        .iter()
+        .map(|event| trace::Format::parse(report.text(&format!("format/{event}"))?))
+        .collect::<Result<Vec<_>>>()?;
+    let cpus = report.below("trace/").map(ring::records).collect::<Result<Vec<_>>>()?;
+    let trace = times::of_trace(&trace::read(&cpus, &formats)?)?;
+    let told = report.text("durations.json")?;
+    durations::compare(&trace, &times::told(told)?, times::missed(told)?)
 }
 
 fn judge(report: &Report) -> Result<(Vec<Row>, Lost)> {

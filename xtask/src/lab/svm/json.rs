@@ -177,17 +177,17 @@ fn reason(name: &str) -> Result<u32> {
         .ok_or_else(|| anyhow!("there is no SVM exit code {name}"))
 }
 
-fn list<'a>(value: &'a Value, key: &str) -> Result<&'a [Value]> {
+pub(super) fn list<'a>(value: &'a Value, key: &str) -> Result<&'a [Value]> {
     let list = value.get(key).and_then(Value::as_array);
     list.map(Vec::as_slice).ok_or_else(|| anyhow!("there is no list `{key}` in {value}"))
 }
 
-fn number(value: &Value, key: &str) -> Result<u64> {
+pub(super) fn number(value: &Value, key: &str) -> Result<u64> {
     let number = value.get(key).and_then(Value::as_u64);
     number.ok_or_else(|| anyhow!("there is no number `{key}` in {value}"))
 }
 
-fn numbers<'a>(value: &'a Value, key: &str) -> Result<Vec<(&'a str, u64)>> {
+pub(super) fn numbers<'a>(value: &'a Value, key: &str) -> Result<Vec<(&'a str, u64)>> {
     let object = value.get(key).and_then(Value::as_object);
     object
         .ok_or_else(|| anyhow!("there is no object `{key}` in {value}"))?
