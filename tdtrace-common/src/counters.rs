@@ -64,11 +64,21 @@ pub enum Class {
     /// `kvm_apicv_accept_irq`: an interrupt was posted; its place is the vector. Fires in the sender's
     /// context, so it belongs to no vCPU.
     InterruptPosted = 22,
+    /// An exit of a TD for an interrupt of the host; its place is the vector.
+    HostInterrupt = 23,
+    /// The status with which KVM answered a TDVMCALL: its place is the status, its size the number of
+    /// the [`crate::td::TdExit`].
+    TdAnswer = 24,
+    /// What an exit of a TD became: its place is the index of `VcpuSlot::userspace`, its size that of
+    /// `VcpuSlot::reasons`.
+    TdReturn = 25,
+    /// A TDVMCALL leaf without a name; its place is the leaf.
+    TdUnknownLeaf = 26,
 }
 
 impl Class {
     /// Every class, in the order of its number.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 27] = [
         Self::PioIn,
         Self::PioOut,
         Self::MmioReadUnsatisfied,
@@ -92,6 +102,10 @@ impl Class {
         Self::MmioFault,
         Self::NestedExit,
         Self::InterruptPosted,
+        Self::HostInterrupt,
+        Self::TdAnswer,
+        Self::TdReturn,
+        Self::TdUnknownLeaf,
     ];
 
     /// The name in reports and JSON.
@@ -121,6 +135,10 @@ impl Class {
             Self::MmioFault => "mmio_fault",
             Self::NestedExit => "nested_exit",
             Self::InterruptPosted => "interrupt_posted",
+            Self::HostInterrupt => "host_interrupt",
+            Self::TdAnswer => "td_answer",
+            Self::TdReturn => "td_return",
+            Self::TdUnknownLeaf => "td_unknown_leaf",
         }
     }
 
@@ -138,6 +156,25 @@ impl Class {
         )
     }
 
+    /// Whether those of a TD are taken from its registers at the exit, and what the tracepoint of this
+    /// class says of it is left aside: that one may be preempted, and says less.
+    #[must_use]
+    pub const fn is_told_by_td_exits(self) -> bool {
+        matches!(
+            self,
+            Self::PioIn
+                | Self::PioOut
+                | Self::MmioReadUnsatisfied
+                | Self::MmioRead
+                | Self::MmioWrite
+                | Self::FastMmio
+                | Self::Cpuid
+                | Self::MsrRead
+                | Self::MsrWrite
+                | Self::Hypercall
+        )
+    }
+
     /// Whether events of this class also occur outside of a vCPU's thread. Those are counted for the
     /// host and are no loss.
     #[must_use]
@@ -147,11 +184,11 @@ impl Class {
 }
 
 /// Room in [`VcpuSlot::counts`]; more than [`Class::ALL`] so that a new class moves nothing.
-pub const COUNTS: usize = 24;
+pub const COUNTS: usize = 32;
 
 /// Room in [`VcpuSlot::reasons`]: VMX basic reasons and SVM codes by number, then the SVM codes
-/// from 0x400 at [`REASON_SVM_HIGH`], VMX's 0xdead at [`REASON_UNDEFINED`] and all else at
-/// [`REASON_OTHER`]. A power of two, so that a mask bounds every index for the verifier.
+/// from 0x400 at [`REASON_SVM_HIGH`], VMX's 0xdead at [`REASON_UNDEFINED`], all else at
+/// [`REASON_OTHER`], and the exits of TDs from [`crate::td::REASON_TD`] on. A power of two, so that a mask bounds every index for the verifier.
 pub const REASONS: usize = 256;
 /// Index of SVM exit code 0x400; 0x401 and so on follow, up to 0x407.
 pub const REASON_SVM_HIGH: usize = 176;
@@ -290,7 +327,11 @@ pub struct VcpuSlot {
     /// How many vCPUs have had this slot, this one included; 0 for a slot never used.
     pub life: u32,
     /// 1 between `kvm_fpu(0)` and `kvm_userspace_exit`.
-    pub leaving: u32,
+    pub leaving: u8,
+    /// 1 for a vCPU of a TD whose registers can be read.
+    pub td: u8,
+    /// Of a TD: index in [`VcpuSlot::reasons`] of the exit that is not answered yet, plus one.
+    pub td_exit: u16,
     /// Events of a hotspot that found no room.
     pub hotspots_lost: u64,
     /// How often [`VcpuSlot::last`] was written, twice: odd while it is being written, and 0 before the
@@ -349,8 +390,8 @@ pub struct VmEntry {
     pub tgid: u32,
     /// Name of the process that runs it, ended by a 0 unless it fills the room.
     pub comm: [u8; 16],
-    /// Room up to a line.
-    pub reserved: u64,
+    /// The bit that makes a guest physical address of a TD a shared one; 0 if there is none.
+    pub shared_bit: u64,
 }
 
 const _: () = assert!(size_of::<VmEntry>() == CACHE_LINE);

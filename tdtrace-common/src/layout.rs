@@ -110,6 +110,12 @@ kernel_layout! {
     tdx_vt = "vcpu_tdx.vt" in "kvm_intel";
     /// The exit reason in that part (union vmx_exit_reason, u32).
     vt_exit_reason = "vcpu_vt.exit_reason" in "kvm_intel";
+    /// The interruption information in that part (u32); of a TD, R9.
+    vt_exit_intr_info = "vcpu_vt.exit_intr_info" in "kvm_intel";
+    /// The extended exit qualification of a TD (u64).
+    tdx_ext_exit_qualification = "vcpu_tdx.ext_exit_qualification" in "kvm_intel";
+    /// The guest physical address of a TD's exit (gpa_t).
+    tdx_exit_gpa = "vcpu_tdx.exit_gpa" in "kvm_intel";
     /// Register values with which a TD came out of TDH.VP.ENTER.
     tdx_vp_enter_args = "vcpu_tdx.vp_enter_args" in "kvm_intel";
     /// The status of TDH.VP.ENTER (u64).
@@ -120,6 +126,10 @@ kernel_layout! {
     tdx_args_r11 = "tdx_module_args.r11" in "vmlinux";
     /// R12 among those registers: the first argument.
     tdx_args_r12 = "tdx_module_args.r12" in "vmlinux";
+    /// R13 among those registers: the second argument.
+    tdx_args_r13 = "tdx_module_args.r13" in "vmlinux";
+    /// R14 among those registers: the third argument.
+    tdx_args_r14 = "tdx_module_args.r14" in "vmlinux";
     /// The VMCB of an SVM vCPU (pointer).
     svm_vmcb = "vcpu_svm.vmcb" in "kvm_amd";
     /// The exit code in a VMCB (low 32 bits).

@@ -12,6 +12,7 @@ pub mod latency;
 pub mod layout;
 pub mod svm;
 pub mod synthetic;
+pub mod td;
 pub mod tdx;
 pub mod vmx;
 

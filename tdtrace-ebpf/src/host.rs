@@ -10,7 +10,7 @@ use crate::{
     context, kernel,
     maps::{SLOT_BY_THREAD, lose},
     slot::{self, Slot},
-    time,
+    td, time,
 };
 
 /// `kvm_pio(rw, port, size, count, data)`: rw 0 IN, 1 OUT.
@@ -161,6 +161,9 @@ fn kvm_userspace_exit(ctx: RawTracePointContext) -> u32 {
         reason
     };
     slot.get().userspace[index] += 1;
+    if slot.get().td != 0 {
+        td::returns(&mut slot, index);
+    }
     time::returns(&mut slot, index);
     0
 }
@@ -174,6 +177,9 @@ fn kvm_entry(ctx: RawTracePointContext) -> u32 {
     let vcpu: u64 = ctx.arg(0);
     if let Some(mut slot) = slot::of(&ctx, vcpu, Class::Entry) {
         time::enters(&mut slot);
+        if slot.get().td != 0 {
+            td::enters(&mut slot, vcpu);
+        }
         let entries = slot.count(Class::Entry);
         if slot.get().synced == 0 || entries.is_multiple_of(SYNC_EVERY) {
             slot.sync(vcpu);
@@ -188,7 +194,11 @@ fn kvm_exit(ctx: RawTracePointContext) -> u32 {
     let vcpu: u64 = ctx.arg(0);
     if let Some(mut slot) = slot::of(&ctx, vcpu, Class::Exit) {
         slot.count(Class::Exit);
-        let index = kernel::exit_reason_index(vcpu, ctx.arg(1));
+        let index = if slot.get().td != 0 {
+            td::exits(&mut slot, vcpu)
+        } else {
+            kernel::exit_reason_index(vcpu, ctx.arg(1))
+        };
         // Hidden from the compiler, which proves the mask away and leaves the verifier without a bound.
         let index = core::hint::black_box(index) & (REASONS - 1);
         slot.get().reasons[index] += 1;

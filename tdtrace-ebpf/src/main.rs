@@ -1,7 +1,7 @@
 //! The eBPF programs of tdtrace.
 //!
 //! `host` and `service` have the programs on KVM's tracepoints, `slot` finds and makes the counting slot of a vCPU,
-//! `time` where its time goes, `context` the moment in which a program runs, `maps` the maps and
+//! `td` reads what an exit of a TD was, `time` where time goes, `context` the moment in which a program runs, `maps` the maps and
 //! globals, `kernel` the typed reads of kernel memory at offsets that the user side resolved,
 //! `synthetic` what synthetic TDs need, `floor` the programs that the benchmark compares with.
 
@@ -25,6 +25,7 @@ mod maps;
 mod service;
 mod slot;
 mod synthetic;
+mod td;
 mod time;
 
 #[cfg(not(test))]

@@ -22,10 +22,8 @@ fn kvm_page_fault(ctx: RawTracePointContext) -> u32 {
 /// `handle_mmio_page_fault(addr, gfn, access)`; `addr` is 0 with direct paging.
 #[raw_tracepoint]
 fn handle_mmio_page_fault(ctx: RawTracePointContext) -> u32 {
-    slot::count_running(&ctx, Class::MmioFault, ctx.arg::<u64>(1) << PAGE_SHIFT, 0)
+    slot::count_running(&ctx, Class::MmioFault, ctx.arg::<u64>(1) << slot::PAGE_SHIFT, 0)
 }
-
-const PAGE_SHIFT: u32 = 12;
 
 /// `kvm_tdp_mmu_spte_changed(as_id, gfn, level, old_spte, new_spte)`. Also fires where memory is taken
 /// away from a guest, by whichever thread does that.

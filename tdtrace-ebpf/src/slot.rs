@@ -23,6 +23,7 @@ use crate::{
         FREE_VCPUS, FREE_VMS, HOTSPOTS, MEMO, SLOT_AT, VCPU_INDEX, VCPUS, VM_INDEX, VMS, debug,
         lose, lose_index,
     },
+    td,
 };
 
 /// A slot with its index.
@@ -56,10 +57,23 @@ impl Slot {
         *count
     }
 
+    /// The same for a class that is not a constant.
+    #[inline(always)]
+    pub(crate) fn count_index(&mut self, class: usize) {
+        // Hidden from the compiler, which proves the mask away and leaves the verifier without a bound.
+        self.get().counts[core::hint::black_box(class) & (COUNTS - 1)] += 1;
+    }
+
     /// Counts a place: in the slot while there is room near its hash, else in the map.
     #[inline(always)]
     pub(crate) fn count_place(&mut self, class: Class, address: u64, size: u32) {
-        let place = Place { address, class: class as u32 + 1, size };
+        self.count_place_of(class as u32, address, size);
+    }
+
+    /// The same for a class that is not a constant.
+    #[inline(always)]
+    pub(crate) fn count_place_of(&mut self, class: u32, address: u64, size: u32) {
+        let place = Place { address, class: class + 1, size };
         let hash = (address ^ (u64::from(place.class) << 40)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let start = (hash >> 59) as usize;
         for probe in 0..2 {
@@ -77,6 +91,14 @@ impl Slot {
         if !count_in_map(&HotspotKey { place, slot: self.index, life }) {
             self.get().hotspots_lost += 1;
         }
+    }
+
+    /// The bit that makes an address of this vCPU's TD a shared one.
+    #[inline(always)]
+    pub(crate) fn shared_bit(&mut self) -> u64 {
+        let vm = self.get().vm;
+        // SAFETY: the entry of this vCPU's VM, written before the slot got it.
+        VMS.get_ptr(vm).map_or(0, |vm| unsafe { (*vm).shared_bit })
     }
 
     /// Reads KVM's own counters beside ours; both stand between two exits here.
@@ -125,6 +147,9 @@ pub(crate) fn running<C: EbpfContext>(ctx: &C, class: Class) -> Option<Slot> {
 #[inline(always)]
 pub(crate) fn count_running<C: EbpfContext>(ctx: &C, class: Class, address: u64, size: u32) -> u32 {
     if let Some(mut slot) = running(ctx, class) {
+        if class.is_told_by_td_exits() && slot.get().td != 0 {
+            return 0;
+        }
         slot.count(class);
         slot.count_place(class, address, size);
     }
@@ -210,6 +235,9 @@ fn make(ctx: *mut c_void, vcpu: u64, class: u32) -> i64 {
     made
 }
 
+/// A frame is 4 KiB.
+pub(crate) const PAGE_SHIFT: u32 = 12;
+
 /// What [`make_slot`] returns instead of an index.
 const UNATTRIBUTED: i64 = -1;
 const SLOTS_FULL: i64 = -2;
@@ -250,6 +278,7 @@ fn fill_slot(index: u32, vcpu: u64, kvm: u64) -> Result<(), i64> {
     slot.vcpu_id = read(vcpu, offset!(vcpu_id)).unwrap_or(u32::MAX);
     slot.tgid = context::tgid();
     slot.tid = 0;
+    slot.td = is_readable_td(vm).into();
     if VCPU_INDEX.insert(slot.object, index, u64::from(BPF_ANY)).is_err() {
         return Err(MAP_FULL);
     }
@@ -274,10 +303,23 @@ fn end_predecessor(vcpu: u64) {
     }
 }
 
+/// Whether the VM with entry `index` is a TD whose registers can be read.
+#[inline(always)]
+fn is_readable_td(index: u32) -> bool {
+    // SAFETY: the entry of a VM that is there, written before its index was known.
+    let is_td = VMS.get_ptr(index).is_some_and(|vm| unsafe { (*vm).vm_type == KVM_X86_TDX_VM });
+    is_td && td::is_known()
+}
+
+/// `arch/x86/include/uapi/asm/kvm.h`.
+const KVM_X86_TDX_VM: u32 = 5;
+
 /// Zeroes what the slot's last vCPU left; loops, because a block of this size does not fit the stack.
 #[inline(always)]
 fn clear(slot: &mut VcpuSlot) {
     slot.leaving = 0;
+    slot.td = 0;
+    slot.td_exit = 0;
     slot.hotspots_lost = 0;
     slot.synced = 0;
     slot.timing = Timing::default();
@@ -322,6 +364,8 @@ fn vm_of(kvm: KvmObject) -> Result<u32, i64> {
     vm.userspace_pid = read(kvm.address, offset!(kvm_userspace_pid)).unwrap_or(0);
     vm.vm_type = read::<u8>(kvm.address, offset!(kvm_vm_type)).map_or(u32::MAX, u32::from);
     vm.comm = kernel::process_name();
+    vm.shared_bit = read::<u64>(kvm.address, offset!(kvm_gfn_direct_bits))
+        .map_or(0, |direct_bits| direct_bits << PAGE_SHIFT);
     // The vCPUs of a new VM begin at the same time: one of them makes the entry.
     if VM_INDEX.insert(kvm, index, u64::from(BPF_NOEXIST)).is_ok() {
         vm.life += 1;

@@ -16,9 +16,9 @@ use aya::{
 use clap::Parser;
 use serde_json::{Value, json};
 use tdtrace::{
-    source::live::{
-        Live, Options,
-        cost::{self, Cost},
+    source::{
+        counting::cost::{self, Cost},
+        live::{Live, Options},
     },
     workload::{self, Counts, Kind, Plan},
 };

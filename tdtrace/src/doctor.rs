@@ -172,6 +172,7 @@ impl Report {
             Section { name: "privileges", checks: privileges::privileges(facts) },
             Section { name: "tracefs", checks: machine::tracefs(facts) },
             Section { name: "clock", checks: machine::clock(facts) },
+            Section { name: "memory", checks: machine::memory(facts) },
             Section { name: "layout", checks: structures::layout(facts, btf, resolved.as_ref()) },
         ];
         let probes = probes::probes(facts, btf, resolved.as_ref(), &sections);

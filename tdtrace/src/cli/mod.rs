@@ -5,6 +5,7 @@
 
 mod decode;
 mod doctor;
+mod filter;
 mod source;
 mod stat;
 mod top;

@@ -16,7 +16,7 @@ use tokio::{
     time::interval,
 };
 
-use super::source::SourceArgs;
+use super::{filter::FilterArgs, source::SourceArgs};
 use crate::{
     model::{aggregate::Aggregate, snapshot::Snapshot},
     report,
@@ -38,6 +38,8 @@ pub(super) struct Args {
     /// Places listed at most, per VM in JSON
     #[arg(long, value_name = "N", default_value_t = 20)]
     hotspots: usize,
+    #[command(flatten)]
+    filter: FilterArgs,
     #[command(flatten)]
     source: SourceArgs,
     /// The command and its arguments
@@ -66,10 +68,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 fn print(args: &Args, snapshot: &Snapshot, mut output: Box<dyn Write>) -> Result<()> {
+    let show = report::Show { hotspots: args.hotspots, filter: args.filter.get() };
     let text = if args.json {
-        format!("{}\n", report::to_json(snapshot, args.hotspots))
+        format!("{}\n", report::to_json(snapshot, show))
     } else {
-        report::to_text(snapshot, args.hotspots)
+        report::to_text(snapshot, show)
     };
     match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
         // A reader that has seen enough is no failure.

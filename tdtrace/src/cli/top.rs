@@ -13,7 +13,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::source::SourceArgs;
+use super::{filter::FilterArgs, source::SourceArgs};
 use crate::{
     model::aggregate::Aggregate,
     report,
@@ -44,6 +44,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 20, requires = "batch")]
     hotspots: usize,
     #[command(flatten)]
+    filter: FilterArgs,
+    #[command(flatten)]
     source: SourceArgs,
 }
 
@@ -73,7 +75,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     if args.batch {
         runtime.block_on(batch(args, &mut live))?;
     } else {
-        runtime.block_on(terminal::run(&mut live, args.delay))?;
+        runtime.block_on(terminal::run(&mut live, args.delay, args.filter.get().cloned()))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -92,10 +94,11 @@ async fn batch(args: &Args, source: &mut dyn Source) -> Result<()> {
             _ = terminate.recv() => return Ok(()),
         }
         let snapshot = aggregate.apply(source.sample()?);
+        let show = report::Show { hotspots: args.hotspots, filter: args.filter.get() };
         let text = if args.json {
-            format!("{}\n", report::to_json(&snapshot, args.hotspots))
+            format!("{}\n", report::to_json(&snapshot, show))
         } else {
-            format!("{}\n", report::to_text(&snapshot, args.hotspots))
+            format!("{}\n", report::to_text(&snapshot, show))
         };
         let mut out = std::io::stdout().lock();
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

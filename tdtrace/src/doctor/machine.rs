@@ -1,11 +1,14 @@
 //! Checks of the kernel, KVM, TDX, tracefs and the clock.
 
 use super::Check;
-use crate::kernel::{
-    Facts, Seen,
-    clock::Clock,
-    cpu::CpuFlags,
-    kvm::{Flavour, Presence},
+use crate::{
+    kernel::{
+        Facts, Seen,
+        clock::Clock,
+        cpu::CpuFlags,
+        kvm::{Flavour, Presence},
+    },
+    source::{counting::sizes::Sizes, live::Options},
 };
 
 pub(super) fn kernel(facts: &Facts) -> Vec<Check> {
@@ -232,6 +235,33 @@ pub(super) fn clock(facts: &Facts) -> Vec<Check> {
             NAME,
             format!("not known: {}", why(other)),
             "read current_clocksource below /sys/devices/system/clocksource",
+        ),
+    }]
+}
+
+/// vCPUs of a large host: a hundred VMs of 256.
+const MANY_VCPUS: u32 = 25_600;
+
+/// What the maps will take: by calculation, nothing is loaded.
+pub(super) fn memory(facts: &Facts) -> Vec<Check> {
+    const NAME: &str = "maps";
+    vec![match &facts.possible_cpus {
+        Seen::Is(cpus) => {
+            let mib = |vcpus| Sizes::new(vcpus, true).bytes(*cpus).div_ceil(1 << 20);
+            let default = Options::default().max_vcpus;
+            Check::ok(
+                NAME,
+                format!(
+                    "{} MiB for {default} vCPUs, {} MiB with --max-vcpus {MANY_VCPUS}",
+                    mib(default),
+                    mib(MANY_VCPUS)
+                ),
+            )
+        }
+        other => Check::unknown(
+            NAME,
+            format!("not known: how many CPUs there can be: {}", why(other)),
+            "mount sysfs on /sys",
         ),
     }]
 }

@@ -107,7 +107,12 @@ const GROUPS: &[Group] = &[
             "tdx_args_r10",
             "tdx_args_r11",
             "tdx_args_r12",
+            "tdx_args_r13",
+            "tdx_args_r14",
+            "tdx_ext_exit_qualification",
+            "tdx_exit_gpa",
             "vt_exit_reason",
+            "vt_exit_intr_info",
         ]],
     },
     Group {

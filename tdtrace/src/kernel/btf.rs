@@ -21,7 +21,7 @@ mod tests;
 use std::sync::{Arc, OnceLock};
 
 pub use error::BtfError;
-pub use file::read_btf_bytes;
+pub use file::{read_btf_bytes, unpack_btf};
 use format::{Kind, Record, Sections, Stray};
 pub use member::{MemberInfo, MemberKind};
 pub use set::{BtfModule, BtfSet};

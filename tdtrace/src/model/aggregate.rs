@@ -4,7 +4,7 @@
 use std::{
     array,
     cmp::Reverse,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -16,13 +16,15 @@ use tdtrace_common::{
 };
 
 use super::{
+    baseline::{self, Baseline},
     counts::Counts,
     latency::Times,
     places,
     sample::{Isa, LatencySample, Sample, VcpuKey, VcpuSample, VmKey, VmSample, place_order},
+    served,
     snapshot::{
-        Audit, ExitSource, Hotspot, Latency, Snapshot, Tally, TimeSplit, Vcpu, Vm, class_of,
-        is_halt, latency_name,
+        Audit, ExitSource, HISTORY, Hotspot, Latency, Snapshot, Tally, TimeSplit, Vcpu, Vm,
+        class_of, is_halt, latency_name,
     },
 };
 
@@ -36,6 +38,11 @@ type Latencies = Arc<[LatencySample]>;
 #[derive(Default)]
 pub struct Aggregate {
     at: Option<Duration>,
+    /// The last sample as it came, without VMs that ended with it.
+    last: Option<Sample>,
+    /// What counts are taken from; `None` if they are from the beginning.
+    baseline: Option<Baseline>,
+    history: HashMap<VmKey, VecDeque<f64>>,
     ids: HashMap<VmKey, u32>,
     next_id: u32,
     /// vCPUs of the sample before.
@@ -57,7 +64,15 @@ impl Aggregate {
     pub fn apply(&mut self, sample: Sample) -> Snapshot {
         let interval = self.at.map(|at| sample.at.saturating_sub(at));
         self.at = Some(sample.at);
-        let isa = sample.host.isa;
+        let mut last = sample.clone();
+        last.vms.retain(|vm| !vm.ended);
+        self.last = Some(last);
+        let since_reset = self.baseline.as_ref().map(|base| sample.at.saturating_sub(base.at()));
+        let sample = match &self.baseline {
+            Some(baseline) => baseline.since(sample),
+            None => sample,
+        };
+        let (isa, seen) = (sample.host.isa, served::Seen::new(&sample));
         let exit_source = match isa {
             Isa::Software => ExitSource::KvmStat,
             Isa::Vmx | Isa::Svm => ExitSource::Event,
@@ -71,10 +86,11 @@ impl Aggregate {
         for vm in sample.vms {
             let vcpus = vcpus_by_vm.remove(&vm.key).unwrap_or_default();
             let (key, over) = (vm.key, vm.ended);
-            let vm = self.vm(vm, vcpus, isa, interval);
+            let vm = self.vm(vm, vcpus, seen, isa, interval);
             if over {
                 self.ids.remove(&key);
                 self.latency.remove(&key);
+                self.history.remove(&key);
                 ended.push(vm);
             } else {
                 live.push(vm);
@@ -93,6 +109,7 @@ impl Aggregate {
         Snapshot {
             at: sample.at,
             interval,
+            since_reset,
             host: sample.host,
             probes: sample.probes,
             exit_source,
@@ -103,15 +120,31 @@ impl Aggregate {
         }
     }
 
+    /// Counts from the last sample on: all counts are 0 and VMs that ended are gone, numbers of VMs stay.
+    /// Returns the snapshot of that moment; `None` before the first sample.
+    pub fn reset(&mut self) -> Option<Snapshot> {
+        let last = self.last.take()?;
+        self.baseline = Some(Baseline::new(&last));
+        self.before.clear();
+        self.latency.clear();
+        self.ended.clear();
+        self.dropped = Counts::default();
+        self.dropped_vms = 0;
+        self.at = None;
+        Some(self.apply(last))
+    }
+
     /// Keeps VMs that ended, the newest ones listed, the rest in the totals only.
     fn retire(&mut self, ended: Vec<Vm>) {
         for mut vm in ended {
             // Its last interval is over: from now on nothing happens in it.
             vm.exits.rate = Some(0.0);
+            vm.returns.rate = Some(0.0);
             vm.recent = Counts::default();
             for vcpu in &mut vm.vcpus {
                 vcpu.exits.rate = Some(0.0);
                 vcpu.recent = Counts::default();
+                vcpu.before = Some(Arc::clone(&vcpu.sample));
                 vcpu.times.iter_mut().for_each(rest);
             }
             vm.times.iter_mut().for_each(rest);
@@ -135,6 +168,7 @@ impl Aggregate {
         &mut self,
         sample: VmSample,
         vcpu_samples: Vec<Arc<VcpuSample>>,
+        seen: served::Seen,
         isa: Isa,
         interval: Option<Duration>,
     ) -> Vm {
@@ -152,29 +186,48 @@ impl Aggregate {
             vcpus.push(row);
         }
         vcpus.sort_by_key(|vcpu| vcpu.id);
-        let hotspots = of.hotspots(places);
+        let mut hotspots = of.hotspots(places);
+        served::mark(&mut hotspots, &vcpus, seen);
         let latency = self.latency.insert(sample.key, Arc::clone(&sample.latency));
+        let exits_per_s = rate(exits.1, interval);
+        let history = self.remember(sample.key, exits_per_s);
+        let base = self.baseline.as_ref().map_or(&[][..], |base| base.latency(sample.key));
         Vm {
             id: of.vm,
+            key: sample.key,
+            demo: sample.demo,
+            isa,
+            history,
             pid: sample.pid,
             vmm: sample.vmm,
             container: sample.container,
-            kind: sample.vm_type.map_or_else(
-                || "?".to_owned(),
-                |number| kvm::vm_type(number).map_or_else(|| number.to_string(), str::to_owned),
-            ),
+            kind: kind(sample.vm_type),
             ended: sample.ended,
-            exits: Tally { total: exits.0, rate: rate(exits.1, interval) },
+            exits: Tally { total: exits.0, rate: exits_per_s },
+            returns: Tally {
+                total: counts[Class::UserspaceExit],
+                rate: rate(recent[Class::UserspaceExit], interval),
+            },
             other: other(&counts, &hotspots),
             counts,
             recent,
             times: vcpus.iter().filter_map(|vcpu| vcpu.times).reduce(TimeSplit::plus),
-            latency: of.latency(&sample.latency, latency.as_deref().unwrap_or_default()),
+            latency: of.latency(&sample.latency, latency.as_deref().unwrap_or_default(), base),
             audit: vcpus.iter().filter_map(|vcpu| vcpu.audit).reduce(Audit::plus),
             vcpus,
             hotspots,
             name: sample.name,
         }
+    }
+
+    /// The rates of the last intervals of a VM, with that of the newest one.
+    fn remember(&mut self, vm: VmKey, exits_per_s: Option<f64>) -> Vec<f64> {
+        let history = self.history.entry(vm).or_default();
+        history.extend(exits_per_s);
+        while history.len() > HISTORY {
+            history.pop_front();
+        }
+        history.iter().copied().collect()
     }
 
     /// A vCPU's row, its exits and those since the sample before.
@@ -198,8 +251,10 @@ impl Aggregate {
             entry.1 += count.saturating_sub(old);
         }
         let latency = old.map(|old| Arc::clone(&old.latency));
+        let base = self.baseline.as_ref().map_or(&[][..], |base| base.latency_of(sample.key));
         let row = Vcpu {
             vm: of.vm,
+            vm_name: Arc::clone(&of.name),
             id: sample.id,
             tid: sample.tid,
             exits: Tally { total: exits, rate: rate(new_exits, of.interval) },
@@ -209,10 +264,11 @@ impl Aggregate {
                 let earlier = old.and_then(|old| old.times).unwrap_or_default();
                 TimeSplit { total, recent: of.interval.map(|_| total.since(&earlier)) }
             }),
-            latency: of.latency(&sample.latency, latency.as_deref().unwrap_or_default()),
+            latency: of.latency(&sample.latency, latency.as_deref().unwrap_or_default(), base),
             audit,
             isa: of.isa,
             sample: Arc::clone(&sample),
+            before,
         };
         if !ended {
             self.before.insert(sample.key, sample);
@@ -228,6 +284,14 @@ impl Aggregate {
     }
 }
 
+/// `plain`, `TD` …; the number of one that has no name.
+fn kind(vm_type: Option<u32>) -> String {
+    vm_type.map_or_else(
+        || "?".to_owned(),
+        |number| kvm::vm_type(number).map_or_else(|| number.to_string(), str::to_owned),
+    )
+}
+
 /// Nothing happened in the last interval.
 fn rest(times: &mut TimeSplit) {
     times.recent = Some(Times::default());
@@ -235,7 +299,7 @@ fn rest(times: &mut TimeSplit) {
 
 /// Per second; `None` without an interval.
 #[expect(clippy::cast_precision_loss, reason = "a rate above 2^53 per second does not occur")]
-fn rate(new: u64, interval: Option<Duration>) -> Option<f64> {
+pub(super) fn rate(new: u64, interval: Option<Duration>) -> Option<f64> {
     let seconds = interval?.as_secs_f64();
     (seconds > 0.0).then(|| new as f64 / seconds)
 }
@@ -264,6 +328,7 @@ impl Of {
                     address,
                     size,
                     what: places::name(class, address, self.isa),
+                    served: None,
                     tally: Tally { total, rate: rate(new, self.interval) },
                 })
             })
@@ -272,7 +337,12 @@ impl Of {
         hotspots
     }
 
-    fn latency(&self, samples: &[LatencySample], before: &[LatencySample]) -> Vec<Latency> {
+    fn latency(
+        &self,
+        samples: &[LatencySample],
+        before: &[LatencySample],
+        base: &[LatencySample],
+    ) -> Vec<Latency> {
         let mut rows: Vec<Latency> = samples
             .iter()
             .map(|sample| {
@@ -295,6 +365,7 @@ impl Of {
                     ns: sample.ns,
                     recent_ns: self.interval.map(recent_ns),
                     max: sample.max,
+                    max_is_bound: baseline::is_bound(sample, base),
                     histogram: sample.histogram.clone(),
                 }
             })

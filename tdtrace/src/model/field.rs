@@ -3,8 +3,20 @@
 //! A [`Field`] knows how to get its [`Value`] from a row and how wide it is; where it is drawn is the
 //! views' business.
 
-use super::snapshot::{Audit, Hotspot, Snapshot, Tally, Vcpu, Vm};
-use tdtrace_common::counters::Class;
+mod exit;
+mod hotspot;
+mod vcpu;
+mod vm;
+
+use tdtrace_common::latency::Part;
+
+pub use self::{exit::EXIT_FIELDS, hotspot::HOTSPOT_FIELDS, vcpu::VCPU_FIELDS, vm::VM_FIELDS};
+use super::{
+    figure,
+    latency::Times,
+    sample::Isa,
+    snapshot::{Audit, Hotspot, Snapshot, Tally, TimeSplit, Vcpu},
+};
 
 /// What stands in a cell.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +31,16 @@ pub enum Value {
     Rate(Option<f64>),
     /// An address, port or index.
     Hex(u64),
+    /// Percent.
+    Percent(f64),
+    /// A duration in nanoseconds.
+    Nanos(u64),
+    /// A duration of which only a bound is known, in nanoseconds.
+    AtMost(u64),
+    /// A mark: the word stands in the cell if it is set.
+    Flag(bool, &'static str),
+    /// A figure, for the eye only: no sorting, no filter, no JSON.
+    Figure(String),
     /// Not known, or not there.
     None,
 }
@@ -28,7 +50,7 @@ impl Value {
     #[must_use]
     pub fn to_cell(&self) -> String {
         match self {
-            Self::Text(text) => text.clone(),
+            Self::Text(text) | Self::Figure(text) => text.clone(),
             Self::Id(number) => number.to_string(),
             Self::Count(count) => thousands(*count),
             #[expect(
@@ -39,6 +61,10 @@ impl Value {
             Self::Rate(Some(rate)) => thousands(rate.round() as u64),
             Self::Rate(None) | Self::None => "–".to_owned(),
             Self::Hex(number) => format!("{number:#x}"),
+            Self::Percent(percent) => format!("{percent:.1}"),
+            Self::Nanos(ns) => figure::duration(*ns),
+            Self::AtMost(ns) => format!("≤ {}", figure::duration(*ns)),
+            Self::Flag(set, word) => if *set { *word } else { "" }.to_owned(),
         }
     }
 
@@ -47,9 +73,16 @@ impl Value {
     pub fn to_json(&self) -> serde_json::Value {
         match self {
             Self::Text(text) => text.as_str().into(),
-            Self::Id(number) | Self::Count(number) | Self::Hex(number) => (*number).into(),
-            Self::Rate(Some(rate)) => ((rate * 10.0).round() / 10.0).into(),
-            Self::Rate(None) | Self::None => serde_json::Value::Null,
+            Self::Id(number)
+            | Self::Count(number)
+            | Self::Hex(number)
+            | Self::Nanos(number)
+            | Self::AtMost(number) => (*number).into(),
+            Self::Rate(Some(value)) | Self::Percent(value) => {
+                ((value * 10.0).round() / 10.0).into()
+            }
+            Self::Flag(set, _) => (*set).into(),
+            Self::Rate(None) | Self::None | Self::Figure(_) => serde_json::Value::Null,
         }
     }
 
@@ -58,9 +91,14 @@ impl Value {
     #[expect(clippy::cast_precision_loss, reason = "only the order matters")]
     pub fn order(&self) -> f64 {
         match self {
-            Self::Text(_) | Self::Rate(None) | Self::None => -1.0,
-            Self::Id(number) | Self::Count(number) | Self::Hex(number) => *number as f64,
-            Self::Rate(Some(rate)) => *rate,
+            Self::Text(_) | Self::Figure(_) | Self::Rate(None) | Self::None => -1.0,
+            Self::Id(number)
+            | Self::Count(number)
+            | Self::Hex(number)
+            | Self::Nanos(number)
+            | Self::AtMost(number) => *number as f64,
+            Self::Rate(Some(value)) | Self::Percent(value) => *value,
+            Self::Flag(set, _) => f64::from(u8::from(*set)),
         }
     }
 }
@@ -154,90 +192,132 @@ fn audit(audit: Option<Audit>) -> Value {
     }
 }
 
-fn pio(vm: &Vm) -> u64 {
-    vm.counts[Class::PioIn] + vm.counts[Class::PioOut]
+/// A row of a table with registered columns.
+pub trait Row: Sized + 'static {
+    /// Its columns.
+    const FIELDS: &'static [Field<Self>];
+
+    /// What tells it from every other row of its table, whatever its numbers are.
+    fn id(&self) -> RowId;
+
+    /// Whether there is more to see inside of it.
+    fn opens(&self) -> bool {
+        true
+    }
+
+    /// Rows of a higher group come after those of a lower one, however a table is sorted.
+    fn group(&self) -> u8 {
+        0
+    }
 }
 
-/// Accesses, not events: a read that the VMM serves is two events and one access.
-fn mmio(vm: &Vm) -> u64 {
-    vm.counts[Class::MmioRead] + vm.counts[Class::MmioWrite] + vm.counts[Class::FastMmio]
+/// See [`Row::id`].
+pub type RowId = [u64; 3];
+
+/// A column as a table shows it.
+pub struct Column<R: 'static> {
+    /// What it shows.
+    pub field: &'static Field<R>,
+    /// Columns with a higher number go first when there is not enough room.
+    pub rank: u8,
 }
 
-fn msr(vm: &Vm) -> u64 {
-    vm.counts[Class::MsrRead] + vm.counts[Class::MsrWrite]
+impl<R> Clone for Column<R> {
+    fn clone(&self) -> Self {
+        *self
+    }
 }
 
-/// Columns of VMs.
-pub const VM_FIELDS: &[Field<Vm>] = &[
-    right("vm", "VM", 0, "number in the order of appearance", |vm: &Vm| Value::Id(vm.id.into())),
-    left("name", "NAME", 1, "name of the VM, or of the process that runs it", |vm| text(&vm.name)),
-    right("pid", "PID", 4, "process that runs it", |vm| Value::Id(vm.pid.into())),
-    left("kind", "KIND", 5, "TD, SEV, plain …; ? if the kernel does not say", |vm| {
-        text(&vm.kind)
-    }),
-    left("vmm", "VMM", 10, "program that runs it: qemu, cloud-hypervisor …", |vm| known(&vm.vmm)),
-    left("container", "CONTAINER", 11, "container, pod or service it runs in", |vm| {
-        known(vm.container.as_deref().unwrap_or(""))
-    }),
-    right("vcpus", "vCPU", 3, "vCPUs that have run", |vm| Value::Count(vm.vcpus.len() as u64)),
-    right("exits", "EXITS", 2, "VM exits since attaching", |vm| total(vm.exits)),
-    right("exits_per_s", "/s", 2, "VM exits per second", |vm| Value::Rate(vm.exits.rate)),
-    right("to_vmm", "TO VMM", 6, "returns of KVM_RUN to the VMM", |vm| {
-        Value::Count(vm.counts[Class::UserspaceExit])
-    }),
-    right("mmio", "MMIO", 7, "MMIO accesses", |vm| Value::Count(mmio(vm))),
-    right("pio", "PIO", 8, "port I/O", |vm| Value::Count(pio(vm))),
-    right("cpuid", "CPUID", 12, "CPUID", |vm| Value::Count(vm.counts[Class::Cpuid])),
-    right("msr", "MSR", 13, "MSR reads and writes", |vm| Value::Count(msr(vm))),
-    right("hypercall", "HYPERCALL", 14, "KVM hypercalls", |vm| {
-        Value::Count(vm.counts[Class::Hypercall])
-    }),
-    left("audit", "AUDIT", 9, "ok: KVM's own counters equal what was seen", |vm| audit(vm.audit)),
-    left("state", "STATE", 15, "ended: the VM is no more", |vm| {
-        text(if vm.ended { "ended" } else { "" })
-    }),
-];
+impl<R> Copy for Column<R> {}
 
-/// Columns of hotspots.
-pub const HOTSPOT_FIELDS: &[Field<Hotspot>] = &[
-    right("vm", "VM", 0, "number of the VM", |row: &Hotspot| Value::Id(row.vm.into())),
-    left("name", "NAME", 4, "name of the VM", |row| text(&row.vm_name)),
-    left("class", "CLASS", 1, "kind of access", |row| text(row.class.name())),
-    left("address", "ADDRESS", 1, "GPA, port, MSR, CPUID leaf or hypercall number", |row| {
-        Value::Hex(row.address)
-    }),
-    left("what", "WHAT", 3, "name of a well-known port, address, MSR, leaf or hypercall", |row| {
-        row.what.as_deref().map_or(Value::None, text)
-    }),
-    right("size", "SIZE", 5, "bytes accessed", |row| {
-        if row.size == 0 { Value::None } else { Value::Count(row.size.into()) }
-    }),
-    right("count", "COUNT", 2, "events since attaching", |row| total(row.tally)),
-    right("per_s", "/s", 3, "events per second", |row| Value::Rate(row.tally.rate)),
-];
+/// Every column of `R`, as registered.
+#[must_use]
+pub fn all<R: Row>() -> Vec<Column<R>> {
+    R::FIELDS.iter().map(|field| Column { field, rank: field.rank }).collect()
+}
 
-/// Columns of vCPUs.
-pub const VCPU_FIELDS: &[Field<Vcpu>] = &[
-    right("vm", "VM", 0, "number of the VM", |row: &Vcpu| Value::Id(row.vm.into())),
-    right("vcpu", "vCPU", 0, "number that the VMM chose", |row| Value::Id(row.id.into())),
-    right("tid", "TID", 4, "thread that ran it last", |row| Value::Id(row.tid.into())),
-    right("exits", "EXITS", 1, "VM exits since attaching", |row| total(row.exits)),
-    right("exits_per_s", "/s", 2, "VM exits per second", |row| Value::Rate(row.exits.rate)),
-    right("runs", "KVM_RUN", 3, "calls of KVM_RUN that ended", |row| {
-        Value::Count(row.counts[Class::RunEnd])
-    }),
-    right("kvm_says", "KVM SAYS", 5, "VM exits by KVM's own count", |row| {
-        row.audit.map_or(Value::None, |audit| Value::Count(audit.kvm_exits))
-    }),
-    right("we_saw", "WE SAW", 6, "kvm_exit events; – if this KVM fires none", |row| {
-        row.audit.and_then(|audit| audit.seen_exits).map_or(Value::None, Value::Count)
-    }),
-    left("audit", "AUDIT", 7, "ok: KVM's own counters equal what was seen", |row| audit(row.audit)),
-];
+/// The columns of these keys in this order, each with its rank. A key that is not registered is a
+/// mistake, which debug builds do not let pass.
+#[must_use]
+pub fn pick<R: Row>(keys: &[(&str, u8)]) -> Vec<Column<R>> {
+    let column = |(key, rank): &(&str, u8)| {
+        let field = R::FIELDS.iter().find(|field| field.key == *key)?;
+        Some(Column { field, rank: *rank })
+    };
+    let columns: Vec<Column<R>> = keys.iter().filter_map(column).collect();
+    debug_assert_eq!(columns.len(), keys.len(), "a key of {keys:?} is not registered");
+    columns
+}
 
-/// A row as a JSON object of its fields.
+/// The key and the help of every column of every table, each key once.
+#[must_use]
+pub fn keys() -> Vec<(&'static str, &'static str)> {
+    let vm = VM_FIELDS.iter().map(|field| (field.key, field.help));
+    let vcpu = VCPU_FIELDS.iter().map(|field| (field.key, field.help));
+    let exit = EXIT_FIELDS.iter().map(|field| (field.key, field.help));
+    let hotspot = HOTSPOT_FIELDS.iter().map(|field| (field.key, field.help));
+    let mut keys: Vec<(&str, &str)> = Vec::new();
+    for (key, help) in vm.chain(exit).chain(hotspot).chain(vcpu) {
+        if !FIGURES.contains(&key) && keys.iter().all(|(other, _)| *other != key) {
+            keys.push((key, help));
+        }
+    }
+    keys
+}
+
+/// Keys of columns that are figures.
+pub const FIGURES: &[&str] = &["trend", "split"];
+
+/// Cells of a figure.
+const FIGURE: usize = 12;
+
+/// What of a vCPU's time.
+#[derive(Clone, Copy)]
+enum Share {
+    /// In the guest; not known on a KVM without `kvm_entry`.
+    Guest,
+    /// In the kernel; not known on a KVM without `kvm_entry`.
+    Kernel,
+    /// Guest and kernel together, where they cannot be told apart.
+    KvmRun,
+    /// One of the others.
+    Part(Part),
+}
+
+/// Percent of the time of the last interval.
+#[expect(clippy::cast_precision_loss, reason = "a share needs no more than 53 bits")]
+fn percent(times: Option<TimeSplit>, isa: Isa, share: Share) -> Value {
+    let Some(recent) = times.and_then(|times| times.recent) else { return Value::None };
+    let software = isa == Isa::Software;
+    let ns = match share {
+        Share::Guest if !software => recent.guest,
+        Share::Kernel if !software => recent.part(Part::Kernel),
+        Share::KvmRun if software => recent.guest + recent.part(Part::Kernel),
+        Share::Part(part) => recent.part(part),
+        _ => return Value::None,
+    };
+    match recent.total() {
+        0 => Value::None,
+        total => Value::Percent(ns as f64 / total as f64 * 100.0),
+    }
+}
+
+fn split(times: Option<TimeSplit>) -> Value {
+    let recent = times.and_then(|times| times.recent);
+    Value::Figure(recent.map_or_else(
+        || "–".to_owned(),
+        |times: Times| figure::split(figure::shares(&times), FIGURE),
+    ))
+}
+
+fn nanos(ns: Option<u64>) -> Value {
+    ns.map_or(Value::None, Value::Nanos)
+}
+
+/// A row as a JSON object of its fields; figures are left out.
 pub fn to_json<R>(fields: &[Field<R>], row: &R) -> serde_json::Value {
-    let pairs = fields.iter().map(|field| (field.key.to_owned(), (field.value)(row).to_json()));
+    let fields = fields.iter().filter(|field| !FIGURES.contains(&field.key));
+    let pairs = fields.map(|field| (field.key.to_owned(), (field.value)(row).to_json()));
     serde_json::Value::Object(pairs.collect())
 }
 
@@ -256,6 +336,7 @@ mod tests {
         unique(VM_FIELDS);
         unique(HOTSPOT_FIELDS);
         unique(VCPU_FIELDS);
+        unique(EXIT_FIELDS);
     }
 
     #[test]
@@ -265,6 +346,8 @@ mod tests {
         assert_eq!(thousands(1_234_567), "1,234,567");
         assert_eq!(Value::Rate(Some(1234.6)).to_cell(), "1,235");
         assert_eq!(Value::Rate(None).to_cell(), "–");
+        assert_eq!(Value::AtMost(153_000).to_cell(), "≤ 153 µs");
+        assert_eq!(Value::Percent(4.06).to_cell(), "4.1");
         assert_eq!(Value::Hex(0xfd00_0000).to_cell(), "0xfd000000");
     }
 }

@@ -2,12 +2,21 @@
 //! no I/O.
 //!
 //! [`sample`] is what a source delivers, [`aggregate`] turns one sample after the other into a
-//! [`snapshot`], [`latency`] is about durations, and [`field`] is the registry of columns that tables, JSON and the terminal share.
+//! [`snapshot`], [`baseline`] sets all counts to 0, [`latency`] is about durations. [`field`] is the
+//! registry of columns that tables, JSON, filters and the terminal share, [`exits`] makes rows of exit
+//! reasons, [`filter`] chooses rows, [`figure`] draws small figures as text.
 
 pub mod aggregate;
+pub mod baseline;
 pub mod counts;
+pub mod exits;
 pub mod field;
+pub mod figure;
+pub mod filter;
 pub mod latency;
 pub mod places;
 pub mod sample;
+pub mod served;
 pub mod snapshot;
+#[cfg(test)]
+pub(crate) mod testing;

@@ -6,9 +6,12 @@
 
 use std::borrow::Cow;
 
-use tdtrace_common::{counters::Class, kvm};
+use tdtrace_common::{counters::Class, kvm, tdx};
 
-use super::{sample::Isa, snapshot::reason_name};
+use super::{
+    sample::Isa,
+    snapshot::{reason_name, userspace_name},
+};
 use crate::decode::{pferr, qualification};
 
 /// A range of addresses, both ends included, with its name.
@@ -162,14 +165,32 @@ const HALTS: &[Range] = &[(0, 0, "polled"), (1, 1, "slept")];
 /// Levels of a page table.
 const LEVELS: &[Range] = &[(1, 1, "4K"), (2, 2, "2M"), (3, 3, "1G"), (4, 4, "512G")];
 
-/// Vectors that are no device's.
+/// Vectors of a guest that are no device's; those of Linux from `arch/x86/include/asm/irq_vectors.h`.
 const EXCEPTIONS: &[Range] = &[
     (0, 31, "exception"),
     (0x80, 0x80, "int 0x80"),
-    (0xec, 0xec, "APIC timer (Linux)"),
+    (0xec, 0xec, "local timer (Linux)"),
     (0xfb, 0xfb, "call function (Linux)"),
     (0xfc, 0xfc, "call function single (Linux)"),
     (0xfd, 0xfd, "reschedule (Linux)"),
+    (0xff, 0xff, "spurious"),
+];
+
+/// Vectors of the host, which is Linux (`arch/x86/include/asm/irq_vectors.h`).
+const HOST_VECTORS: &[Range] = &[
+    (0xec, 0xec, "local timer"),
+    (0xf0, 0xf0, "posted interrupt, nested"),
+    (0xf1, 0xf1, "posted interrupt, wake up"),
+    (0xf2, 0xf2, "posted interrupt"),
+    (0xf4, 0xf4, "deferred error"),
+    (0xf6, 0xf6, "irq work"),
+    (0xf7, 0xf7, "platform"),
+    (0xf8, 0xf8, "reboot"),
+    (0xf9, 0xf9, "threshold"),
+    (0xfa, 0xfa, "thermal"),
+    (0xfb, 0xfb, "call function"),
+    (0xfc, 0xfc, "call function single"),
+    (0xfd, 0xfd, "reschedule"),
     (0xff, 0xff, "spurious"),
 ];
 
@@ -189,6 +210,9 @@ pub fn name(class: Class, address: u64, isa: Isa) -> Option<Cow<'static, str>> {
         Class::Halt => HALTS,
         Class::SpteChanged => LEVELS,
         Class::Interrupt | Class::InterruptPosted => EXCEPTIONS,
+        Class::HostInterrupt => HOST_VECTORS,
+        Class::TdAnswer => return tdx::tdvmcall_status(address).map(Cow::Borrowed),
+        Class::TdReturn => return Some(userspace_name(u32::try_from(address).ok()?).into()),
         Class::Hypercall => {
             return kvm::hypercall(u32::try_from(address).ok()?).map(Cow::Borrowed);
         }
@@ -199,7 +223,8 @@ pub fn name(class: Class, address: u64, isa: Isa) -> Option<Cow<'static, str>> {
         | Class::RunEnd
         | Class::Entry
         | Class::Exit
-        | Class::HaltPoll => return None,
+        | Class::HaltPoll
+        | Class::TdUnknownLeaf => return None,
     };
     // In order: a register stands before the range that it is in.
     table

@@ -78,6 +78,8 @@ pub struct VmSample {
     pub vm_type: Option<u32>,
     /// It is no more; this is the last sample with it.
     pub ended: bool,
+    /// It is no VM of this machine: the demo source made it up.
+    pub demo: bool,
     /// Durations by class, all vCPUs together; empty if none is known.
     pub latency: Arc<[LatencySample]>,
 }

@@ -9,13 +9,16 @@ use tdtrace_common::{
     },
     kvm,
     latency::{LATENCY_RETURNS, LatencyClass, PARTS, Part},
-    svm, vmx,
+    svm,
+    td::TdExit,
+    vmx,
 };
 
 use super::{
     counts::Counts,
     latency::{Histogram, Times},
-    sample::{Host, Isa, Losses, ProbeState, VcpuSample},
+    sample::{Host, Isa, Losses, ProbeState, VcpuSample, VmKey},
+    served::Server,
 };
 
 /// A total since attaching, and events per second over the last interval.
@@ -98,6 +101,8 @@ impl Audit {
 pub struct Vcpu {
     /// Number of its VM.
     pub vm: u32,
+    /// Name of its VM.
+    pub vm_name: Arc<str>,
     /// The number that the VMM chose.
     pub id: u32,
     /// The thread that ran it last.
@@ -118,6 +123,8 @@ pub struct Vcpu {
     pub isa: Isa,
     /// The counters that all this was made of.
     pub sample: Arc<VcpuSample>,
+    /// Those at the beginning of the interval; `None` if it is all new since then.
+    pub before: Option<Arc<VcpuSample>>,
 }
 
 impl Vcpu {
@@ -200,6 +207,8 @@ pub struct Latency {
     pub recent_ns: Option<[u64; PARTS]>,
     /// The longest, in nanoseconds.
     pub max: u64,
+    /// The longest one is not known exactly, since counts were reset: it is at most [`Self::max`].
+    pub max_is_bound: bool,
     /// All of them.
     pub histogram: Histogram,
 }
@@ -239,15 +248,22 @@ pub struct Hotspot {
     pub size: u32,
     /// The name of a well-known place.
     pub what: Option<Cow<'static, str>>,
+    /// Who served the accesses, where the counts prove it.
+    pub served: Option<Server>,
     /// Events.
     pub tally: Tally,
 }
+
+/// Intervals that [`Vm::history`] goes back.
+pub const HISTORY: usize = 64;
 
 /// One VM, running or ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Vm {
     /// Number in the order of appearance, from 1.
     pub id: u32,
+    /// Its place in the source's maps.
+    pub key: VmKey,
     /// The process that runs it.
     pub pid: u32,
     /// The name that its VMM was given for it, else the process's.
@@ -260,8 +276,16 @@ pub struct Vm {
     pub kind: String,
     /// It is no more.
     pub ended: bool,
+    /// It is no VM of this machine: the demo source made it up.
+    pub demo: bool,
+    /// Which exit reasons this KVM has.
+    pub isa: Isa,
     /// Exits, all vCPUs together.
     pub exits: Tally,
+    /// Returns of KVM_RUN to the VMM.
+    pub returns: Tally,
+    /// Exits per second of the last intervals, the newest last; at most [`HISTORY`].
+    pub history: Vec<f64>,
     /// Events by class.
     pub counts: Counts,
     /// Events by class over the last interval.
@@ -324,6 +348,8 @@ pub struct Snapshot {
     pub at: Duration,
     /// Since the snapshot before; `None` for the first.
     pub interval: Option<Duration>,
+    /// Since the user set all counts to 0; `None` if they are from the beginning.
+    pub since_reset: Option<Duration>,
     /// The machine.
     pub host: Arc<Host>,
     /// The probes.
@@ -366,7 +392,13 @@ impl Snapshot {
         };
         for vm in &mut self.vms {
             mean(&mut vm.exits);
-            vm.vcpus.iter_mut().for_each(|vcpu| mean(&mut vcpu.exits));
+            mean(&mut vm.returns);
+            for vcpu in &mut vm.vcpus {
+                mean(&mut vcpu.exits);
+                vcpu.recent = vcpu.counts;
+                vcpu.before = None;
+            }
+            vm.recent = vm.counts;
             vm.hotspots.iter_mut().for_each(|hotspot| mean(&mut hotspot.tally));
             for latency in &mut vm.latency {
                 mean(&mut latency.tally);
@@ -391,6 +423,11 @@ impl Snapshot {
 /// The name of `kvm_exit` reason `index` of a slot.
 #[must_use]
 pub fn reason_name(index: u32, isa: Isa) -> String {
+    if isa == Isa::Vmx
+        && let Some(exit) = TdExit::from_reason_index(index as usize)
+    {
+        return exit.name().to_owned();
+    }
     let high = REASON_SVM_HIGH as u32;
     let (number, name) = match index {
         _ if index == REASON_OTHER as u32 => return "other".to_owned(),
@@ -429,7 +466,7 @@ pub fn is_halt(class: LatencyClass, isa: Isa) -> bool {
     match class.checked_sub(LATENCY_RETURNS) {
         Some(index) => index == kvm::EXIT_HLT,
         None => match isa {
-            Isa::Vmx => class == vmx::HLT,
+            Isa::Vmx => class == vmx::HLT || class as usize == TdExit::Hlt.reason_index(),
             Isa::Svm => class == svm::HLT,
             Isa::Software => false,
         },

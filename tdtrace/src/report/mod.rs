@@ -7,3 +7,17 @@ mod text;
 pub use json::to_json;
 pub use table::{Cells, table};
 pub use text::{header, to_text};
+
+use crate::model::filter::Filter;
+
+/// What of a snapshot is printed.
+#[derive(Clone, Copy, Debug)]
+pub struct Show<'a> {
+    /// Places at most.
+    pub hotspots: usize,
+    /// Which rows; totals are of everything all the same.
+    pub filter: Option<&'a Filter>,
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,14 +2,103 @@
 
 use std::{cmp::Reverse, fmt::Write as _};
 
-use super::table::table;
+use super::{Show, table::table};
 use crate::model::{
-    field::{HOTSPOT_FIELDS, VCPU_FIELDS, VM_FIELDS, hotspot_rows, thousands, vcpu_rows},
-    snapshot::{ExitSource, Snapshot},
+    exits::{self, ExitRow, Kind, Scope},
+    field::{Row, pick, thousands},
+    filter::keeps,
+    sample::Isa,
+    snapshot::{ExitSource, Hotspot, Snapshot, Vcpu, Vm},
 };
 
 /// Cells that the tables may fill.
 const WIDTH: u16 = 100;
+
+/// Columns of VMs, with what has to go where there is not enough room.
+const VMS: &[(&str, u8)] = &[
+    ("vm", 0),
+    ("name", 1),
+    ("demo", 0),
+    ("pid", 4),
+    ("kind", 5),
+    ("vmm", 10),
+    ("container", 11),
+    ("vcpus", 3),
+    ("exits", 2),
+    ("exits_per_s", 2),
+    ("to_vmm", 6),
+    ("mmio", 7),
+    ("pio", 8),
+    ("cpuid", 12),
+    ("msr", 13),
+    ("hypercall", 14),
+    ("audit", 9),
+    ("state", 15),
+];
+
+/// Columns of vCPUs.
+const VCPUS: &[(&str, u8)] = &[
+    ("vm", 0),
+    ("vcpu", 0),
+    ("tid", 4),
+    ("exits", 1),
+    ("exits_per_s", 2),
+    ("runs", 3),
+    ("kvm_says", 5),
+    ("we_saw", 6),
+    ("audit", 7),
+];
+
+/// Columns of places.
+const PLACES: &[(&str, u8)] = &[
+    ("vm", 0),
+    ("name", 4),
+    ("class", 1),
+    ("address", 1),
+    ("what", 3),
+    ("size", 5),
+    ("served", 11),
+    ("count", 2),
+    ("per_s", 3),
+];
+
+/// Columns of durations.
+const DURATIONS: &[(&str, u8)] = &[
+    ("vm", 0),
+    ("type", 2),
+    ("reason", 0),
+    ("halt", 9),
+    ("count", 3),
+    ("share_pct", 4),
+    ("time_ns", 5),
+    ("kernel_ns", 6),
+    ("vmm_ns", 6),
+    ("halted_ns", 8),
+    ("waiting_ns", 8),
+    ("p50_ns", 7),
+    ("p99_ns", 5),
+    ("p999_ns", 8),
+    ("max_ns", 6),
+];
+
+/// Where the time went. Guest and kernel where they can be told apart, else both together.
+const TIMES: &[(&str, u8)] = &[
+    ("vm", 0),
+    ("name", 1),
+    ("guest_pct", 2),
+    ("kernel_pct", 2),
+    ("vmm_pct", 2),
+    ("halted_pct", 3),
+    ("waiting_pct", 4),
+];
+const TIMES_SOFTWARE: &[(&str, u8)] = &[
+    ("vm", 0),
+    ("name", 1),
+    ("kvm_run_pct", 2),
+    ("vmm_pct", 2),
+    ("halted_pct", 3),
+    ("waiting_pct", 4),
+];
 
 /// One line: when, how much is attached, what is lost.
 #[must_use]
@@ -31,9 +120,9 @@ pub fn header(snapshot: &Snapshot) -> String {
     line
 }
 
-/// The whole snapshot, with at most `hotspots` places.
+/// The whole snapshot, as far as `show` says.
 #[must_use]
-pub fn to_text(snapshot: &Snapshot, hotspots: usize) -> String {
+pub fn to_text(snapshot: &Snapshot, show: Show<'_>) -> String {
     let mut text = header(snapshot) + "\n";
     for probe in snapshot.probes.iter() {
         if let Some(why) = &probe.missing {
@@ -46,18 +135,62 @@ pub fn to_text(snapshot: &Snapshot, hotspots: usize) -> String {
     for (probe, count) in snapshot.losses.misses.iter().filter(|(_, count)| *count > 0) {
         let _ = writeln!(text, "lost: {} runs of {probe}", thousands(*count));
     }
+    durations_lost(snapshot, &mut text);
     if snapshot.vms.is_empty() {
         text.push_str("no VM has run yet\n");
         return text;
     }
-    text.push('\n');
-    text.push_str(&table(VM_FIELDS, &snapshot.vms.iter().collect::<Vec<_>>(), WIDTH));
-    text.push('\n');
-    text.push_str(&table(VCPU_FIELDS, &vcpu_rows(snapshot).collect::<Vec<_>>(), WIDTH));
+    let vms: Vec<&Vm> = snapshot.vms.iter().filter(|vm| keeps(show.filter, *vm, None)).collect();
+    list(VMS, &vms, (snapshot.vms.len(), "VMs"), &mut text);
+    times(snapshot, &vms, &mut text);
+    let vcpus: Vec<(&Vm, &Vcpu)> =
+        snapshot.vms.iter().flat_map(|vm| vm.vcpus.iter().map(move |vcpu| (vm, vcpu))).collect();
+    let total = vcpus.len();
+    let vcpus: Vec<&Vcpu> = vcpus
+        .into_iter()
+        .filter(|(vm, vcpu)| keeps(show.filter, *vcpu, Some(vm)))
+        .map(|(_, vcpu)| vcpu)
+        .collect();
+    list(VCPUS, &vcpus, (total, "vCPUs"), &mut text);
     classes(snapshot, &mut text);
-    reasons(snapshot, &mut text);
-    places(snapshot, hotspots, &mut text);
+    reasons(snapshot, show, &mut text);
+    durations(snapshot, show, &mut text);
+    places(snapshot, show, &mut text);
     text
+}
+
+/// A table, and how many of its rows the filter leaves.
+fn list<R: Row>(keys: &[(&str, u8)], rows: &[&R], (total, what): (usize, &str), text: &mut String) {
+    text.push('\n');
+    text.push_str(&table(&pick(keys), rows, WIDTH));
+    if rows.len() < total {
+        let _ = writeln!(text, "{} of {total} {what}, as filtered", rows.len());
+    }
+}
+
+/// What is not in the durations.
+fn durations_lost(snapshot: &Snapshot, text: &mut String) {
+    let losses = &snapshot.losses;
+    if losses.unpaired > 0 {
+        let count = thousands(losses.unpaired);
+        let _ = writeln!(text, "no duration: {count} whose beginning is missing");
+    }
+    if losses.durations > 0 {
+        let count = thousands(losses.durations);
+        let _ = writeln!(text, "no duration: {count} without room in a histogram");
+    }
+    for (class, count) in &losses.outside {
+        let _ = writeln!(text, "of no vCPU: {} {}", thousands(*count), class.name());
+    }
+}
+
+/// Where the time went, in percent of the vCPUs' time over the interval.
+fn times(snapshot: &Snapshot, vms: &[&Vm], text: &mut String) {
+    if vms.iter().any(|vm| vm.times.is_some()) {
+        let software = snapshot.host.isa == Isa::Software;
+        let columns = pick(if software { TIMES_SOFTWARE } else { TIMES });
+        let _ = write!(text, "\n{}", table(&columns, vms, WIDTH));
+    }
 }
 
 fn classes(snapshot: &Snapshot, text: &mut String) {
@@ -67,40 +200,65 @@ fn classes(snapshot: &Snapshot, text: &mut String) {
     }
 }
 
-/// Exit reasons and returns to the VMM, over all VMs.
-fn reasons(snapshot: &Snapshot, text: &mut String) {
-    let per_vm = |title: &str, rows: Vec<(u32, String, u64)>, text: &mut String| {
+/// The rows of `rows` that the filter leaves.
+fn kept(snapshot: &Snapshot, show: Show<'_>, rows: Vec<ExitRow>) -> Vec<ExitRow> {
+    let vm = |row: &ExitRow| snapshot.vms.iter().find(|vm| vm.id == row.vm);
+    rows.into_iter().filter(|row| keeps(show.filter, row, vm(row))).collect()
+}
+
+/// Exit reasons and returns to the VMM by VM.
+fn reasons(snapshot: &Snapshot, show: Show<'_>, text: &mut String) {
+    let rows = kept(snapshot, show, exits::rows(snapshot, Scope::All, true));
+    for (title, kind) in [
+        ("EXIT REASON", Kind::Exit),
+        ("EXIT REASON OF L2", Kind::Nested),
+        ("RETURN TO VMM", Kind::Return),
+    ] {
+        let mut rows: Vec<&ExitRow> = rows.iter().filter(|row| row.kind == kind).collect();
+        rows.sort_by_key(|row| (row.vm, Reverse(row.tally.total)));
         if !rows.is_empty() {
             let _ = writeln!(text, "\n VM {title:<21} {:>13}", "COUNT");
         }
-        for (vm, name, count) in rows {
-            let _ = writeln!(text, "{vm:>3} {name:<21} {:>13}", thousands(count));
+        for row in rows {
+            let count = thousands(row.tally.total);
+            let _ = writeln!(text, "{:>3} {:<21} {count:>13}", row.vm, row.reason);
         }
-    };
-    let mut exits = Vec::new();
-    let mut returns = Vec::new();
-    for vm in &snapshot.vms {
-        exits.extend(vm.reasons().into_iter().map(|(name, count)| (vm.id, name, count)));
-        returns.extend(vm.userspace().into_iter().map(|(name, count)| (vm.id, name, count)));
     }
-    for rows in [&mut exits, &mut returns] {
-        rows.sort_by_key(|(vm, _, count)| (*vm, Reverse(*count)));
-    }
-    per_vm("EXIT REASON", exits, text);
-    per_vm("RETURN TO VMM", returns, text);
 }
 
-fn places(snapshot: &Snapshot, limit: usize, text: &mut String) {
-    let mut rows: Vec<_> = hotspot_rows(snapshot).collect();
+fn durations(snapshot: &Snapshot, show: Show<'_>, text: &mut String) {
+    let all = exits::durations(snapshot, Scope::All, false);
+    if all.is_empty() {
+        return;
+    }
+    let total = all.len();
+    let rows = kept(snapshot, show, all);
+    text.push_str("\nDURATIONS, halts left out of shares and sums");
+    list(DURATIONS, &rows.iter().collect::<Vec<_>>(), (total, "durations"), text);
+}
+
+/// The places of `vm` that the filter leaves.
+pub(super) fn kept_places<'a>(vm: &'a Vm, show: Show<'_>) -> Vec<&'a Hotspot> {
+    vm.hotspots.iter().filter(|place| keeps(show.filter, *place, Some(vm))).collect()
+}
+
+fn places(snapshot: &Snapshot, show: Show<'_>, text: &mut String) {
+    let mut rows: Vec<&Hotspot> =
+        snapshot.vms.iter().flat_map(|vm| kept_places(vm, show)).collect();
     rows.sort_by_key(|spot| Reverse(spot.tally.total));
-    let hidden = rows.len().saturating_sub(limit);
-    rows.truncate(limit);
+    let hidden = rows.len().saturating_sub(show.hotspots);
+    let total: usize = snapshot.vms.iter().map(|vm| vm.hotspots.len()).sum();
+    let filtered = total - rows.len();
+    rows.truncate(show.hotspots);
     text.push('\n');
-    text.push_str(&table(HOTSPOT_FIELDS, &rows, WIDTH));
+    text.push_str(&table(&pick(PLACES), &rows, WIDTH));
     if hidden > 0 {
         let _ = writeln!(text, "… and {hidden} more places");
     }
-    for vm in &snapshot.vms {
+    if filtered > 0 {
+        let _ = writeln!(text, "{} of {total} places, as filtered", total - filtered);
+    }
+    for vm in snapshot.vms.iter().filter(|vm| keeps(show.filter, *vm, None)) {
         for (class, count) in &vm.other {
             let _ = writeln!(text, "{:>3} {} other: {}", vm.id, class.name(), thousands(*count));
         }

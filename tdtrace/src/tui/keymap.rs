@@ -1,14 +1,31 @@
 //! The keys as data: what the help shows is what the loop obeys.
 
-use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use crossterm::event::{
+    KeyCode::{self, Char},
+    KeyEvent, KeyModifiers,
+};
 
 /// What a key asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Leave.
     Quit,
-    /// Show or hide the help.
+    /// The next page of the help, after the last one none.
     Help,
+    /// Into the row: a VM's vCPUs, a vCPU's exits, an exit's durations.
+    Open,
+    /// Out again, and at the top: without the filter.
+    Back,
+    /// Type a filter.
+    Filter,
+    /// Count from now on.
+    Reset,
+    /// Halts in or out of totals.
+    Halts,
+    /// Refresh more often.
+    Faster,
+    /// Refresh less often.
+    Slower,
     /// Stop or go on taking snapshots; counting goes on in the kernel.
     Pause,
     /// The next view.
@@ -48,100 +65,104 @@ pub struct Binding {
     pub action: Action,
     /// One line for the help.
     pub help: &'static str,
+    /// A word for the footer, if it is shown there.
+    pub footer: Option<&'static str>,
+}
+
+const fn bind(
+    keys: &'static str,
+    codes: &'static [KeyCode],
+    action: Action,
+    help: &'static str,
+) -> Binding {
+    Binding { keys, codes, action, help, footer: None }
+}
+
+impl Binding {
+    const fn footer(mut self, word: &'static str) -> Self {
+        self.footer = Some(word);
+        self
+    }
 }
 
 /// All keys, in the order of the help.
 pub const KEYMAP: &[Binding] = &[
-    Binding {
-        keys: "q Esc",
-        codes: &[KeyCode::Char('q'), KeyCode::Esc],
-        action: Action::Quit,
-        help: "quit",
-    },
-    Binding {
-        keys: "? h",
-        codes: &[KeyCode::Char('?'), KeyCode::Char('h')],
-        action: Action::Help,
-        help: "this help",
-    },
-    Binding {
-        keys: "space p",
-        codes: &[KeyCode::Char(' '), KeyCode::Char('p')],
-        action: Action::Pause,
-        help: "pause the screen; counting goes on",
-    },
-    Binding {
-        keys: "Tab →",
-        codes: &[KeyCode::Tab, KeyCode::Right],
-        action: Action::NextView,
-        help: "next view",
-    },
-    Binding {
-        keys: "⇧Tab ←",
-        codes: &[KeyCode::BackTab, KeyCode::Left],
-        action: Action::PreviousView,
-        help: "view before",
-    },
-    Binding { keys: "1", codes: &[KeyCode::Char('1')], action: Action::View(0), help: "VMs" },
-    Binding { keys: "2", codes: &[KeyCode::Char('2')], action: Action::View(1), help: "exits" },
-    Binding { keys: "3", codes: &[KeyCode::Char('3')], action: Action::View(2), help: "hotspots" },
-    Binding { keys: "4", codes: &[KeyCode::Char('4')], action: Action::View(3), help: "vCPUs" },
-    Binding {
-        keys: "> s",
-        codes: &[KeyCode::Char('>'), KeyCode::Char('s')],
-        action: Action::SortNext,
-        help: "sort by the next column",
-    },
-    Binding {
-        keys: "<",
-        codes: &[KeyCode::Char('<')],
-        action: Action::SortPrevious,
-        help: "sort by the column before",
-    },
-    Binding {
-        keys: "r",
-        codes: &[KeyCode::Char('r')],
-        action: Action::Reverse,
-        help: "turn the order round",
-    },
-    Binding {
-        keys: "↓ j",
-        codes: &[KeyCode::Down, KeyCode::Char('j')],
-        action: Action::Down,
-        help: "row below",
-    },
-    Binding {
-        keys: "↑ k",
-        codes: &[KeyCode::Up, KeyCode::Char('k')],
-        action: Action::Up,
-        help: "row above",
-    },
-    Binding {
-        keys: "PgDn PgUp",
-        codes: &[KeyCode::PageDown],
-        action: Action::PageDown,
-        help: "a screen down or up",
-    },
-    Binding { keys: "", codes: &[KeyCode::PageUp], action: Action::PageUp, help: "" },
-    Binding {
-        keys: "Home g",
-        codes: &[KeyCode::Home, KeyCode::Char('g')],
-        action: Action::Top,
-        help: "first row",
-    },
-    Binding {
-        keys: "End G",
-        codes: &[KeyCode::End, KeyCode::Char('G')],
-        action: Action::Bottom,
-        help: "last row",
-    },
+    bind("q", &[Char('q')], Action::Quit, "quit").footer("quit"),
+    bind("? h", &[Char('?'), Char('h')], Action::Help, "this help, then what the columns say")
+        .footer("help"),
+    bind("Enter", &[KeyCode::Enter], Action::Open, "open: VM, vCPU, exit reason").footer("open"),
+    bind(
+        "Esc ⌫",
+        &[KeyCode::Esc, KeyCode::Backspace],
+        Action::Back,
+        "back; at the top: without the filter",
+    )
+    .footer("back"),
+    bind("/", &[Char('/')], Action::Filter, "filter rows").footer("filter"),
+    bind("> s", &[Char('>'), Char('s')], Action::SortNext, "sort by the next column")
+        .footer("sort"),
+    bind("<", &[Char('<')], Action::SortPrevious, "sort by the column before"),
+    bind("r", &[Char('r')], Action::Reverse, "turn the order round"),
+    bind("z", &[Char('z')], Action::Reset, "reset: count from now on").footer("reset"),
+    bind("H", &[Char('H')], Action::Halts, "halts in or out of totals").footer("halts"),
+    bind("space p", &[Char(' '), Char('p')], Action::Pause, "pause the screen; counting goes on")
+        .footer("pause"),
+    bind("+ =", &[Char('+'), Char('=')], Action::Faster, "refresh more often"),
+    bind("- _", &[Char('-'), Char('_')], Action::Slower, "refresh less often"),
+    bind("Tab →", &[KeyCode::Tab, KeyCode::Right], Action::NextView, "next view").footer("view"),
+    bind("⇧Tab ←", &[KeyCode::BackTab, KeyCode::Left], Action::PreviousView, "view before"),
+    bind("1 … 5", &[Char('1')], Action::View(0), "VMs, exits, latency, hotspots, vCPUs"),
+    bind("", &[Char('2')], Action::View(1), ""),
+    bind("", &[Char('3')], Action::View(2), ""),
+    bind("", &[Char('4')], Action::View(3), ""),
+    bind("", &[Char('5')], Action::View(4), ""),
+    bind("↓ j", &[KeyCode::Down, Char('j')], Action::Down, "row below"),
+    bind("↑ k", &[KeyCode::Up, Char('k')], Action::Up, "row above"),
+    bind("PgDn PgUp", &[KeyCode::PageDown], Action::PageDown, "a screen down or up"),
+    bind("", &[KeyCode::PageUp], Action::PageUp, ""),
+    bind("Home g", &[KeyCode::Home, Char('g')], Action::Top, "first row"),
+    bind("End G", &[KeyCode::End, Char('G')], Action::Bottom, "last row"),
 ];
+
+/// What a key does to the line in which a filter is typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edit {
+    /// One more character.
+    Insert(char),
+    /// The last character goes.
+    Delete,
+    /// Everything goes.
+    Clear,
+    /// Take it.
+    Accept,
+    /// Leave it as it was.
+    Cancel,
+}
+
+/// What `key` does while a filter is typed, if anything.
+#[must_use]
+pub fn edit(key: KeyEvent) -> Option<Edit> {
+    if key.modifiers.contains(KeyModifiers::CONTROL) {
+        return match key.code {
+            Char('c') => Some(Edit::Cancel),
+            Char('u') => Some(Edit::Clear),
+            _ => None,
+        };
+    }
+    match key.code {
+        Char(character) => Some(Edit::Insert(character)),
+        KeyCode::Backspace => Some(Edit::Delete),
+        KeyCode::Enter => Some(Edit::Accept),
+        KeyCode::Esc => Some(Edit::Cancel),
+        _ => None,
+    }
+}
 
 /// What `key` asks for, if anything.
 #[must_use]
 pub fn action(key: KeyEvent) -> Option<Action> {
     if key.modifiers.contains(KeyModifiers::CONTROL) {
-        return (key.code == KeyCode::Char('c')).then_some(Action::Quit);
+        return (key.code == Char('c')).then_some(Action::Quit);
     }
     KEYMAP.iter().find(|binding| binding.codes.contains(&key.code)).map(|binding| binding.action)
 }
@@ -159,9 +180,18 @@ mod tests {
     }
 
     #[test]
+    fn every_key_of_the_help_says_what_it_does() {
+        for binding in KEYMAP {
+            assert_eq!(binding.keys.is_empty(), binding.help.is_empty());
+        }
+    }
+
+    #[test]
     fn control_c_quits_and_other_control_keys_do_nothing() {
-        let control = |c| KeyEvent::new(KeyCode::Char(c), KeyModifiers::CONTROL);
+        let control = |c| KeyEvent::new(Char(c), KeyModifiers::CONTROL);
         assert_eq!(action(control('c')), Some(Action::Quit));
         assert_eq!(action(control('q')), None);
+        assert_eq!(edit(control('c')), Some(Edit::Cancel));
+        assert_eq!(edit(control('q')), None);
     }
 }

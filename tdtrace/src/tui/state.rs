@@ -1,15 +1,26 @@
-//! What the user has chosen: view, order, row. Pure: an action in, a new state out.
+//! What the user has chosen: view, VM, order, row, filter. Pure: an action in, a new state out.
 
-use super::keymap::Action;
-use crate::model::field::{Field, HOTSPOT_FIELDS, VCPU_FIELDS, VM_FIELDS};
+use std::time::Duration;
+
+use super::{
+    keymap::{Action, Edit},
+    theme::Theme,
+};
+use crate::model::{
+    exits::Scope,
+    field::{FIGURES, RowId},
+    filter::{Filter, FilterError},
+};
 
 /// The views, in the order of their tabs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum View {
     /// VMs.
     Vms,
-    /// Events by class, exits by reason, returns to the VMM.
+    /// Exits by reason, returns to the VMM, events.
     Exits,
+    /// How long exits and returns took.
+    Latency,
     /// Places.
     Hotspots,
     /// vCPUs with the audit.
@@ -18,7 +29,7 @@ pub enum View {
 
 impl View {
     /// Every view, in the order of the tabs.
-    pub const ALL: [Self; 4] = [Self::Vms, Self::Exits, Self::Hotspots, Self::Vcpus];
+    pub const ALL: [Self; 5] = [Self::Vms, Self::Exits, Self::Latency, Self::Hotspots, Self::Vcpus];
 
     /// Its name on the tab.
     #[must_use]
@@ -26,64 +37,127 @@ impl View {
         match self {
             Self::Vms => "VMs",
             Self::Exits => "Exits",
+            Self::Latency => "Latency",
             Self::Hotspots => "Hotspots",
             Self::Vcpus => "vCPUs",
         }
     }
+}
 
-    fn columns(self) -> usize {
-        match self {
-            Self::Vms => VM_FIELDS.len(),
-            Self::Exits => 1,
-            Self::Hotspots => HOTSPOT_FIELDS.len(),
-            Self::Vcpus => VCPU_FIELDS.len(),
-        }
-    }
+/// A page of the help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Help {
+    /// What keys do.
+    Keys,
+    /// What the columns on the screen say.
+    Columns,
 }
 
 /// How one view is sorted, and which row is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Order {
-    /// Index of the column in the view's registry.
-    pub column: usize,
+    /// Key of the column.
+    pub column: &'static str,
     /// Largest, or last letter, first.
     pub descending: bool,
-    /// Index of the chosen row.
+    /// Index of the chosen row; where `id` is not there.
     pub row: usize,
+    /// The chosen row, wherever it is sorted to.
+    pub id: Option<RowId>,
 }
+
+/// What a view drew of its table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rows {
+    /// All there are.
+    pub total: usize,
+    /// How many more there would be without the filter.
+    pub hidden: usize,
+    /// Those that fit on the screen.
+    pub page: usize,
+    /// Index of the chosen one.
+    pub row: usize,
+    /// The chosen one.
+    pub id: Option<RowId>,
+    /// There is nothing more to see inside of it.
+    pub closed: bool,
+    /// Key of the column that it is sorted by, shown or not.
+    pub sorted: Option<&'static str>,
+    /// Keys of the columns shown.
+    pub columns: Vec<&'static str>,
+}
+
+/// A filter that is being typed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Input {
+    /// As typed so far.
+    pub text: String,
+    /// What it means; while it means nothing, what it meant before.
+    pub preview: Option<Filter>,
+    /// Why it means nothing.
+    pub error: Option<FilterError>,
+}
+
+/// Characters of a filter that can be typed.
+const TYPED: usize = 1000;
+
+/// Times between two screens to choose from.
+const STEPS: [Duration; 9] = [
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(5),
+    Duration::from_secs(10),
+    Duration::from_secs(30),
+    Duration::from_secs(60),
+];
 
 /// Everything that the user has chosen.
 #[derive(Clone, Debug)]
 pub struct State {
     /// The view shown.
     pub view: View,
+    /// What every view is of.
+    pub scope: Scope,
     /// Order and row of each view.
     pub orders: [Order; View::ALL.len()],
     /// Snapshots are not taken.
     pub paused: bool,
-    /// The help is shown.
-    pub help: bool,
+    /// Halts are in totals and shares.
+    pub halts: bool,
+    /// The page of the help that is shown.
+    pub help: Option<Help>,
+    /// The rows shown.
+    pub filter: Option<Filter>,
+    /// The filter being typed.
+    pub input: Option<Input>,
+    /// Time between two screens.
+    pub every: Duration,
+    /// Counts are to begin from now; whoever does it takes the mark away.
+    pub reset: bool,
+    /// How things look.
+    pub theme: Theme,
     /// It is over.
     pub quit: bool,
 }
 
-fn column<R>(fields: &[Field<R>], key: &str) -> usize {
-    fields.iter().position(|field| field.key == key).unwrap_or(0)
-}
-
 impl Default for State {
     fn default() -> Self {
-        let by = |column| Order { column, descending: true, row: 0 };
+        let by = |column| Order { column, descending: true, row: 0, id: None };
         Self {
             view: View::Vms,
-            orders: [
-                by(column(VM_FIELDS, "exits_per_s")),
-                by(0),
-                by(column(HOTSPOT_FIELDS, "per_s")),
-                by(column(VCPU_FIELDS, "exits_per_s")),
-            ],
+            scope: Scope::All,
+            orders: ["exits_per_s", "time_ns", "time_ns", "per_s", "exits_per_s"].map(by),
             paused: false,
-            help: false,
+            halts: false,
+            help: None,
+            filter: None,
+            input: None,
+            every: Duration::from_secs(1),
+            reset: false,
+            theme: Theme::default(),
             quit: false,
         }
     }
@@ -96,35 +170,156 @@ impl State {
         self.orders[self.view as usize]
     }
 
-    /// Does what `action` asks, with `page` rows on the screen. The row may go beyond the last one;
-    /// [`State::clamp`] brings it back.
-    pub fn apply(&mut self, action: Action, page: usize) {
-        let columns = self.view.columns();
-        let order = &mut self.orders[self.view as usize];
+    /// The filter that the screen obeys: the one being typed, else the one accepted.
+    #[must_use]
+    pub fn shown_filter(&self) -> Option<&Filter> {
+        match &self.input {
+            Some(input) => input.preview.as_ref(),
+            None => self.filter.as_ref(),
+        }
+    }
+
+    /// Does what `action` asks; `rows` is what was drawn last. The row may go beyond the last one until
+    /// [`State::settle`].
+    pub fn apply(&mut self, action: Action, rows: &Rows) {
         match action {
-            Action::Quit if self.help => self.help = false,
+            Action::Quit | Action::Back if self.help.is_some() => self.help = None,
             Action::Quit => self.quit = true,
-            Action::Help => self.help = !self.help,
+            Action::Help => {
+                self.help = match self.help {
+                    None => Some(Help::Keys),
+                    Some(Help::Keys) => Some(Help::Columns),
+                    Some(Help::Columns) => None,
+                };
+            }
+            Action::Open if rows.closed => {}
+            Action::Open => self.open(),
+            Action::Back => self.back(),
+            Action::Filter => {
+                let preview = self.filter.clone();
+                let text = preview.as_ref().map_or("", Filter::text).to_owned();
+                self.input = Some(Input { text, preview, error: None });
+            }
+            Action::Reset => self.reset = true,
+            Action::Halts => self.halts = !self.halts,
+            Action::Faster => {
+                let faster = STEPS.iter().rev().find(|step| **step < self.every);
+                self.every = faster.copied().unwrap_or(self.every);
+            }
+            Action::Slower => {
+                let slower = STEPS.iter().find(|step| **step > self.every);
+                self.every = slower.copied().unwrap_or(self.every);
+            }
             Action::Pause => self.paused = !self.paused,
             Action::NextView => self.turn(1),
             Action::PreviousView => self.turn(View::ALL.len() - 1),
             Action::View(index) => self.view = View::ALL[index.min(View::ALL.len() - 1)],
-            Action::SortNext => order.column = (order.column + 1) % columns,
-            Action::SortPrevious => order.column = (order.column + columns - 1) % columns,
-            Action::Reverse => order.descending = !order.descending,
-            Action::Down => order.row = order.row.saturating_add(1),
-            Action::Up => order.row = order.row.saturating_sub(1),
-            Action::PageDown => order.row = order.row.saturating_add(page),
-            Action::PageUp => order.row = order.row.saturating_sub(page),
-            Action::Top => order.row = 0,
-            Action::Bottom => order.row = usize::MAX,
+            Action::SortNext => self.sort(&rows.columns, 1),
+            Action::SortPrevious => self.sort(&rows.columns, -1),
+            Action::Reverse => {
+                let order = &mut self.orders[self.view as usize];
+                order.descending = !order.descending;
+            }
+            Action::Down => self.go(|row| row.saturating_add(1)),
+            Action::Up => self.go(|row| row.saturating_sub(1)),
+            Action::PageDown => self.go(|row| row.saturating_add(rows.page)),
+            Action::PageUp => self.go(|row| row.saturating_sub(rows.page)),
+            Action::Top => self.go(|_| 0),
+            Action::Bottom => self.go(|_| usize::MAX),
         }
     }
 
-    /// Brings the row of the view shown back into `rows` rows.
-    pub fn clamp(&mut self, rows: usize) {
+    /// Does what `edit` asks of the filter being typed.
+    pub fn edit(&mut self, edit: Edit) {
+        let Some(input) = &mut self.input else { return };
+        match edit {
+            Edit::Insert(character) if input.text.chars().count() < TYPED => {
+                input.text.push(character);
+            }
+            Edit::Insert(_) => {}
+            Edit::Delete => {
+                input.text.pop();
+            }
+            Edit::Clear => input.text.clear(),
+            Edit::Cancel => {
+                self.input = None;
+                return;
+            }
+            Edit::Accept => {
+                if input.error.is_none() {
+                    self.filter = input.preview.take();
+                    self.input = None;
+                }
+                return;
+            }
+        }
+        if input.text.trim().is_empty() {
+            (input.preview, input.error) = (None, None);
+        } else {
+            match Filter::parse(&input.text) {
+                Ok(filter) => (input.preview, input.error) = (Some(filter), None),
+                Err(error) => input.error = Some(error),
+            }
+        }
+    }
+
+    /// Takes over which row was drawn as the chosen one.
+    pub fn settle(&mut self, rows: &Rows) {
         let order = &mut self.orders[self.view as usize];
-        order.row = order.row.min(rows.saturating_sub(1));
+        (order.row, order.id) = (rows.row, rows.id);
+    }
+
+    fn open(&mut self) {
+        let Some(id) = self.order().id else { return };
+        let number = |part: u64| u32::try_from(part).unwrap_or(u32::MAX);
+        match (self.view, self.scope) {
+            (View::Vms, _) => self.enter(Scope::Vm(number(id[0])), View::Vcpus),
+            (View::Vcpus, _) => self.enter(Scope::Vcpu(number(id[0]), number(id[1])), View::Exits),
+            (View::Exits, _) => {
+                self.view = View::Latency;
+                self.orders[View::Latency as usize].id = Some(id);
+            }
+            (View::Latency, Scope::All) => self.scope = Scope::Vm(number(id[0])),
+            (View::Hotspots, Scope::All) => self.scope = Scope::Vm(number(id[0] >> 32)),
+            (View::Latency | View::Hotspots, _) => {}
+        }
+    }
+
+    fn enter(&mut self, scope: Scope, view: View) {
+        (self.scope, self.view) = (scope, view);
+        let order = &mut self.orders[view as usize];
+        (order.row, order.id) = (0, None);
+    }
+
+    fn back(&mut self) {
+        match self.scope {
+            Scope::Vcpu(vm, vcpu) => {
+                (self.scope, self.view) = (Scope::Vm(vm), View::Vcpus);
+                let order = &mut self.orders[View::Vcpus as usize];
+                let same = |id: &RowId| (id[0], id[1]) == (u64::from(vm), u64::from(vcpu));
+                order.id = order.id.filter(same);
+            }
+            Scope::Vm(_) => (self.scope, self.view) = (Scope::All, View::Vms),
+            Scope::All => self.filter = None,
+        }
+    }
+
+    fn go(&mut self, to: impl Fn(usize) -> usize) {
+        let order = &mut self.orders[self.view as usize];
+        (order.row, order.id) = (to(order.row), None);
+    }
+
+    /// Sorts by the column `by` further on in those shown; figures are not sorted by.
+    fn sort(&mut self, columns: &[&'static str], by: isize) {
+        let order = &mut self.orders[self.view as usize];
+        let columns: Vec<&'static str> =
+            columns.iter().copied().filter(|column| !FIGURES.contains(column)).collect();
+        let now = columns.iter().position(|column| *column == order.column);
+        let next =
+            now.map_or(0, |now| (now + columns.len()).saturating_add_signed(by) % columns.len());
+        if let Some(column) = columns.get(next) {
+            order.column = column;
+        }
     }
 
     fn turn(&mut self, by: usize) {
@@ -133,51 +328,4 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn views_go_round_in_both_directions() {
-        let mut state = State::default();
-        state.apply(Action::PreviousView, 10);
-        assert_eq!(state.view, View::Vcpus);
-        state.apply(Action::NextView, 10);
-        assert_eq!(state.view, View::Vms);
-    }
-
-    #[test]
-    fn quitting_the_help_is_not_quitting() {
-        let mut state = State::default();
-        state.apply(Action::Help, 10);
-        state.apply(Action::Quit, 10);
-        assert!(!state.help && !state.quit);
-        state.apply(Action::Quit, 10);
-        assert!(state.quit);
-    }
-
-    #[test]
-    fn the_row_stays_inside_the_table() {
-        let mut state = State::default();
-        state.apply(Action::Bottom, 10);
-        state.apply(Action::Down, 10);
-        state.clamp(3);
-        assert_eq!(state.order().row, 2);
-        state.clamp(0);
-        assert_eq!(state.order().row, 0);
-        state.apply(Action::PageUp, 10);
-        assert_eq!(state.order().row, 0);
-    }
-
-    #[test]
-    fn sorting_visits_every_column() {
-        let mut state = State::default();
-        let start = state.order().column;
-        for _ in VM_FIELDS {
-            state.apply(Action::SortNext, 10);
-        }
-        assert_eq!(state.order().column, start);
-        state.apply(Action::SortPrevious, 10);
-        state.apply(Action::SortNext, 10);
-        assert_eq!(state.order().column, start);
-    }
-}
+mod tests;

@@ -1,99 +1,168 @@
-//! The screen: header, tabs, the view chosen, footer. Takes a snapshot and the user's choices, and
-//! returns cells.
+//! The screen: header, tabs, where one is, the view chosen, footer. Takes a snapshot and the user's
+//! choices, and returns cells.
 
 mod bars;
 mod detail;
 mod exits;
+mod frame;
 mod help;
+mod histogram;
+mod hotspots;
+mod latency;
 mod table;
+mod vcpus;
+mod vms;
 
 use ratatui::{
     Frame,
     layout::{Constraint, Layout, Rect},
-    style::{Color, Modifier, Style},
-    text::{Line, Span},
+    text::Line,
     widgets::Paragraph,
 };
 
-use super::state::{State, View};
+use super::{
+    state::{Order, Rows, State, View},
+    theme::Theme,
+};
 use crate::model::{
-    field::{HOTSPOT_FIELDS, VCPU_FIELDS, VM_FIELDS, hotspot_rows, thousands, vcpu_rows},
-    snapshot::{ExitSource, Snapshot},
+    exits::Scope,
+    field::Row,
+    filter::{self, Filter},
+    sample::Isa,
+    snapshot::{Snapshot, Vm},
 };
 
-/// Something is wrong: lost events, an audit that does not agree.
-const ALARM: Style = Style::new().fg(Color::Red).add_modifier(Modifier::BOLD);
-/// Less important than what stands beside it.
-const DIM: Style = Style::new().add_modifier(Modifier::DIM);
-/// What is chosen.
-const CHOSEN: Style = Style::new().add_modifier(Modifier::REVERSED);
-/// Heads of tables.
-const HEAD: Style = Style::new().add_modifier(Modifier::BOLD);
-
-/// Draws the screen and returns how many rows its table has and shows.
+/// Draws the screen and returns what it drew of its table.
 pub fn draw(frame: &mut Frame<'_>, snapshot: Option<&Snapshot>, state: &State) -> Rows {
-    let [header, tabs, body, footer] = Layout::vertical([
+    let [header, tabs, path, body, footer] = Layout::vertical([
+        Constraint::Length(1),
         Constraint::Length(1),
         Constraint::Length(1),
         Constraint::Min(0),
         Constraint::Length(1),
     ])
     .areas(frame.area());
-    frame.render_widget(Paragraph::new(header_line(snapshot, state, header.width)), header);
-    frame.render_widget(Paragraph::new(tabs_line(state)), tabs);
-    frame.render_widget(Paragraph::new(footer_line(snapshot)), footer);
     let rows = match snapshot {
         None => {
-            frame.render_widget(Paragraph::new("attaching …").style(DIM), body);
+            frame.render_widget(Paragraph::new("attaching …").style(state.theme.dim), body);
             Rows::default()
         }
-        Some(snapshot) => draw_view(frame, body, snapshot, state),
+        Some(snapshot) => draw_view(frame, body, &Shown { snapshot, state }),
     };
-    if state.help {
-        help::draw(frame, body);
+    let lines = [
+        (frame::header(snapshot, state, header.width), header),
+        (frame::tabs(state), tabs),
+        (frame::path(snapshot, state, &rows), path),
+        (frame::footer(state, footer.width), footer),
+    ];
+    for (line, area) in lines {
+        frame.render_widget(Paragraph::new(line), area);
     }
+    help::draw(frame, frame.area(), state, &rows);
     rows
 }
 
-/// Rows of a table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Rows {
-    /// All there are.
-    pub total: usize,
-    /// Those that fit on the screen.
-    pub page: usize,
-}
-
-fn draw_view(frame: &mut Frame<'_>, area: Rect, snapshot: &Snapshot, state: &State) -> Rows {
-    if snapshot.vms.is_empty() {
-        frame.render_widget(Paragraph::new(nothing_yet(snapshot)), area);
+fn draw_view(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) -> Rows {
+    if let Some(why) = shown.nothing() {
+        frame.render_widget(Paragraph::new(why), area);
         return Rows::default();
     }
-    let order = state.order();
-    match state.view {
-        View::Vms => {
-            let (area, below) = split(area, snapshot.vms.len());
-            if let (Some(below), Some(vm)) = (below, detail::chosen(snapshot, order)) {
-                detail::draw(frame, below, vm, snapshot);
-            }
-            table::draw(frame, area, VM_FIELDS, snapshot.vms.iter().collect(), order)
-        }
-        View::Exits => exits::draw(frame, area, snapshot, order),
-        View::Hotspots => {
-            table::draw(frame, area, HOTSPOT_FIELDS, hotspot_rows(snapshot).collect(), order)
-        }
-        View::Vcpus => table::draw(frame, area, VCPU_FIELDS, vcpu_rows(snapshot).collect(), order),
+    match shown.state.view {
+        View::Vms => vms::draw(frame, area, shown),
+        View::Exits => exits::draw(frame, area, shown),
+        View::Latency => latency::draw(frame, area, shown),
+        View::Hotspots => hotspots::draw(frame, area, shown),
+        View::Vcpus => vcpus::draw(frame, area, shown),
     }
 }
 
-/// Rows of the detail below the table at least; with fewer there is none.
-const DETAIL: u16 = 6;
+/// What every view draws from.
+struct Shown<'a> {
+    snapshot: &'a Snapshot,
+    state: &'a State,
+}
 
-/// The table's part, and what is left below it: the table gets what its rows need, up to half.
-fn split(area: Rect, rows: usize) -> (Rect, Option<Rect>) {
+impl<'a> Shown<'a> {
+    fn theme(&self) -> &'a Theme {
+        &self.state.theme
+    }
+
+    fn order(&self) -> Order {
+        self.state.order()
+    }
+
+    fn scope(&self) -> Scope {
+        self.state.scope
+    }
+
+    fn filter(&self) -> Option<&'a Filter> {
+        self.state.shown_filter()
+    }
+
+    fn is_software(&self) -> bool {
+        self.snapshot.host.isa == Isa::Software
+    }
+
+    fn vm(&self, id: u32) -> Option<&'a Vm> {
+        self.snapshot.vms.iter().find(|vm| vm.id == id)
+    }
+
+    /// The ones of `rows` that the filter keeps, and how many it does not; `vm` is the number of a row's
+    /// VM.
+    fn filtered<'r, R: Row>(
+        &self,
+        rows: impl IntoIterator<Item = &'r R>,
+        vm: impl Fn(&R) -> u32,
+    ) -> (Vec<&'r R>, usize) {
+        let rows: Vec<&R> = rows.into_iter().collect();
+        let total = rows.len();
+        if self.filter().is_none() {
+            return (rows, 0);
+        }
+        let keeps = |row: &&R| filter::keeps(self.filter(), *row, self.vm(vm(row)));
+        let kept: Vec<&R> = rows.into_iter().filter(keeps).collect();
+        let hidden = total - kept.len();
+        (kept, hidden)
+    }
+
+    /// Why there is nothing to show: no VM has run, or the one looked into is gone.
+    fn nothing(&self) -> Option<Vec<Line<'static>>> {
+        if self.snapshot.vms.is_empty() {
+            return Some(self.nothing_yet());
+        }
+        let gone = match self.scope() {
+            Scope::All => None,
+            Scope::Vm(vm) => self.vm(vm).is_none().then(|| format!("VM {vm}")),
+            Scope::Vcpu(vm, vcpu) => {
+                let there = self.vm(vm).is_some_and(|vm| vm.vcpus.iter().any(|row| row.id == vcpu));
+                (!there).then(|| format!("vCPU {vcpu} of VM {vm}"))
+            }
+        };
+        gone.map(|what| vec![Line::from(format!("{what} is no longer listed; Esc goes back"))])
+    }
+
+    /// No VM has run: say what would show, and what cannot.
+    fn nothing_yet(&self) -> Vec<Line<'static>> {
+        let dim = self.theme().dim;
+        let mut lines = vec![
+            Line::from("no VM has run yet"),
+            Line::from("start one, or try: tdtrace workload --pio 1000000 --rate 1000").style(dim),
+        ];
+        for probe in self.snapshot.probes.iter() {
+            if let Some(why) = &probe.missing {
+                lines.push(Line::from(format!("not seen: {} ({why})", probe.hides)).style(dim));
+            }
+        }
+        lines
+    }
+}
+
+/// The part for a table of `rows` rows, which gets what it needs up to half, and what is left below it;
+/// nothing if that is less than `least` rows.
+fn split(area: Rect, rows: usize, least: u16) -> (Rect, Option<Rect>) {
     let needed = u16::try_from(rows + 1).unwrap_or(u16::MAX);
     let table = needed.min((area.height / 2).max(2));
-    if area.height.saturating_sub(table) < DETAIL {
+    if area.height.saturating_sub(table) < least {
         return (area, None);
     }
     let [table, below] =
@@ -101,70 +170,13 @@ fn split(area: Rect, rows: usize) -> (Rect, Option<Rect>) {
     (table, Some(below))
 }
 
-/// No VM has run: say what would show, and what cannot.
-fn nothing_yet(snapshot: &Snapshot) -> Vec<Line<'static>> {
-    let mut lines = vec![
-        Line::from("no VM has run yet"),
-        Line::from("start one, or try: tdtrace workload --pio 1000000 --rate 1000").style(DIM),
-    ];
-    for probe in snapshot.probes.iter() {
-        if let Some(why) = &probe.missing {
-            lines.push(Line::from(format!("not seen: {} ({why})", probe.hides)).style(DIM));
-        }
+/// `text` in `width` cells at most, with a mark where it is cut.
+fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
     }
-    lines
-}
-
-/// The most important first, so that a narrow screen cuts the rest.
-fn header_line(snapshot: Option<&Snapshot>, state: &State, width: u16) -> Line<'static> {
-    let mut spans = vec![Span::styled("tdtrace", HEAD), Span::raw("  ")];
-    if state.paused {
-        spans.push(Span::styled(" paused ", CHOSEN));
-        spans.push(Span::raw("  "));
-    }
-    let Some(snapshot) = snapshot else { return Line::from(spans) };
-    let lost = snapshot.lost();
-    let lost_style = if lost > 0 { ALARM } else { Style::new() };
-    spans.push(Span::styled(format!("lost {}", thousands(lost)), lost_style));
-    let (attached, probes) = snapshot.attached();
-    let probes_style = if attached < probes { ALARM } else { Style::new() };
-    spans.push(Span::styled(format!("  probes {attached}/{probes}"), probes_style));
-    if let Some(audit) = snapshot.audit() {
-        spans.push(if audit.agrees() {
-            Span::raw("  audit ok")
-        } else {
-            Span::styled("  audit differs", ALARM)
-        });
-    }
-    if snapshot.losses.hotspots > 0 {
-        let without = thousands(snapshot.losses.hotspots);
-        spans.push(Span::styled(format!("  without place {without}"), ALARM));
-    }
-    let running = snapshot.vms.iter().filter(|vm| !vm.ended).count();
-    spans.push(Span::raw(format!("  {running} VMs")));
-    if let Some(interval) = snapshot.interval {
-        spans.push(Span::styled(format!("  every {:.1} s", interval.as_secs_f64()), DIM));
-    }
-    if width >= 100 {
-        spans.push(Span::styled(format!("  {}", snapshot.host.release), DIM));
-    }
-    Line::from(spans)
-}
-
-fn tabs_line(state: &State) -> Line<'static> {
-    let mut spans = Vec::new();
-    for (index, view) in View::ALL.into_iter().enumerate() {
-        let title = format!(" {} {} ", index + 1, view.title());
-        spans.push(if view == state.view { Span::styled(title, CHOSEN) } else { Span::raw(title) });
-    }
-    spans.push(Span::styled("  ? help", DIM));
-    Line::from(spans)
-}
-
-fn footer_line(snapshot: Option<&Snapshot>) -> Line<'static> {
-    let kvm_stat = snapshot.is_some_and(|s| s.exit_source == ExitSource::KvmStat);
-    let source = if kvm_stat { "exits: KVM's own count" } else { "exits: kvm_exit" };
-    Line::from(format!(" q quit  Tab view  > < sort  r reverse  space pause  {source}")).style(DIM)
+    let kept: String = text.chars().take(width.saturating_sub(1)).collect();
+    format!("{kept}…")
 }
 
 #[cfg(test)]

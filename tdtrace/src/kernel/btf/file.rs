@@ -52,6 +52,14 @@ pub fn read_btf_bytes(path: &Path) -> Result<Vec<u8>> {
     bytes.with_context(|| format!("{shown} cannot be read"))
 }
 
+/// The raw BTF in `bytes`, which zstd packed.
+///
+/// # Errors
+/// When they are no sound zstd, or more than 64 MiB of BTF.
+pub fn unpack_btf(bytes: &[u8]) -> Result<Vec<u8>> {
+    bounded(ruzstd::decoding::StreamingDecoder::new(bytes).context("no sound zstd")?)
+}
+
 fn bounded(source: impl Read) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     source.take(LIMIT + 1).read_to_end(&mut bytes)?;

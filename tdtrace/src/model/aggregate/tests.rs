@@ -25,6 +25,7 @@ fn vm(index: u32, life: u32) -> VmSample {
         container: None,
         vm_type: Some(0),
         ended: false,
+        demo: false,
         latency: Arc::default(),
     }
 }
@@ -312,4 +313,33 @@ fn vcpus_are_listed_by_number_and_kinds_by_name() {
     assert_eq!(numbers, [0, 1, 3]);
     let kinds: Vec<&str> = snapshot.vms.iter().map(|vm| vm.kind.as_str()).collect();
     assert_eq!(kinds, ["TD", "77", "?"]);
+}
+
+#[test]
+fn the_history_of_a_vm_is_bounded_and_ends_with_the_newest_interval() {
+    let mut aggregate = Aggregate::new();
+    let mut last = aggregate.apply(sample(0, vec![vm(0, 1)], vec![vcpu(0, 0)]));
+    assert!(last.vms[0].history.is_empty());
+    let mut exits = 0;
+    for second in 1..=HISTORY as u64 + 9 {
+        exits += second;
+        last = aggregate.apply(sample(second * 1_000, vec![vm(0, 1)], vec![vcpu(0, exits)]));
+    }
+    let history = &last.vms[0].history;
+    assert_eq!(history.len(), HISTORY);
+    assert_eq!(history.last().copied(), last.vms[0].exits.rate);
+    assert_eq!(history.first().copied(), Some(10.0));
+}
+
+#[test]
+fn a_reset_forgets_vms_that_ended_and_keeps_the_numbers_of_the_others() {
+    let mut aggregate = Aggregate::new();
+    aggregate.apply(sample(1_000, vec![vm(0, 1), vm(1, 1)], vec![vcpu(0, 5)]));
+    let over = VmSample { ended: true, ..vm(0, 1) };
+    aggregate.apply(sample(2_000, vec![over, vm(1, 1)], vec![vcpu(0, 9)]));
+    let zero = aggregate.reset().unwrap();
+    assert_eq!(ids(&zero), [2]);
+    assert_eq!(zero.counts, Counts::default());
+    let next = aggregate.apply(sample(3_000, vec![vm(1, 1), vm(0, 2)], vec![]));
+    assert_eq!(ids(&next), [2, 3]);
 }

@@ -9,8 +9,8 @@ use ratatui::{
     widgets::Paragraph,
 };
 
-use super::{DIM, HEAD};
-use crate::model::field::thousands;
+use super::cut;
+use crate::{model::field::thousands, tui::theme::Theme};
 
 /// One row.
 pub(super) struct Bar {
@@ -23,33 +23,30 @@ pub(super) struct Bar {
 /// Cells of a name at most.
 const NAME: usize = 32;
 
-/// Draws `rows` by count under `heads`, from row `first` on as far as there are more than fit.
+/// Draws `rows` by count under `heads`, most first, as far as they fit.
 pub(super) fn draw(
     frame: &mut Frame<'_>,
     area: Rect,
     heads: (&str, &str),
     mut rows: Vec<Bar>,
-    descending: bool,
-    first: usize,
+    theme: &Theme,
 ) {
     rows.sort_by_key(|row| Reverse(row.count));
-    if !descending {
-        rows.reverse();
-    }
     let page = usize::from(area.height.saturating_sub(1));
-    let first = first.min(rows.len().saturating_sub(page));
     let width = usize::from(area.width);
     let most = rows.iter().map(|row| row.count).max().unwrap_or(0);
     let number = thousands(most).len().max(heads.1.len());
     let longest = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
     let name = longest.max(heads.0.len()).min(NAME).min(width.saturating_sub(number + 1)).max(1);
-    let mut lines =
-        vec![Line::styled(format!("{:<name$} {:>number$}", cut(heads.0, name), heads.1), HEAD)];
+    let mut lines = vec![Line::styled(
+        format!("{:<name$} {:>number$}", cut(heads.0, name), heads.1),
+        theme.head,
+    )];
     let room = width.saturating_sub(name + number + 2);
-    lines.extend(rows.iter().skip(first).take(page).map(|row| {
+    lines.extend(rows.iter().take(page).map(|row| {
         let text = format!("{:<name$} {:>number$} ", cut(&row.name, name), thousands(row.count));
         let bar = "█".repeat(length(row.count, most, room));
-        Line::from(vec![Span::raw(text), Span::styled(bar, DIM)])
+        Line::from(vec![Span::raw(text), Span::styled(bar, theme.figure)])
     }));
     frame.render_widget(Paragraph::new(lines), area);
 }
@@ -61,14 +58,6 @@ fn length(count: u64, most: u64, room: usize) -> usize {
     }
     let cells = u128::from(count) * room as u128 / u128::from(most);
     usize::try_from(cells).unwrap_or(room).clamp(1, room)
-}
-
-fn cut(text: &str, width: usize) -> String {
-    if text.chars().count() <= width {
-        return text.to_owned();
-    }
-    let kept: String = text.chars().take(width.saturating_sub(1)).collect();
-    format!("{kept}…")
 }
 
 #[cfg(test)]

@@ -1,49 +1,127 @@
-//! Below the table of VMs: what the chosen one does, by class and by place.
+//! Below the table of VMs: where the chosen one's time goes, and what it does, by reason and by place.
 
 use ratatui::{
     Frame,
     layout::{Constraint, Layout, Rect},
-    widgets::{Block, Borders},
+    text::{Line, Span},
+    widgets::{Block, Borders, Paragraph},
 };
 use tdtrace_common::counters::Class;
 
-use super::{bars, bars::Bar};
+use super::{Shown, bars, bars::Bar};
 use crate::model::{
-    field::VM_FIELDS,
-    snapshot::{Hotspot, Snapshot, Vm},
+    exits::{self, ExitRow, Kind, Scope},
+    figure,
+    latency::Times,
+    snapshot::{Hotspot, Span as Of, Vm},
 };
-use crate::tui::state::Order;
 
-/// The VM that is chosen in the table.
-pub(super) fn chosen(snapshot: &Snapshot, order: Order) -> Option<&Vm> {
-    let mut rows: Vec<&Vm> = snapshot.vms.iter().collect();
-    super::table::sort(
-        &mut rows,
-        &VM_FIELDS[order.column.min(VM_FIELDS.len() - 1)],
-        order.descending,
-    );
-    rows.get(order.row.min(rows.len().saturating_sub(1))).copied()
-}
+/// Cells of the stacked bar and of the curve, on a narrow screen and on a wide one.
+const FIGURES: [usize; 2] = [12, 32];
+/// Rows of lists at least; with fewer the two lines above them go.
+const LISTS: u16 = 6;
+/// From this width on there are three lists.
+const WIDE: u16 = 110;
 
 /// Draws what `vm` did over the last interval, or in total where there is none.
-pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, vm: &Vm, snapshot: &Snapshot) {
-    let title = format!(" {} {} ({}) ", vm.id, vm.name, vm.pid);
-    let block = Block::new().borders(Borders::TOP).title(title);
+pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, vm: &Vm, shown: &Shown<'_>) {
+    let block = Block::new().borders(Borders::TOP).title(title(vm));
     let inner = block.inner(area);
     frame.render_widget(block, area);
-    let [left, right] =
-        Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).spacing(2).areas(inner);
-    let seconds = snapshot.interval.map(|interval| interval.as_secs_f64());
-    let (counts, head) = match seconds {
-        Some(_) => (vm.recent, "/s"),
-        None => (vm.counts, "COUNT"),
+    let lines = if inner.height >= LISTS + 2 { 2 } else { 0 };
+    let [above, lists] =
+        Layout::vertical([Constraint::Length(lines), Constraint::Min(0)]).areas(inner);
+    if lines > 0 {
+        let figure = FIGURES[usize::from(area.width >= WIDE)];
+        let text = vec![time_line(vm, figure, shown), durations_line(vm, figure, shown)];
+        frame.render_widget(Paragraph::new(text), above);
+    }
+    draw_lists(frame, lists, vm, shown);
+}
+
+fn title(vm: &Vm) -> String {
+    let demo = if vm.demo { "DEMO " } else { "" };
+    let ended = if vm.ended { ", ended" } else { "" };
+    format!(" {demo}{} {} ({}{ended}) ", vm.id, vm.name, vm.pid)
+}
+
+/// Where the vCPUs' time went, with the legend of the bar.
+fn time_line(vm: &Vm, figure: usize, shown: &Shown<'_>) -> Line<'static> {
+    let head = Span::styled("time  ", shown.theme().head);
+    let recent = vm.times.and_then(|times| times.recent).filter(|times| times.total() > 0);
+    let Some(times) = recent else {
+        let why = if vm.times.is_some() { "–" } else { "– the programs take no time" };
+        return Line::from(vec![head, Span::styled(why, shown.theme().dim)]);
     };
-    let classes = Class::ALL
-        .into_iter()
-        .filter(|class| vm.counts[*class] > 0)
-        .map(|class| Bar { name: class.name().to_owned(), count: per(counts[class], seconds) })
-        .collect();
-    bars::draw(frame, left, ("EVENTS", head), classes, true, 0);
+    let shares = figure::shares(&times);
+    let bar = Span::styled(figure::split(shares, figure), shown.theme().figure);
+    Line::from(vec![head, bar, Span::raw(legend(&times, shown.is_software()))])
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a share needs no more than 53 bits")]
+fn legend(times: &Times, software: bool) -> String {
+    let percent = |ns: u64| ns as f64 / times.total() as f64 * 100.0;
+    let mut shares = figure::shares(times);
+    let mut named = figure::SPLIT;
+    if software {
+        // Both look the same from outside; the bar shows them with the cell of the kernel.
+        shares = [0, shares[0] + shares[1], shares[2], shares[3], shares[4]];
+        named[1].1 = "in KVM_RUN";
+    }
+    let skip = usize::from(software);
+    let words = shares.into_iter().zip(named).skip(skip);
+    words.map(|(ns, (cell, name))| format!(" {cell} {name} {:.0}%", percent(ns))).collect()
+}
+
+/// The curve of exits and their percentiles.
+fn durations_line(vm: &Vm, figure: usize, shown: &Shown<'_>) -> Line<'static> {
+    let halts = shown.state.halts;
+    let (span, of) = if shown.is_software() { (Of::Return, "in VMM") } else { (Of::Exit, "exits") };
+    let (histogram, max) = vm.durations(span, halts);
+    let mut text = String::new();
+    for (name, fraction) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)] {
+        if let Some(ns) = histogram.percentile(fraction, max) {
+            text.push_str(&format!("  {name} {}", figure::duration(ns)));
+        }
+    }
+    if text.is_empty() {
+        text.push_str("  no durations");
+    } else {
+        text = format!("  {of}{text}  {}", if halts { "with halts" } else { "without halts" });
+    }
+    Line::from(vec![
+        Span::styled("exits ", shown.theme().head),
+        Span::styled(figure::sparkline(&vm.history, figure), shown.theme().figure),
+        Span::raw(text),
+    ])
+}
+
+fn draw_lists(frame: &mut Frame<'_>, area: Rect, vm: &Vm, shown: &Shown<'_>) {
+    let seconds = shown.snapshot.interval.map(|interval| interval.as_secs_f64());
+    let head = if seconds.is_some() { "/s" } else { "COUNT" };
+    let rows = exits::rows(shown.snapshot, Scope::Vm(vm.id), true);
+    let of = |kind: Kind| -> Vec<Bar> {
+        let rows = rows.iter().filter(|row| row.kind == kind);
+        rows.map(|row: &ExitRow| Bar {
+            name: row.reason.clone(),
+            count: rounded(row.tally.rate, row.tally.total),
+        })
+        .collect()
+    };
+    let exits = [("EXIT REASON", of(Kind::Exit)), ("RETURN TO VMM", of(Kind::Return))];
+    let mut lists: Vec<(&str, Vec<Bar>)> =
+        exits.into_iter().filter(|(_, rows)| !rows.is_empty()).collect();
+    if area.width < WIDE {
+        lists.truncate(1);
+    }
+    lists.push(("PLACE", places(vm, seconds)));
+    let columns = Layout::horizontal(vec![Constraint::Fill(1); lists.len()]).spacing(2).split(area);
+    for ((title, rows), area) in lists.into_iter().zip(columns.iter()) {
+        bars::draw(frame, *area, (title, head), rows, shown.theme());
+    }
+}
+
+fn places(vm: &Vm, seconds: Option<f64>) -> Vec<Bar> {
     let mut places: Vec<Bar> = vm
         .hotspots
         .iter()
@@ -53,7 +131,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, vm: &Vm, snapshot: &Snapsh
         name: format!("{} elsewhere", class.name()),
         count: elsewhere(vm, *class, *total, seconds),
     }));
-    bars::draw(frame, right, ("PLACE", head), places, true, 0);
+    places
 }
 
 /// The address first: it is what is looked for. A well-known one says enough with its name.

@@ -1,44 +1,45 @@
-//! Events by class, exits by reason and returns to the VMM, over all VMs.
+//! Exit reasons, exits from L2, returns to the VMM and other events, with where their time went.
 
-use std::collections::BTreeMap;
+use ratatui::{Frame, layout::Rect};
 
-use ratatui::{
-    Frame,
-    layout::{Constraint, Layout, Rect},
-};
-
-use super::{Rows, bars, bars::Bar};
+use super::{Shown, table};
 use crate::{
-    model::snapshot::{Snapshot, Vm},
-    tui::state::Order,
+    model::{
+        exits::{self, ExitRow, Scope},
+        field::{Column, pick},
+    },
+    tui::state::Rows,
 };
 
-/// Draws the lists that have rows side by side.
-pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, snapshot: &Snapshot, order: Order) -> Rows {
-    let classes = snapshot
-        .counts
-        .iter()
-        .map(|(class, count)| Bar { name: class.name().to_owned(), count })
-        .collect();
-    let lists = [
-        ("EVENTS", classes),
-        ("EXIT REASON", sum(snapshot, Vm::reasons)),
-        ("RETURN TO VMM", sum(snapshot, Vm::userspace)),
-    ];
-    let lists: Vec<(&str, Vec<Bar>)> =
-        lists.into_iter().filter(|(_, rows)| !rows.is_empty()).collect();
-    let total = lists.iter().map(|(_, rows)| rows.len()).max().unwrap_or(0);
-    let columns = Layout::horizontal(vec![Constraint::Fill(1); lists.len()]).spacing(2).split(area);
-    for ((title, rows), area) in lists.into_iter().zip(columns.iter()) {
-        bars::draw(frame, *area, (title, "COUNT"), rows, order.descending, order.row);
+/// Columns in their order; those of durations only where there are any.
+fn columns(scope: Scope, durations: bool) -> Vec<Column<ExitRow>> {
+    let mut keys = Vec::new();
+    if scope == Scope::All {
+        keys.extend([("vm", 9), ("name", 4)]);
     }
-    Rows { total, page: usize::from(area.height.saturating_sub(1)) }
+    keys.extend([("type", 3), ("reason", 0), ("halt", 4), ("count", 5), ("per_s", 1)]);
+    if durations {
+        keys.extend([
+            ("share_pct", 3),
+            ("time_ns", 2),
+            ("kernel_ns", 4),
+            ("vmm_ns", 4),
+            ("halted_ns", 7),
+            ("waiting_ns", 7),
+            ("p50_ns", 6),
+            ("p99_ns", 2),
+            ("p999_ns", 8),
+            ("max_ns", 6),
+        ]);
+    }
+    pick(&keys)
 }
 
-fn sum(snapshot: &Snapshot, of: impl Fn(&Vm) -> BTreeMap<String, u64>) -> Vec<Bar> {
-    let mut total: BTreeMap<String, u64> = BTreeMap::new();
-    for (name, count) in snapshot.vms.iter().flat_map(of) {
-        *total.entry(name).or_default() += count;
-    }
-    total.into_iter().map(|(name, count)| Bar { name, count }).collect()
+/// Draws the table.
+pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) -> Rows {
+    let rows = exits::rows(shown.snapshot, shown.scope(), shown.state.halts);
+    let columns = columns(shown.scope(), rows.iter().any(|row| row.latency.is_some()));
+    let (rows, hidden) = shown.filtered(&rows, |row| row.vm);
+    let drawn = table::draw(frame, area, &columns, rows, shown.order(), shown.theme());
+    Rows { hidden, ..drawn }
 }

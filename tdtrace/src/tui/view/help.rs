@@ -1,4 +1,4 @@
-//! The help: the key table, drawn over the view.
+//! The help: the key table, and what the columns on the screen say, drawn over the view.
 
 use ratatui::{
     Frame,
@@ -7,18 +7,60 @@ use ratatui::{
     widgets::{Block, Clear, Paragraph},
 };
 
-use crate::tui::keymap::KEYMAP;
+use crate::{
+    model::field::{EXIT_FIELDS, Field, HOTSPOT_FIELDS, VCPU_FIELDS, VM_FIELDS},
+    tui::{
+        keymap::KEYMAP,
+        state::{Help, Rows, State, View},
+    },
+};
 
-pub(super) fn draw(frame: &mut Frame<'_>, area: Rect) {
-    let lines: Vec<Line<'_>> = KEYMAP
-        .iter()
-        .filter(|binding| !binding.keys.is_empty())
-        .map(|binding| Line::from(format!(" {:<10} {}", binding.keys, binding.help)))
-        .collect();
+/// Draws the page that `state` asks for, if any; `rows` says which columns are on the screen.
+pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, state: &State, rows: &Rows) {
+    let (title, lines) = match state.help {
+        None => return,
+        Some(Help::Keys) => (" keys ", keys()),
+        Some(Help::Columns) => {
+            (" columns, as they are called in filters ", columns(state.view, rows))
+        }
+    };
     let height = u16::try_from(lines.len()).unwrap_or(u16::MAX).saturating_add(2);
-    let [middle] = Layout::horizontal([Constraint::Length(54)]).flex(Flex::Center).areas::<1>(area);
+    let longest = lines.iter().map(Line::width).max().unwrap_or(0).max(title.chars().count());
+    let width = u16::try_from(longest).unwrap_or(u16::MAX).saturating_add(3);
+    let [middle] =
+        Layout::horizontal([Constraint::Length(width)]).flex(Flex::Center).areas::<1>(area);
     let [middle] =
         Layout::vertical([Constraint::Length(height)]).flex(Flex::Center).areas::<1>(middle);
     frame.render_widget(Clear, middle);
-    frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(" keys ")), middle);
+    frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(title)), middle);
+}
+
+fn keys() -> Vec<Line<'static>> {
+    KEYMAP
+        .iter()
+        .filter(|binding| !binding.keys.is_empty())
+        .map(|binding| Line::from(format!(" {:<10} {}", binding.keys, binding.help)))
+        .collect()
+}
+
+fn columns(view: View, rows: &Rows) -> Vec<Line<'static>> {
+    match view {
+        View::Vms => shown(VM_FIELDS, rows),
+        View::Exits | View::Latency => shown(EXIT_FIELDS, rows),
+        View::Hotspots => shown(HOTSPOT_FIELDS, rows),
+        View::Vcpus => shown(VCPU_FIELDS, rows),
+    }
+}
+
+/// The columns on the screen; where there is no table, all.
+fn shown<R>(fields: &'static [Field<R>], rows: &Rows) -> Vec<Line<'static>> {
+    let field = |key: &&str| fields.iter().find(|field| field.key == *key);
+    let shown: Vec<&Field<R>> = match rows.columns.as_slice() {
+        [] => fields.iter().collect(),
+        keys => keys.iter().filter_map(field).collect(),
+    };
+    let line = |field: &&Field<R>| {
+        Line::from(format!(" {:<8} {:<12} {}", field.title, field.key, field.help))
+    };
+    shown.iter().map(line).collect()
 }

@@ -9,35 +9,37 @@ use ratatui::{
     widgets::Paragraph,
 };
 
-use super::{CHOSEN, HEAD, Rows};
 use crate::{
-    model::field::{Field, Value},
+    model::field::{Column, Field, Row, Value},
     report::Cells,
-    tui::state::Order,
+    tui::{
+        state::{Order, Rows},
+        theme::Theme,
+    },
 };
 
 /// Cells between two columns.
 const GAP: usize = 2;
 
-/// Draws `rows` and returns how many there are and how many fit.
-pub(super) fn draw<R>(
+/// Draws `rows` and returns how many there are, how many fit and which one is chosen.
+pub(super) fn draw<R: Row>(
     frame: &mut Frame<'_>,
     area: Rect,
-    fields: &'static [Field<R>],
-    mut rows: Vec<&R>,
+    columns: &[Column<R>],
+    rows: Vec<&R>,
     order: Order,
+    theme: &Theme,
 ) -> Rows {
     let [head, body] = Layout::vertical([Constraint::Length(1), Constraint::Min(0)]).areas(area);
     let page = usize::from(body.height);
-    let result = Rows { total: rows.len(), page };
-    let by = &fields[order.column.min(fields.len() - 1)];
-    sort(&mut rows, by, order.descending);
-    let chosen = order.row.min(rows.len().saturating_sub(1));
+    let (total, by) = (rows.len(), column(columns, order));
+    let rows = sort(rows, by, order.descending);
+    let chosen = chosen(&rows, order);
     // The chosen row is always on the screen.
     let first = chosen.saturating_sub(page.saturating_sub(1));
-    let shown = &rows[first.min(rows.len())..rows.len().min(first + page)];
-    let cells = Cells::fit(fields, shown, area.width, GAP, |field| title(field, by.key, order));
-    let heads = Line::styled(cells.line(&cells.titles, GAP), HEAD);
+    let shown = &rows[first.min(total)..total.min(first + page)];
+    let cells = Cells::fit(columns, shown, area.width, GAP, |field| title(field, by, order));
+    let heads = Line::styled(cells.line(&cells.titles, GAP), theme.head);
     frame.render_widget(Paragraph::new(heads), head);
     let width = usize::from(area.width);
     let lines: Vec<Line<'_>> = cells
@@ -47,32 +49,72 @@ pub(super) fn draw<R>(
         .map(|(index, row)| {
             let line = cells.line(row, GAP);
             if first + index == chosen {
-                Line::styled(format!("{line:<width$}"), CHOSEN)
+                Line::styled(format!("{line:<width$}"), theme.chosen)
             } else {
                 Line::raw(line)
             }
         })
         .collect();
     frame.render_widget(Paragraph::new(lines), body);
-    result
+    let keys = cells.columns.iter().map(|column| column.field.key);
+    Rows {
+        total,
+        hidden: 0,
+        page,
+        row: chosen,
+        id: rows.get(chosen).map(|row| row.id()),
+        closed: rows.get(chosen).is_some_and(|row| !row.opens()),
+        sorted: by.map(|field| field.key),
+        columns: keys.collect(),
+    }
 }
 
-/// Sorted by `field`; rows that are equal in it keep their order, so that the screen is calm.
-pub(super) fn sort<R>(rows: &mut [&R], field: &Field<R>, descending: bool) {
-    rows.sort_by(|a, b| {
-        let order = match ((field.value)(a), (field.value)(b)) {
-            (Value::Text(a), Value::Text(b)) => a.cmp(&b),
-            // What is not known is before every text; equal to all of them would be no order.
-            (Value::None, Value::Text(_)) => Ordering::Less,
-            (Value::Text(_), Value::None) => Ordering::Greater,
-            (a, b) => a.order().total_cmp(&b.order()),
-        };
-        if descending { order.reverse() } else { order }
+/// The column that is sorted by; the first one if there is none of this key.
+fn column<R: Row>(columns: &[Column<R>], order: Order) -> Option<&'static Field<R>> {
+    let by = columns.iter().find(|column| column.field.key == order.column);
+    by.map(|column| column.field)
+}
+
+/// Where the chosen row is now; where it is gone, the row in its place.
+pub(super) fn chosen<R: Row>(rows: &[&R], order: Order) -> usize {
+    let same = order.id.and_then(|id| rows.iter().position(|row| row.id() == id));
+    same.unwrap_or(order.row).min(rows.len().saturating_sub(1))
+}
+
+/// The chosen one of `rows`, sorted as [`draw`] does.
+pub(super) fn choose<'r, R: Row>(
+    columns: &[Column<R>],
+    rows: Vec<&'r R>,
+    order: Order,
+) -> Option<&'r R> {
+    let rows = sort(rows, column(columns, order), order.descending);
+    rows.get(chosen(&rows, order)).copied()
+}
+
+/// Sorted by group and `field`; rows that are equal in it keep their order, so that the screen is calm.
+fn sort<'r, R: Row>(rows: Vec<&'r R>, field: Option<&Field<R>>, descending: bool) -> Vec<&'r R> {
+    let value = |row: &R| field.map_or(Value::None, |field| (field.value)(row));
+    let mut rows: Vec<(Value, &R)> = rows.into_iter().map(|row| (value(row), row)).collect();
+    rows.sort_by(|(a, one), (b, other)| {
+        let order = compare(a, b);
+        let order = if descending { order.reverse() } else { order };
+        one.group().cmp(&other.group()).then(order)
     });
+    rows.into_iter().map(|(_, row)| row).collect()
 }
 
-fn title<R>(field: &Field<R>, sorted: &str, order: Order) -> String {
-    let arrow = match (field.key == sorted, order.descending) {
+fn compare(a: &Value, b: &Value) -> Ordering {
+    match (a, b) {
+        (Value::Text(a), Value::Text(b)) => a.cmp(b),
+        // What is not known is before every text; equal to all of them would be no order.
+        (Value::None, Value::Text(_)) => Ordering::Less,
+        (Value::Text(_), Value::None) => Ordering::Greater,
+        (a, b) => a.order().total_cmp(&b.order()),
+    }
+}
+
+fn title<R>(field: &Field<R>, by: Option<&'static Field<R>>, order: Order) -> String {
+    let arrow = match (by.is_some_and(|by| by.key == field.key), order.descending) {
         (false, _) => "",
         (true, true) => "▼",
         (true, false) => "▲",
@@ -83,21 +125,48 @@ fn title<R>(field: &Field<R>, sorted: &str, order: Order) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::field::RowId;
 
-    #[test]
-    fn what_is_not_known_sorts_before_every_text() {
-        const FIELD: Field<&str> = Field {
+    #[derive(Debug, PartialEq)]
+    struct Named(&'static str, u8);
+
+    impl Row for Named {
+        const FIELDS: &'static [Field<Self>] = &[Field {
             key: "name",
             title: "NAME",
             right: false,
             rank: 0,
             help: "",
-            value: |row| if row.is_empty() { Value::None } else { Value::Text((*row).to_owned()) },
-        };
-        let mut rows = vec![&"b", &"", &"a", &"", &"c"];
-        sort(&mut rows, &FIELD, false);
-        assert_eq!(rows, [&"", &"", &"a", &"b", &"c"]);
-        sort(&mut rows, &FIELD, true);
-        assert_eq!(rows, [&"c", &"b", &"a", &"", &""]);
+            value: |row| {
+                if row.0.is_empty() { Value::None } else { Value::Text(row.0.to_owned()) }
+            },
+        }];
+
+        fn id(&self) -> RowId {
+            [0; 3]
+        }
+
+        fn group(&self) -> u8 {
+            self.1
+        }
+    }
+
+    fn names(rows: &[Named], descending: bool) -> Vec<&'static str> {
+        let rows = sort(rows.iter().collect(), Named::FIELDS.first(), descending);
+        rows.into_iter().map(|row| row.0).collect()
+    }
+
+    #[test]
+    fn what_is_not_known_sorts_before_every_text() {
+        let rows = ["b", "", "a", "", "c"].map(|name| Named(name, 0));
+        assert_eq!(names(&rows, false), ["", "", "a", "b", "c"]);
+        assert_eq!(names(&rows, true), ["c", "b", "a", "", ""]);
+    }
+
+    #[test]
+    fn a_higher_group_is_last_in_both_directions() {
+        let rows = [Named("c", 1), Named("a", 0), Named("b", 0)];
+        assert_eq!(names(&rows, false), ["a", "b", "c"]);
+        assert_eq!(names(&rows, true), ["b", "a", "c"]);
     }
 }

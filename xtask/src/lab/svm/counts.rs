@@ -70,6 +70,9 @@ pub(super) fn tracepoint(class: Class) -> &'static str {
         Class::MmioFault => "handle_mmio_page_fault",
         Class::NestedExit => "kvm_nested_vmexit",
         Class::InterruptPosted => "kvm_apicv_accept_irq",
+        Class::HostInterrupt | Class::TdAnswer | Class::TdReturn | Class::TdUnknownLeaf => {
+            "none: SVM has no TDs"
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::fs;
 use proptest::prelude::*;
 
 use super::*;
+use crate::source::owner::SHOWN_MAX;
 
 const ID: &str = "4f6e2b0c9d8a7f6e5d4c3b2a19080706f5e4d3c2b1a0918273645546372819a0";
 const UID: &str = "1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed";

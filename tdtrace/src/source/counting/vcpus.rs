@@ -28,6 +28,8 @@ pub(super) type Overflow = HashMap<(u32, u32), Vec<(Place, u64)>>;
 pub(super) struct Vcpu {
     /// Index of its slot.
     pub(super) index: u32,
+    /// How many vCPUs have had the slot.
+    pub(super) life: u32,
     /// Which vCPU it is in the maps.
     pub(super) object: KvmObject,
     /// Process that runs it.
@@ -47,11 +49,15 @@ pub(super) struct Vcpu {
 
 /// What does not change between samples.
 #[derive(Clone, Copy)]
-pub(super) struct Reading {
+pub(crate) struct Reading {
     /// Which exits mean that the guest is halted.
-    pub(super) isa: Isa,
+    pub(crate) isa: Isa,
     /// The programs take the time.
-    pub(super) timed: bool,
+    pub(crate) timed: bool,
+    /// How many loads there were before this one: lives begin anew with each.
+    pub(crate) loads_before: u32,
+    /// The VMs are synthetic.
+    pub(crate) synthetic: bool,
 }
 
 /// All vCPUs that have a slot.
@@ -89,7 +95,7 @@ impl Vcpus {
         let used: Vec<u32> = (0..self.slots.len()).filter(|index| self.is_used(*index)).collect();
         for index in used {
             let life = self.slots.word(index, offset_of!(VcpuSlot, life)) as u32;
-            let before = self.known.remove(&index).filter(|known| known.sample.key.life == life);
+            let before = self.known.remove(&index).filter(|known| known.life == life);
             let vcpu = match before {
                 Some(before) if self.is_at_rest(&before) => self.rested(before, now),
                 before => self.moved(index, before.as_ref(), overflow, vms, now),
@@ -145,8 +151,8 @@ impl Vcpus {
             .collect();
         hotspots.extend(overflow.get(&(index, slot.life)).into_iter().flatten());
         let sample = VcpuSample {
-            key: VcpuKey { index, life: slot.life },
-            vm: VmKey { index: slot.vm, life: vm_life },
+            key: VcpuKey { index, life: self.reading.life(slot.life) },
+            vm: VmKey { index: slot.vm, life: self.reading.life(vm_life) },
             id: slot.vcpu_id,
             tid: slot.tid,
             counts: Counts::new(slot.counts),
@@ -159,6 +165,7 @@ impl Vcpus {
         };
         Vcpu {
             index,
+            life: slot.life,
             object: slot.object,
             tgid: slot.tgid,
             sample: Arc::new(sample.sorted()),
@@ -213,15 +220,23 @@ impl Vcpus {
         let taken: Vec<Vcpu> =
             self.known.extract_if(|_, vcpu| over(vcpu)).map(|(_, v)| v).collect();
         for vcpu in &taken {
-            self.freed.insert(vcpu.index, vcpu.sample.key.life);
+            self.freed.insert(vcpu.index, vcpu.life);
         }
         taken
     }
 }
 
+/// Lives that a slot has in one load; more than it can have.
+const LIVES: u32 = 1 << 22;
+
 const SYNCED: usize = offset_of!(VcpuSlot, synced);
 
 impl Reading {
+    /// The life of a slot or entry, told apart from those of the loads before.
+    pub(super) fn life(self, life: u32) -> u32 {
+        self.loads_before.wrapping_mul(LIVES).wrapping_add(life)
+    }
+
     /// The times up to `now`: those of the phases that have ended, and of the one that lasts.
     fn times(self, timing: &Timing, now: Duration) -> Option<Times> {
         if !self.timed {
@@ -260,7 +275,8 @@ mod tests {
 
     use super::*;
 
-    const READING: Reading = Reading { isa: Isa::Vmx, timed: true };
+    const READING: Reading =
+        Reading { isa: Isa::Vmx, timed: true, loads_before: 0, synthetic: false };
 
     fn at(phase: Phase, exit: u16) -> Timing {
         let since = 1_000;
@@ -287,13 +303,13 @@ mod tests {
 
     #[test]
     fn without_entries_and_exits_all_of_kvm_run_is_one() {
-        let software = Reading { isa: Isa::Software, timed: true };
+        let software = Reading { isa: Isa::Software, ..READING };
         assert_eq!(times(software, &at(Phase::Kernel, 0)), (7, [504, 2, 0, 4]));
     }
 
     #[test]
     fn programs_that_take_no_time_tell_none() {
-        let untimed = Reading { isa: Isa::Vmx, timed: false };
+        let untimed = Reading { timed: false, ..READING };
         assert_eq!(untimed.times(&at(Phase::Guest, 0), Duration::from_secs(1)), None);
     }
 }

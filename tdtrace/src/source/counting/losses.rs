@@ -1,6 +1,9 @@
 //! What was not counted: the programs' own counter of causes, and the runs that the kernel skipped.
 
-use std::{fs, os::fd::AsRawFd as _};
+use std::{
+    fs,
+    os::fd::{AsFd, AsRawFd as _},
+};
 
 use anyhow::{Context as _, Result};
 use aya::{maps::PerCpuArray, programs::ProgramFd};
@@ -29,11 +32,19 @@ pub(super) fn read<M: std::borrow::Borrow<aya::maps::MapData>>(
 /// Runs of a program that the kernel skipped, because the program was running on that CPU already
 /// (`recursion_misses` in the fdinfo of its file descriptor; `kernel/bpf/syscall.c:bpf_prog_show_fdinfo`).
 pub(super) fn recursion_misses(program: &ProgramFd) -> Result<u64> {
-    use std::os::fd::AsFd as _;
-    let path = format!("/proc/self/fdinfo/{}", program.as_fd().as_raw_fd());
+    fdinfo(program, "recursion_misses")
+}
+
+/// Bytes that a map takes (`kernel/bpf/syscall.c:bpf_map_show_fdinfo`).
+pub(super) fn memlock(map: &impl AsFd) -> Result<u64> {
+    fdinfo(map, "memlock")
+}
+
+fn fdinfo(fd: &impl AsFd, field: &str) -> Result<u64> {
+    let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
     let text = fs::read_to_string(&path)
         .with_context(|| format!("{path} cannot be read; mount proc at /proc"))?;
-    parse_misses(&text).with_context(|| format!("{path} has no recursion_misses"))
+    number(&text, field).with_context(|| format!("{path} has no {field}"))
 }
 
 /// Takes `before` out of `losses`, which were read from the same places later.
@@ -53,8 +64,9 @@ pub(super) fn subtract(losses: &mut Losses, before: &Losses) {
     }
 }
 
-fn parse_misses(fdinfo: &str) -> Option<u64> {
-    fdinfo.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok())
+fn number(fdinfo: &str, field: &str) -> Option<u64> {
+    let value = |line: &str| line.strip_prefix(field)?.strip_prefix(':')?.trim().parse().ok();
+    fdinfo.lines().find_map(value)
 }
 
 #[cfg(test)]
@@ -93,7 +105,7 @@ mod tests {
     fn misses_are_read_from_fdinfo() {
         let text =
             "pos:\t0\nprog_type:\t17\nrun_cnt:\t0\nrecursion_misses:\t392\nverified_insns:\t1\n";
-        assert_eq!(parse_misses(text), Some(392));
-        assert_eq!(parse_misses("pos:\t0\n"), None);
+        assert_eq!(number(text, "recursion_misses"), Some(392));
+        assert_eq!(number("pos:\t0\n", "recursion_misses"), None);
     }
 }

@@ -12,20 +12,32 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use aya::{Pod, maps::MapData};
 
-/// A `BPF_F_MMAPABLE` array, read-only in this process.
-pub(super) struct MappedArray<T> {
+/// A `BPF_F_MMAPABLE` array. Read-only in this process unless it was asked to be writable.
+pub(crate) struct MappedArray<T> {
     base: NonNull<AtomicU64>,
     bytes: usize,
     len: u32,
+    writable: bool,
     _values: PhantomData<T>,
 }
 
-// SAFETY: the mapping is shared memory that is only read here, word by word and atomically.
+// SAFETY: the mapping is shared memory that is read and written word by word and atomically.
 unsafe impl<T> Send for MappedArray<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for MappedArray<T> {}
 
 impl<T: Pod> MappedArray<T> {
     /// Maps `map`, whose values must be `T` and a whole number of words.
-    pub(super) fn new(map: &MapData) -> Result<Self> {
+    pub(crate) fn new(map: &MapData) -> Result<Self> {
+        Self::map(map, false)
+    }
+
+    /// The same for an array that this process writes.
+    pub(crate) fn writable(map: &MapData) -> Result<Self> {
+        Self::map(map, true)
+    }
+
+    fn map(map: &MapData, writable: bool) -> Result<Self> {
         let info = map.info()?;
         ensure!(
             info.value_size() as usize == size_of::<T>() && size_of::<T>().is_multiple_of(8),
@@ -40,7 +52,7 @@ impl<T: Pod> MappedArray<T> {
             libc::mmap(
                 std::ptr::null_mut(),
                 bytes,
-                libc::PROT_READ,
+                libc::PROT_READ | if writable { libc::PROT_WRITE } else { 0 },
                 libc::MAP_SHARED,
                 map.fd().as_fd().as_raw_fd(),
                 0,
@@ -50,24 +62,24 @@ impl<T: Pod> MappedArray<T> {
             return Err(io::Error::last_os_error()).context("mmap");
         }
         let base = NonNull::new(address.cast()).context("mmap returned address 0")?;
-        Ok(Self { base, bytes, len, _values: PhantomData })
+        Ok(Self { base, bytes, len, writable, _values: PhantomData })
     }
 
     /// How many values there are.
-    pub(super) fn len(&self) -> u32 {
+    pub(crate) fn len(&self) -> u32 {
         self.len
     }
 
     /// The four bytes at `offset` of value `index`, in the low half or, if the offset is not a
     /// multiple of eight, moved there.
-    pub(super) fn word(&self, index: u32, offset: usize) -> u64 {
+    pub(crate) fn word(&self, index: u32, offset: usize) -> u64 {
         let byte = index as usize * size_of::<T>() + offset;
         self.load(byte / 8) >> (byte % 8 * 8)
     }
 
     /// A copy of value `index`, first word first. Every word is as it was at some moment during the
     /// call.
-    pub(super) fn read(&self, index: u32) -> Box<T> {
+    pub(crate) fn read(&self, index: u32) -> Box<T> {
         let words = size_of::<T>() / 8;
         let first = index as usize * words;
         let mut value = Box::<T>::new_uninit();
@@ -80,7 +92,15 @@ impl<T: Pod> MappedArray<T> {
         unsafe { value.assume_init() }
     }
 
-    fn load(&self, word: usize) -> u64 {
+    /// Writes a word of an array that is writable.
+    pub(crate) fn store(&self, word: usize, value: u64) {
+        assert!(self.writable && word < self.bytes / 8, "word {word} cannot be written");
+        // SAFETY: inside the mapping, aligned; the kernel may read it at the same time, hence atomic.
+        unsafe { self.base.add(word).as_ref() }.store(value, Ordering::Release);
+    }
+
+    /// A word.
+    pub(crate) fn load(&self, word: usize) -> u64 {
         assert!(word < self.bytes / 8, "word {word} is beyond the map");
         // SAFETY: inside the mapping, aligned; the kernel writes it at the same time, hence atomic.
         unsafe { self.base.add(word).as_ref() }.load(Ordering::Acquire)

@@ -3,7 +3,8 @@
 
 use std::{collections::HashMap, fs, path::Path};
 
-use super::identity::{self, Identity};
+use super::identity;
+use crate::source::owner::{Identity, Owners};
 
 /// How often a process may become another by an exec before its identity is read no more: a process
 /// can also rename itself as often as it likes.
@@ -65,34 +66,6 @@ impl Processes {
         Self { root: root.into(), by_pid: HashMap::new(), all_seen: true }
     }
 
-    /// Who process `pid` is, or was; `None` if it was gone before it was first asked for.
-    pub(super) fn identity(&mut self, pid: u32) -> Option<&Identity> {
-        if pid == 0 {
-            return None;
-        }
-        self.get(pid).identity.as_ref()
-    }
-
-    /// Whether process `pid`, as it was when first asked for, is gone. Number 0 means unknown and is
-    /// never gone; neither is any that a container hides.
-    pub(super) fn is_gone(&mut self, pid: u32) -> bool {
-        if pid == 0 || !self.all_seen {
-            return false;
-        }
-        if !self.get(pid).gone {
-            let now = look_up(&self.root, pid);
-            if let Some(process) = self.by_pid.get_mut(&pid) {
-                process.update(&self.root, pid, now);
-            }
-        }
-        self.get(pid).gone
-    }
-
-    /// Drops what is known of process `pid`.
-    pub(super) fn forget(&mut self, pid: u32) {
-        self.by_pid.remove(&pid);
-    }
-
     fn get(&mut self, pid: u32) -> &mut Process {
         let root = &self.root;
         self.by_pid.entry(pid).or_insert_with(|| {
@@ -108,6 +81,35 @@ impl Processes {
             }
             process
         })
+    }
+}
+
+impl Owners for Processes {
+    /// Who process `pid` is, or was; nothing if it was gone before it was first asked for.
+    fn identity(&mut self, pid: u32) -> Identity {
+        if pid == 0 {
+            return Identity::default();
+        }
+        self.get(pid).identity.clone().unwrap_or_default()
+    }
+
+    /// Whether process `pid`, as it was when first asked for, is gone. Number 0 means unknown and is
+    /// never gone; neither is any that a container hides.
+    fn is_gone(&mut self, pid: u32) -> bool {
+        if pid == 0 || !self.all_seen {
+            return false;
+        }
+        if !self.get(pid).gone {
+            let now = look_up(&self.root, pid);
+            if let Some(process) = self.by_pid.get_mut(&pid) {
+                process.update(&self.root, pid, now);
+            }
+        }
+        self.get(pid).gone
+    }
+
+    fn forget(&mut self, pid: u32) {
+        self.by_pid.remove(&pid);
     }
 }
 
@@ -203,7 +205,7 @@ mod tests {
     /// Name of process 7 once it has been looked up again.
     fn name(processes: &mut Processes) -> String {
         processes.is_gone(7);
-        processes.identity(7).map_or(String::new(), |identity| identity.name.to_string())
+        processes.identity(7).name.to_string()
     }
 
     #[test]
@@ -240,7 +242,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let mut processes = Processes::below(root.path());
         assert!(processes.is_gone(7));
-        assert_eq!(processes.identity(7), None);
+        assert_eq!(processes.identity(7), Identity::default());
         processes.forget(7);
         put(root.path(), "qemu-kvm", 1, "qemu-kvm -name vm7");
         assert_eq!(name(&mut processes), "vm7");
@@ -249,6 +251,6 @@ mod tests {
         assert!(processes.is_gone(7));
         fs::remove_dir_all(root.path().join("7")).unwrap();
         assert_eq!(name(&mut processes), "vm7");
-        assert_eq!(processes.identity(0), None);
+        assert_eq!(processes.identity(0), Identity::default());
     }
 }

@@ -1,0 +1,336 @@
+//! What an exit of a TD is: a TDVMCALL with its leaf, a KVM hypercall, a status of TDH.VP.ENTER, or
+//! an EPT violation of a kind. KVM's own exit reason folds these together.
+
+use crate::tdx;
+
+/// The first index of [`crate::counters::VcpuSlot::reasons`] that is a [`TdExit`]; exits of TDs that
+/// are none have the index of their VMX exit reason.
+pub const REASON_TD: usize = 192;
+
+/// The part of TDH.VP.ENTER's result that is the exit reason.
+const REASON_MASK: u64 = 0xffff_ffff;
+
+macro_rules! td_exits {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $text:literal;)*) => {
+        /// A kind of exit that only TDs have.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum TdExit {
+            $($(#[$doc])* $name = $number,)*
+        }
+
+        impl TdExit {
+            /// Every kind, ascending by number.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The name in reports and JSON.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+td_exits! {
+    /// CPUID.
+    Cpuid = 0, "TDVMCALL CPUID";
+    /// HLT.
+    Hlt = 1, "TDVMCALL HLT";
+    /// Port read.
+    IoIn = 2, "TDVMCALL IO in";
+    /// Port write.
+    IoOut = 3, "TDVMCALL IO out";
+    /// RDMSR.
+    Rdmsr = 4, "TDVMCALL RDMSR";
+    /// WRMSR.
+    Wrmsr = 5, "TDVMCALL WRMSR";
+    /// MMIO read.
+    MmioRead = 6, "TDVMCALL MMIO read";
+    /// MMIO write.
+    MmioWrite = 7, "TDVMCALL MMIO write";
+    /// WBINVD.
+    Wbinvd = 8, "TDVMCALL WBINVD";
+    /// PCONFIG.
+    Pconfig = 9, "TDVMCALL PCONFIG";
+    /// Which TDVMCALLs there are.
+    GetInfo = 10, "TDVMCALL GetTdVmCallInfo";
+    /// Conversion to shared.
+    MapShared = 11, "TDVMCALL MapGPA to shared";
+    /// Conversion to private.
+    MapPrivate = 12, "TDVMCALL MapGPA to private";
+    /// Submission of a request for a quote.
+    GetQuote = 13, "TDVMCALL GetQuote";
+    /// The guest gives up.
+    FatalError = 14, "TDVMCALL ReportFatalError";
+    /// The guest says with which interrupt it wants to be notified.
+    SetupNotify = 15, "TDVMCALL SetupEventNotifyInterrupt";
+    /// A service TD is asked.
+    Service = 16, "TDVMCALL Service";
+    /// A leaf that has no name here.
+    UnknownLeaf = 17, "TDVMCALL unknown leaf";
+    /// R10 is not 0: a hypercall of KVM.
+    KvmHypercall = 18, "KVM hypercall";
+    /// OPERAND_BUSY: the S-EPT.
+    BusySept = 20, "VP.ENTER OPERAND_BUSY (SEPT)";
+    /// OPERAND_BUSY: the TD's epoch, while TLBs are tracked.
+    BusyEpoch = 21, "VP.ENTER OPERAND_BUSY (TD_EPOCH)";
+    /// OPERAND_BUSY of another operand.
+    Busy = 22, "VP.ENTER OPERAND_BUSY";
+    /// PREVIOUS_TLB_EPOCH_BUSY.
+    PreviousEpoch = 23, "VP.ENTER PREVIOUS_TLB_EPOCH_BUSY";
+    /// NON_RECOVERABLE_VCPU.
+    DeadVcpu = 24, "VP.ENTER NON_RECOVERABLE_VCPU";
+    /// NON_RECOVERABLE_TD.
+    DeadTd = 25, "VP.ENTER NON_RECOVERABLE_TD";
+    /// NON_RECOVERABLE_TD_NON_ACCESSIBLE.
+    Inaccessible = 26, "VP.ENTER NON_RECOVERABLE_TD_NON_ACCESSIBLE";
+    /// NON_RECOVERABLE_TD_WRONG_APIC_MODE.
+    WrongApicMode = 27, "VP.ENTER NON_RECOVERABLE_TD_WRONG_APIC_MODE";
+    /// INTERRUPTED_RESUMABLE.
+    Interrupted = 28, "VP.ENTER INTERRUPTED_RESUMABLE";
+    /// VCPU_NOT_ASSOCIATED.
+    NotAssociated = 29, "VP.ENTER VCPU_NOT_ASSOCIATED";
+    /// The SEAMCALL instruction itself failed.
+    SoftwareError = 30, "VP.ENTER software error";
+    /// A status that has no kind here.
+    OtherStatus = 31, "VP.ENTER other status";
+    /// EPT violation on private memory.
+    EptPrivate = 32, "EPT_VIOLATION private";
+    /// EPT violation on shared memory.
+    EptShared = 33, "EPT_VIOLATION shared";
+    /// EPT violation on private memory that the guest has not accepted.
+    EptPending = 34, "EPT_VIOLATION not accepted";
+}
+
+/// The registers of a TD's exit that say what it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TdRegisters {
+    /// RAX: what TDH.VP.ENTER returned.
+    pub ret: u64,
+    /// R10: 0 for a TDVMCALL of the GHCI.
+    pub r10: u64,
+    /// R11: the leaf.
+    pub r11: u64,
+    /// R12: the first argument.
+    pub r12: u64,
+    /// R13: the second argument.
+    pub r13: u64,
+    /// R14: the third argument.
+    pub r14: u64,
+    /// Extended exit qualification.
+    pub ext_qualification: u64,
+    /// The guest physical address of an EPT violation, with the shared bit.
+    pub gpa: u64,
+    /// The bit that makes a guest physical address a shared one, 0 if it is not known.
+    pub shared_bit: u64,
+}
+
+/// Extended exit qualification, bits 3:0: the page is pending.
+const PENDING: u64 = 6;
+
+impl TdRegisters {
+    /// The VMX exit reason that TDH.VP.ENTER returned, `None` if it returned another status.
+    #[must_use]
+    #[inline(always)]
+    pub const fn exit_reason(&self) -> Option<u32> {
+        if self.ret >> 32 == 0 { Some((self.ret & REASON_MASK) as u32 & 0xffff) } else { None }
+    }
+
+    /// What kind of exit it is; `None` for one that other VMs have as well.
+    #[must_use]
+    #[inline(always)]
+    pub const fn kind(&self) -> Option<TdExit> {
+        match self.exit_reason() {
+            None => Some(self.status()),
+            Some(TDCALL) if self.r10 != 0 => Some(TdExit::KvmHypercall),
+            Some(TDCALL) => Some(self.leaf()),
+            Some(EPT_VIOLATION) => Some(self.violation()),
+            Some(_) => None,
+        }
+    }
+
+    #[inline(always)]
+    const fn leaf(&self) -> TdExit {
+        let writes = self.r13 != 0;
+        match self.r11 {
+            10 => TdExit::Cpuid,
+            12 => TdExit::Hlt,
+            30 => {
+                if writes {
+                    TdExit::IoOut
+                } else {
+                    TdExit::IoIn
+                }
+            }
+            31 => TdExit::Rdmsr,
+            32 => TdExit::Wrmsr,
+            48 => {
+                if writes {
+                    TdExit::MmioWrite
+                } else {
+                    TdExit::MmioRead
+                }
+            }
+            54 => TdExit::Wbinvd,
+            65 => TdExit::Pconfig,
+            GET_INFO => TdExit::GetInfo,
+            MAP_GPA => {
+                if self.r12 & self.shared_bit != 0 {
+                    TdExit::MapShared
+                } else {
+                    TdExit::MapPrivate
+                }
+            }
+            GET_QUOTE => TdExit::GetQuote,
+            FATAL_ERROR => TdExit::FatalError,
+            SETUP_NOTIFY => TdExit::SetupNotify,
+            0x10005 => TdExit::Service,
+            _ => TdExit::UnknownLeaf,
+        }
+    }
+
+    #[inline(always)]
+    const fn status(&self) -> TdExit {
+        let operand = (self.ret & REASON_MASK) as u32;
+        if self.ret & tdx::SW_ERROR == tdx::SW_ERROR {
+            return TdExit::SoftwareError;
+        }
+        match (self.ret >> 32) as u32 {
+            0x8000_0200 => match operand {
+                0x92 => TdExit::BusySept,
+                0xa9 => TdExit::BusyEpoch,
+                _ => TdExit::Busy,
+            },
+            0x8000_0201 => TdExit::PreviousEpoch,
+            0x4000_0001 => TdExit::DeadVcpu,
+            0x4000_0002 => TdExit::DeadTd,
+            0x6000_0005 => TdExit::Inaccessible,
+            0x6000_0007 => TdExit::WrongApicMode,
+            0x8000_0003 => TdExit::Interrupted,
+            0x8000_0702 => TdExit::NotAssociated,
+            _ => TdExit::OtherStatus,
+        }
+    }
+
+    #[inline(always)]
+    const fn violation(&self) -> TdExit {
+        if self.gpa & self.shared_bit != 0 {
+            TdExit::EptShared
+        } else if self.ext_qualification & 0xf == PENDING {
+            TdExit::EptPending
+        } else {
+            TdExit::EptPrivate
+        }
+    }
+}
+
+const TDCALL: u32 = 77;
+const EPT_VIOLATION: u32 = 48;
+const GET_INFO: u64 = tdx::GET_TD_VM_CALL_INFO as u64;
+const MAP_GPA: u64 = tdx::MAP_GPA as u64;
+const GET_QUOTE: u64 = tdx::GET_QUOTE as u64;
+const FATAL_ERROR: u64 = tdx::REPORT_FATAL_ERROR as u64;
+const SETUP_NOTIFY: u64 = tdx::SETUP_EVENT_NOTIFY as u64;
+
+impl TdExit {
+    /// Its index of [`crate::counters::VcpuSlot::reasons`].
+    #[must_use]
+    pub const fn reason_index(self) -> usize {
+        REASON_TD + self as usize
+    }
+
+    /// The kind with this index of [`crate::counters::VcpuSlot::reasons`].
+    #[must_use]
+    pub fn from_reason_index(index: usize) -> Option<Self> {
+        let number = index.checked_sub(REASON_TD)?;
+        Self::ALL.iter().copied().find(|exit| *exit as usize == number)
+    }
+
+    /// Whether it is a TDVMCALL of the GHCI, which KVM answers with a status.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_tdvmcall(self) -> bool {
+        (self as u8) < Self::KvmHypercall as u8
+    }
+}
+
+const _: () = assert!(TdExit::EptPending.reason_index() < crate::counters::REASONS);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHARED: u64 = 1 << 51;
+
+    fn call(r11: u64, r12: u64, r13: u64) -> TdRegisters {
+        TdRegisters { ret: 77, r11, r12, r13, shared_bit: SHARED, ..TdRegisters::default() }
+    }
+
+    #[test]
+    fn every_leaf_is_a_kind_of_its_own() {
+        for (leaf, name) in tdx::TDVMCALL_LEAVES {
+            let kind = call(u64::from(*leaf), 0, 0).kind().unwrap();
+            assert!(kind.is_tdvmcall() && kind.name().contains(name), "{leaf:#x} is {kind:?}");
+        }
+        assert_eq!(call(0x10009, 0, 0).kind(), Some(TdExit::UnknownLeaf));
+    }
+
+    #[test]
+    fn directions_are_told_apart() {
+        assert_eq!(call(48, 4, 0).kind(), Some(TdExit::MmioRead));
+        assert_eq!(call(48, 4, 1).kind(), Some(TdExit::MmioWrite));
+        assert_eq!(call(30, 1, 1).kind(), Some(TdExit::IoOut));
+        assert_eq!(call(0x10001, SHARED | 0x1000, 0).kind(), Some(TdExit::MapShared));
+        assert_eq!(call(0x10001, 0x1000, 0).kind(), Some(TdExit::MapPrivate));
+    }
+
+    #[test]
+    fn a_hypercall_of_kvm_is_no_tdvmcall_leaf() {
+        let registers = TdRegisters { r10: 12, ..call(0x10001, 0, 0) };
+        assert_eq!(registers.kind(), Some(TdExit::KvmHypercall));
+    }
+
+    #[test]
+    fn a_status_outranks_the_registers() {
+        for (status, kind) in [
+            (0x8000_0200_0000_0092, TdExit::BusySept),
+            (0x8000_0200_0000_00a9, TdExit::BusyEpoch),
+            (0x8000_0200_0000_0001, TdExit::Busy),
+            (0x4000_0002_0000_0000, TdExit::DeadTd),
+            (0x6000_0005_0000_0000, TdExit::Inaccessible),
+            (tdx::SW_ERROR | 0xd, TdExit::SoftwareError),
+            (0xc000_0100_0000_0001, TdExit::OtherStatus),
+        ] {
+            let registers = TdRegisters { ret: status, ..call(48, 4, 0) };
+            assert_eq!(registers.kind(), Some(kind));
+            assert_eq!(registers.exit_reason(), None);
+        }
+    }
+
+    #[test]
+    fn violations_are_split_by_the_shared_bit_and_by_acceptance() {
+        let violation = |gpa, ext_qualification| TdRegisters {
+            ret: 48,
+            gpa,
+            ext_qualification,
+            shared_bit: SHARED,
+            ..TdRegisters::default()
+        };
+        assert_eq!(violation(SHARED | 0x1000, 6).kind(), Some(TdExit::EptShared));
+        assert_eq!(violation(0x1000, 6).kind(), Some(TdExit::EptPending));
+        assert_eq!(violation(0x1000, 0).kind(), Some(TdExit::EptPrivate));
+        assert_eq!(TdRegisters { ret: 1, ..violation(0, 0) }.kind(), None);
+    }
+
+    #[test]
+    fn an_index_is_that_of_its_kind() {
+        for exit in TdExit::ALL {
+            assert_eq!(TdExit::from_reason_index(exit.reason_index()), Some(*exit));
+        }
+        assert_eq!(TdExit::from_reason_index(77), None);
+        assert_eq!(TdExit::from_reason_index(REASON_TD + 19), None);
+    }
+}

@@ -1,0 +1,151 @@
+//! What an exit of a TD was, read from the registers with which it came out of TDH.VP.ENTER.
+//!
+//! They are read where `kvm_exit` fires, with interrupts off, and in one window: KVM's own reason
+//! folds TDVMCALLs into others, and the tracepoints of single accesses come later.
+
+use tdtrace_common::{
+    counters::{Class, vmx_reason_index},
+    layout::ABSENT,
+    td::{REASON_TD, TdExit, TdRegisters},
+};
+
+use crate::{
+    kernel::{offset, read},
+    slot::Slot,
+};
+
+/// Words that are read at once, from the exit reason on: all that are wanted lie there on Linux 7.3.
+const WINDOW: usize = 27;
+
+/// The offset of the window in a `vcpu_tdx`.
+#[inline(always)]
+fn base() -> u32 {
+    offset!(tdx_vt).wrapping_add(offset!(vt_exit_reason))
+}
+
+/// Whether this kernel has all that is read here.
+#[inline(always)]
+pub(crate) fn is_known() -> bool {
+    let offsets = [
+        offset!(tdx_vt),
+        offset!(vt_exit_reason),
+        offset!(vt_exit_intr_info),
+        offset!(tdx_ext_exit_qualification),
+        offset!(tdx_exit_gpa),
+        offset!(tdx_vp_enter_args),
+        offset!(tdx_vp_enter_ret),
+        offset!(tdx_args_r10),
+        offset!(tdx_args_r11),
+        offset!(tdx_args_r12),
+        offset!(tdx_args_r13),
+        offset!(tdx_args_r14),
+        offset!(kvm_gfn_direct_bits),
+    ];
+    offsets.iter().all(|offset| *offset != ABSENT)
+}
+
+/// The word at `offset` of the `vcpu_tdx`, from the window; read by itself where it lies elsewhere. Only
+/// one of the two is left when the verifier has put the offsets in.
+#[inline(always)]
+fn word(vcpu: u64, window: &[u64; WINDOW], offset: u32) -> u64 {
+    let delta = offset.wrapping_sub(base()) as usize;
+    if delta < 8 * WINDOW && delta % 8 == 0 {
+        window[delta / 8]
+    } else {
+        read(vcpu, offset).unwrap_or(0)
+    }
+}
+
+/// The registers of the exit that `vcpu`, of a TD, just had, and the vector in R9.
+#[inline(always)]
+fn registers(vcpu: u64, shared_bit: u64) -> (TdRegisters, u64) {
+    let window: [u64; WINDOW] = read(vcpu, base()).unwrap_or_default();
+    let args = offset!(tdx_vp_enter_args);
+    let register = |offset: u32| word(vcpu, &window, args.wrapping_add(offset));
+    let registers = TdRegisters {
+        ret: word(vcpu, &window, offset!(tdx_vp_enter_ret)),
+        r10: register(offset!(tdx_args_r10)),
+        r11: register(offset!(tdx_args_r11)),
+        r12: register(offset!(tdx_args_r12)),
+        r13: register(offset!(tdx_args_r13)),
+        r14: register(offset!(tdx_args_r14)),
+        ext_qualification: word(vcpu, &window, offset!(tdx_ext_exit_qualification)),
+        gpa: word(vcpu, &window, offset!(tdx_exit_gpa)),
+        shared_bit,
+    };
+    let intr_info = offset!(tdx_vt).wrapping_add(offset!(vt_exit_intr_info));
+    let word = word(vcpu, &window, intr_info & !7);
+    let intr_info = if intr_info & 7 == 0 { word } else { word >> 32 };
+    (registers, intr_info & 0xff)
+}
+
+/// VMX exit reason: an interrupt of the host.
+const EXTERNAL_INTERRUPT: u32 = 1;
+
+/// Counts the exit of a TD's vCPU by what it was, with its place. Its index of `VcpuSlot::reasons`.
+#[inline(always)]
+pub(crate) fn exits(slot: &mut Slot, vcpu: u64) -> usize {
+    let shared_bit = slot.shared_bit();
+    let (registers, vector) = registers(vcpu, shared_bit);
+    let index = match registers.kind() {
+        Some(kind) => {
+            count_access(slot, kind, &registers);
+            kind.reason_index()
+        }
+        None => {
+            let reason = registers.exit_reason().unwrap_or(0);
+            if reason == EXTERNAL_INTERRUPT {
+                slot.count(Class::HostInterrupt);
+                slot.count_place(Class::HostInterrupt, vector, 0);
+            }
+            vmx_reason_index(reason)
+        }
+    };
+    slot.get().td_exit = index as u16 + 1;
+    index
+}
+
+/// The access that the guest asked for, under the class that it has with other VMs.
+#[inline(always)]
+fn count_access(slot: &mut Slot, kind: TdExit, registers: &TdRegisters) {
+    let TdRegisters { r10, r11, r12, r14, shared_bit, .. } = *registers;
+    let (class, address, size) = match kind {
+        TdExit::Cpuid => (Class::Cpuid, r12 & 0xffff_ffff, 0),
+        TdExit::Rdmsr => (Class::MsrRead, r12 & 0xffff_ffff, 0),
+        TdExit::Wrmsr => (Class::MsrWrite, r12 & 0xffff_ffff, 0),
+        TdExit::IoIn => (Class::PioIn, r14 & 0xffff, r12),
+        TdExit::IoOut => (Class::PioOut, r14 & 0xffff, r12),
+        TdExit::MmioRead => (Class::MmioRead, r14 & !shared_bit, r12),
+        TdExit::MmioWrite => (Class::MmioWrite, r14 & !shared_bit, r12),
+        TdExit::KvmHypercall => (Class::Hypercall, r10, 0),
+        TdExit::UnknownLeaf => (Class::TdUnknownLeaf, r11, 0),
+        _ => return,
+    };
+    slot.count_index(class as usize);
+    slot.count_place_of(class as u32, address, size as u32);
+}
+
+/// Before the next entry of a TD's vCPU: with which status KVM answers a TDVMCALL.
+#[inline(always)]
+pub(crate) fn enters(slot: &mut Slot, vcpu: u64) {
+    let pending = core::mem::take(&mut slot.get().td_exit);
+    let kind = u32::from(pending).wrapping_sub(REASON_TD as u32 + 1);
+    if kind >= TdExit::KvmHypercall as u32 {
+        return;
+    }
+    let r10 = offset!(tdx_vp_enter_args).wrapping_add(offset!(tdx_args_r10));
+    if let Some(status) = read::<u64>(vcpu, r10) {
+        slot.count(Class::TdAnswer);
+        slot.count_place(Class::TdAnswer, status, kind);
+    }
+}
+
+/// `kvm_userspace_exit` of a TD's vCPU: what its exit became for the VMM.
+#[inline(always)]
+pub(crate) fn returns(slot: &mut Slot, reason: usize) {
+    let pending = slot.get().td_exit;
+    if pending != 0 {
+        slot.count(Class::TdReturn);
+        slot.count_place(Class::TdReturn, reason as u64, u32::from(pending) - 1);
+    }
+}

@@ -1,0 +1,123 @@
+//! Small figures as text: durations, sparklines, stacked bars. Readable without colour.
+
+use super::latency::Times;
+use tdtrace_common::latency::Part;
+
+/// Eighths of a cell, from the bottom.
+pub const EIGHTHS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+/// A duration with two or three digits: `0`, `950 ns`, `1.2 µs`, `41 µs`, `4.0 ms`, `12 s`.
+#[must_use]
+pub fn duration(ns: u64) -> String {
+    const UNITS: [(u64, &str); 3] = [(1_000, "µs"), (1_000_000, "ms"), (1_000_000_000, "s")];
+    if ns == 0 {
+        return "0".to_owned();
+    }
+    let Some((unit, name)) = UNITS.into_iter().rev().find(|(unit, _)| ns >= *unit) else {
+        return format!("{ns} ns");
+    };
+    let tenths = ns / (unit / 10);
+    if tenths < 100 {
+        format!("{}.{} {name}", tenths / 10, tenths % 10)
+    } else {
+        format!("{} {name}", tenths / 10)
+    }
+}
+
+/// `01:02:03`.
+#[must_use]
+pub fn clock(seconds: u64) -> String {
+    format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+/// The last `width` values as bars, the highest one full. 0 is the lowest bar, and only 0.
+#[must_use]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a height between 1 and 7; the cast saturates what is no number"
+)]
+pub fn sparkline(values: &[f64], width: usize) -> String {
+    let shown = &values[values.len().saturating_sub(width)..];
+    let most = shown.iter().copied().fold(0.0, f64::max);
+    let bar = |value: &f64| {
+        let height = if *value > 0.0 && most > 0.0 {
+            ((value / most * 7.0).round() as usize).clamp(1, 7)
+        } else {
+            0
+        };
+        EIGHTHS[height]
+    };
+    let bars: String = shown.iter().map(bar).collect();
+    format!("{bars:>width$}")
+}
+
+/// What the cells of [`split`] stand for, in their order.
+pub const SPLIT: [(char, &str); 5] =
+    [('█', "guest"), ('▓', "kernel"), ('▒', "VMM"), ('░', "halted"), ('·', "waiting")];
+
+/// The shares of `times` in the order of [`SPLIT`], in nanoseconds.
+#[must_use]
+pub fn shares(times: &Times) -> [u64; 5] {
+    let part = |part| times.part(part);
+    [times.guest, part(Part::Kernel), part(Part::Vmm), part(Part::Halted), part(Part::Waiting)]
+}
+
+/// Shares as a stacked bar of `width` cells; empty if all are 0.
+#[must_use]
+pub fn split(shares: [u64; 5], width: usize) -> String {
+    let total: u128 = shares.iter().map(|share| u128::from(*share)).sum();
+    if total == 0 {
+        return String::new();
+    }
+    let mut bar = String::new();
+    let (mut sum, mut filled) = (0, 0);
+    for (share, (cell, _)) in shares.into_iter().zip(SPLIT) {
+        sum += u128::from(share);
+        // Up to where all shares so far end, so that rounding does not add up.
+        let end = usize::try_from((sum * width as u128 + total / 2) / total).unwrap_or(width);
+        bar.extend(std::iter::repeat_n(cell, end - filled));
+        filled = end;
+    }
+    bar
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn durations_have_two_or_three_digits() {
+        let said = [0, 999, 1_000, 9_999, 10_000, 41_700, 999_999, 1_100_000, 12_000_000_000];
+        assert_eq!(
+            said.map(duration),
+            ["0", "999 ns", "1.0 µs", "9.9 µs", "10 µs", "41 µs", "999 µs", "1.1 ms", "12 s"]
+        );
+        assert_eq!(clock(3_723), "01:02:03");
+    }
+
+    #[test]
+    fn only_nothing_is_the_lowest_bar() {
+        assert_eq!(sparkline(&[0.0, 1.0, 50.0, 100.0], 4), "▁▂▅█");
+        assert_eq!(sparkline(&[1.0, 2.0, 4.0], 2), "▅█");
+        assert_eq!(sparkline(&[3.0], 4), "   █");
+        assert_eq!(sparkline(&[0.0, 0.0], 2), "▁▁");
+        assert_eq!(sparkline(&[f64::NAN, f64::INFINITY, 1.0], 3).chars().count(), 3);
+    }
+
+    #[test]
+    fn a_split_shows_each_share_in_proportion() {
+        assert_eq!(split([50, 25, 0, 25, 0], 8), "████▓▓░░");
+        assert_eq!(split([0; 5], 8), "");
+    }
+
+    proptest! {
+        #[test]
+        fn a_split_always_fills_its_width(shares: [u64; 5], width in 0_usize..300) {
+            prop_assume!(shares.iter().any(|share| *share > 0));
+            prop_assert_eq!(split(shares, width).chars().count(), width);
+        }
+    }
+}

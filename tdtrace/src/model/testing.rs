@@ -1,0 +1,188 @@
+//! Two VMs made up for tests: `web-1` is busy and plain, `td-database` a TD that is mostly halted.
+
+use std::{sync::Arc, time::Duration};
+
+use tdtrace_common::{
+    counters::{COUNTS, Class, KvmStat, Loss, Place, USERSPACE_EINTR},
+    latency::{LATENCY_RETURNS, LatencyClass, PARTS, bucket},
+};
+
+use super::{
+    aggregate::Aggregate,
+    counts::Counts,
+    latency::{Histogram, Times},
+    sample::{
+        Host, Isa, LatencySample, Losses, ProbeState, Sample, VcpuKey, VcpuSample, VmKey, VmSample,
+    },
+    snapshot::Snapshot,
+};
+
+pub(crate) fn counts(pairs: &[(Class, u64)]) -> Counts {
+    let mut counts = [0; COUNTS];
+    for (class, count) in pairs {
+        counts[*class as usize] = *count;
+    }
+    Counts::new(counts)
+}
+
+pub(crate) fn place(class: Class, address: u64, size: u32) -> Place {
+    Place { address, class: class as u32 + 1, size }
+}
+
+pub(crate) fn vcpu(slot: u32, vm: u32, id: u32, scale: u64) -> VcpuSample {
+    let stat = |exits, runs| KvmStat {
+        exits,
+        fpu_reload: runs,
+        seen_exits: exits,
+        seen_runs: runs,
+        ..KvmStat::default()
+    };
+    VcpuSample {
+        key: VcpuKey { index: slot, life: 1 },
+        vm: VmKey { index: vm, life: 1 },
+        id,
+        tid: 4100 + slot,
+        counts: counts(&[
+            (Class::PioOut, 40 * scale),
+            (Class::MmioWrite, 300 * scale),
+            (Class::MsrWrite, 700 * scale),
+            (Class::UserspaceExit, 340 * scale),
+            (Class::RunBegin, 340 * scale),
+            (Class::RunEnd, 340 * scale),
+            (Class::Entry, 1500 * scale),
+            (Class::Exit, 1500 * scale),
+        ]),
+        reasons: vec![(12, 460 * scale), (30, 40 * scale), (32, 700 * scale), (49, 300 * scale)],
+        userspace: vec![(2, 40 * scale), (6, 299 * scale), (USERSPACE_EINTR as u32, scale)],
+        hotspots: vec![
+            (place(Class::MsrWrite, 0x6e0, 0), 690 * scale),
+            (place(Class::MmioWrite, 0xfee0_00b0, 4), 300 * scale),
+            (place(Class::PioOut, 0x3f8, 1), 40 * scale),
+        ],
+        kvm: Some((stat(10, 1), stat(10 + 1500 * scale, 1 + 340 * scale))),
+        times: Some(times(vm, scale)),
+        latency: Arc::default(),
+    }
+}
+
+/// The first VM is busy, the second one is halted most of the time.
+fn times(vm: u32, scale: u64) -> Times {
+    let shares = [[41, 31, 14, 5, 9], [12, 9, 6, 70, 3]][vm as usize % 2];
+    let [guest, parts @ ..] = shares.map(|share| share * scale * 500_000);
+    Times { guest, parts }
+}
+
+/// The same with exits from L2.
+fn nested(mut vcpu: VcpuSample) -> VcpuSample {
+    let count = vcpu.counts[Class::Exit] / 50;
+    vcpu.hotspots.push((place(Class::NestedExit, 48, 0), count));
+    vcpu
+}
+
+/// `count` durations around `typical` ns, and few that are far longer.
+fn durations(class: LatencyClass, count: u64, typical: u64, split: [u64; PARTS]) -> LatencySample {
+    let mut histogram = Histogram::default();
+    let shape = [(5, 6), (6, 25), (8, 50), (10, 30), (14, 12), (20, 4), (60, 2), (300, 1)];
+    for (tenths, share) in shape {
+        histogram.add(bucket(typical * tenths / 8), count * share / 130);
+    }
+    let total = histogram.count() * typical;
+    let sum: u64 = split.iter().sum();
+    LatencySample {
+        class,
+        ns: split.map(|part| total / sum * part),
+        max: typical * 310 / 8,
+        histogram,
+    }
+}
+
+/// As many durations as there are exits and returns.
+fn latency(vm: u32, scale: u64) -> Arc<[LatencySample]> {
+    let scale = scale * [3, 31][vm as usize % 2];
+    let slow = u64::from(1 + vm);
+    [
+        durations(32, 700 * scale, 1_900, [1, 0, 0, 0]),
+        durations(12, 460 * scale, 900_000, [1, 0, 95, 4]),
+        durations(49, 300 * scale, 22_000 * slow, [5, 15, 0, 1]),
+        durations(30, 40 * scale, 31_000, [6, 20, 0, 1]),
+        durations(LATENCY_RETURNS + 6, 299 * scale, 15_000 * slow, [0, 1, 0, 0]),
+        durations(LATENCY_RETURNS + 2, 40 * scale, 20_000, [0, 1, 0, 0]),
+    ]
+    .into()
+}
+
+fn sample(second: u64, scale: u64) -> Sample {
+    let vm = |index, pid, name: &str, vmm: &str, container: Option<&str>, vm_type| VmSample {
+        key: VmKey { index, life: 1 },
+        pid,
+        name: name.into(),
+        vmm: vmm.into(),
+        container: container.map(Into::into),
+        vm_type: Some(vm_type),
+        ended: false,
+        demo: false,
+        latency: latency(index, scale),
+    };
+    Sample {
+        at: Duration::from_secs(second),
+        host: Arc::new(Host { release: "6.18.2".to_owned(), isa: Isa::Vmx }),
+        probes: vec![
+            ProbeState { name: "kvm_exit".to_owned(), missing: None, hides: String::new() },
+            ProbeState {
+                name: "kvm_msr".to_owned(),
+                missing: Some("this kernel has no tracepoint kvm_msr; is kvm loaded?".to_owned()),
+                hides: "which MSRs a guest uses".to_owned(),
+            },
+        ]
+        .into(),
+        vms: vec![
+            vm(0, 4001, "web-1", "qemu", Some("4f6e2b0c9d8a"), 0),
+            vm(1, 4002, "td-database", "cloud-hypervisor", None, 5),
+        ],
+        vcpus: [vcpu(0, 0, 0, scale), nested(vcpu(1, 0, 1, 2 * scale)), vcpu(2, 1, 0, 31 * scale)]
+            .map(|vcpu| Arc::new(vcpu.sorted()))
+            .into(),
+        losses: Losses {
+            causes: vec![(Loss::Unattributed, Class::UserspaceExit, 3)],
+            misses: vec![("kvm_exit".to_owned(), 0), ("kvm_msr".to_owned(), 12)],
+            ..Losses::default()
+        },
+    }
+}
+
+/// Eight intervals, the last one of a second with much more than before.
+pub(crate) fn samples() -> Vec<Sample> {
+    let scales = [10, 20, 26, 31, 60, 120, 200, 320];
+    (1..).zip(scales).map(|(second, scale)| sample(second, scale)).collect()
+}
+
+pub(crate) fn after(samples: impl IntoIterator<Item = Sample>) -> Snapshot {
+    let mut aggregate = Aggregate::new();
+    let snapshots = samples.into_iter().map(|sample| aggregate.apply(sample));
+    snapshots.last().unwrap()
+}
+
+pub(crate) fn snapshot() -> Snapshot {
+    after(samples())
+}
+
+/// The same on a KVM that fires neither `kvm_entry` nor `kvm_exit`.
+pub(crate) fn software(mut sample: Sample) -> Sample {
+    sample.host = Arc::new(Host { release: "6.18.2".to_owned(), isa: Isa::Software });
+    for vm in &mut sample.vms {
+        vm.latency =
+            vm.latency.iter().filter(|row| row.class >= LATENCY_RETURNS).cloned().collect();
+    }
+    for vcpu in &mut sample.vcpus {
+        let mut other = VcpuSample::clone(vcpu);
+        other.reasons.clear();
+        other.times = other.times.map(|times| {
+            let [kernel, vmm, halted, waiting] = times.parts;
+            Times { guest: 0, parts: [times.guest + kernel, vmm, halted, waiting] }
+        });
+        let kept = [Class::PioOut, Class::MmioWrite, Class::MsrWrite, Class::UserspaceExit];
+        other.counts = counts(&kept.map(|class| (class, vcpu.counts[class])));
+        *vcpu = Arc::new(other);
+    }
+    sample
+}

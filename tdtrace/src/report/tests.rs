@@ -1,0 +1,105 @@
+//! What is printed.
+
+use serde_json::Value;
+
+use super::*;
+use crate::model::{
+    aggregate::Aggregate,
+    snapshot::Snapshot,
+    testing::{after, samples, snapshot, software},
+};
+
+fn json(snapshot: &Snapshot, filter: Option<&str>) -> Value {
+    let filter = filter.map(|text| Filter::parse(text).unwrap());
+    to_json(snapshot, Show { hotspots: 20, filter: filter.as_ref() })
+}
+
+fn text(snapshot: &Snapshot, filter: Option<&str>) -> String {
+    let filter = filter.map(|text| Filter::parse(text).unwrap());
+    to_text(snapshot, Show { hotspots: 20, filter: filter.as_ref() })
+}
+
+#[test]
+fn text_has_times_and_durations() {
+    insta::assert_snapshot!("text", text(&snapshot(), None));
+}
+
+#[test]
+fn text_says_what_the_filter_hides_and_totals_stay() {
+    insta::assert_snapshot!("text_filtered", text(&snapshot(), Some("name=web* class=m*_write")));
+}
+
+#[test]
+fn text_of_a_kvm_without_exit_events_does_not_tell_guest_from_kernel() {
+    let software = text(&after(samples().into_iter().map(software)), None);
+    assert!(software.contains("KVM_RUN%") && !software.contains("GUEST%"));
+    let json = json(&after(samples().into_iter().map(self::software)), None);
+    let times = &json["vms"][0]["times_ns"];
+    assert!(times["guest"].is_null() && times["kernel"].is_null());
+    assert!(times["kvm_run"].as_u64() > Some(0));
+}
+
+#[test]
+fn json_has_times_and_durations_in_nanoseconds() {
+    let snapshot = snapshot();
+    let json = json(&snapshot, None);
+    assert_eq!(json["schema"], 1);
+    let vm = &json["vms"][0];
+    let times = snapshot.vms[0].times.unwrap().total;
+    assert_eq!(vm["times_ns"]["guest"], times.guest);
+    assert_eq!(vm["times_ns"]["halted"], times.parts[2]);
+    assert!(vm["times_ns"]["kvm_run"].is_null());
+    assert_eq!(vm["demo"], false);
+    let rows = vm["latency"].as_array().unwrap();
+    let misconfig = rows.iter().find(|row| row["name"] == "EPT_MISCONFIG").unwrap();
+    let latency = snapshot.vms[0].latency.iter().find(|row| row.name == "EPT_MISCONFIG").unwrap();
+    assert_eq!(misconfig["span"], "exit");
+    assert_eq!(misconfig["class"], 49);
+    assert_eq!(misconfig["p99"], latency.percentile(0.99).unwrap());
+    assert_eq!(misconfig["ns"]["vmm"], latency.ns[1]);
+    assert_eq!(
+        (&misconfig["max"], &misconfig["max_is_bound"]),
+        (&latency.max.into(), &false.into())
+    );
+    let buckets = misconfig["buckets"].as_array().unwrap();
+    let sum: u64 = buckets.iter().map(|bucket| bucket[1].as_u64().unwrap()).sum();
+    assert_eq!(sum, latency.histogram.count());
+    assert!(buckets.is_sorted_by_key(|bucket| bucket[0].as_u64()));
+    assert!(rows.iter().any(|row| row["span"] == "return" && row["name"] == "MMIO"));
+    assert_eq!(vm["l2_exit_reasons"]["EPT_VIOLATION"], 19_200);
+    assert!(json["filter"].is_null() && json["since_reset_s"].is_null());
+}
+
+#[test]
+fn json_keeps_a_vm_of_which_a_row_stays_and_totals_of_everything() {
+    let snapshot = snapshot();
+    let all = json(&snapshot, None);
+    let web = json(&snapshot, Some("name=web*"));
+    assert_eq!(web["vms"].as_array().unwrap().len(), 1);
+    assert_eq!((&web["counts"], &web["lost"]), (&all["counts"], &all["lost"]));
+    assert_eq!((&web["filter"]["vms_shown"], &web["filter"]["vms"]), (&1.into(), &2.into()));
+    assert_eq!(web["vms"][0], all["vms"][0]);
+
+    let nested = json(&snapshot, Some("nested_exit"));
+    let vm = &nested["vms"][0];
+    assert_eq!(nested["vms"].as_array().unwrap().len(), 1);
+    assert_eq!(vm["hotspots"].as_array().unwrap().len(), 1);
+    assert_eq!(vm["vcpus"].as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn losses_of_durations_are_told() {
+    let mut sample = samples().remove(0);
+    sample.losses.unpaired = 4;
+    sample.losses.durations = 6;
+    sample.losses.outside = vec![(tdtrace_common::counters::Class::InterruptPosted, 9)];
+    let snapshot = Aggregate::new().apply(sample);
+    let json = json(&snapshot, None);
+    assert_eq!(json["lost"]["unpaired_durations"], 4);
+    assert_eq!(json["lost"]["durations_without_room"], 6);
+    assert_eq!(json["outside"]["interrupt_posted"], 9);
+    let text = text(&snapshot, None);
+    for part in ["4 whose beginning", "6 without room", "of no vCPU: 9 interrupt_posted"] {
+        assert!(text.contains(part), "{text}");
+    }
+}

@@ -1,0 +1,102 @@
+//! Attaching the programs to what this kernel has. Each probe attaches by itself; one that does not is
+//! listed with the reason and with what it hides.
+
+use anyhow::{Context as _, Result, bail};
+use aya::{
+    programs::{ProgramError, RawTracePoint},
+    sys::SyscallError,
+};
+
+use super::load::Loaded;
+use crate::{
+    kernel::layout::Resolved,
+    model::sample::ProbeState,
+    probe::table::{PROBES, Probe},
+};
+
+impl Loaded {
+    /// Attaches every probe that this kernel has.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn attach(&mut self, resolved: &Resolved) -> Result<()> {
+        let mut states = Vec::new();
+        for probe in PROBES {
+            let missing = self.attach_probe(probe, resolved)?;
+            states.push(ProbeState {
+                name: probe.name.to_owned(),
+                missing,
+                hides: probe.hidden_without.to_owned(),
+            });
+        }
+        if states.iter().all(|state| state.missing.is_some()) {
+            let why = states.first().and_then(|state| state.missing.clone()).unwrap_or_default();
+            bail!("no probe can be attached ({why}); `tdtrace doctor` says what to do");
+        }
+        self.probes = states.into();
+        Ok(())
+    }
+
+    /// Attaches `probe`; the reason if this kernel does not allow it.
+    fn attach_probe(&mut self, probe: &Probe, resolved: &Resolved) -> Result<Option<String>> {
+        for need in probe.needs {
+            if let Some(why) = resolved.why_missing(need) {
+                return Ok(Some(why.to_owned()));
+            }
+        }
+        let program: &mut RawTracePoint = self
+            .ebpf
+            .program_mut(probe.name)
+            .with_context(|| format!("the object has no program {}", probe.name))?
+            .try_into()?;
+        if let Err(error) = program.load() {
+            return Ok(Some(load_failure(&error)));
+        }
+        Ok(program.attach(probe.tracepoint).err().map(|error| attach_failure(&error, probe)))
+    }
+}
+
+fn load_failure(error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            format!("the kernel refuses the program: {io_error}: {}", verdict(&log))
+        }
+        other => format!("the program cannot be loaded: {other}"),
+    }
+}
+
+/// The line in which the verifier says why; its statistics follow it.
+fn verdict(log: &str) -> &str {
+    log.lines()
+        .rev()
+        .map(str::trim)
+        .find(|line| {
+            let statistics = ["processed ", "stack depth ", "verification time "];
+            !line.is_empty() && !statistics.iter().any(|start| line.starts_with(start))
+        })
+        .unwrap_or("the verifier says nothing")
+}
+
+fn attach_failure(error: &ProgramError, probe: &Probe) -> String {
+    match error {
+        ProgramError::SyscallError(SyscallError { io_error, .. })
+            if io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            format!("this kernel has no tracepoint {}; is kvm loaded?", probe.tracepoint)
+        }
+        other => format!("{} cannot be attached: {other}", probe.tracepoint),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_verifiers_reason_is_found_before_its_statistics() {
+        let log = "0: R1=ctx()\n5: (79) r0 = *(u64 *)(r3 +0)\nR3 unbounded memory access\nverification time 9 usec\nstack depth 48+152\nprocessed 6 insns (limit 1000000)\n\n";
+        assert_eq!(verdict(log), "R3 unbounded memory access");
+        assert_eq!(verdict(""), "the verifier says nothing");
+    }
+}

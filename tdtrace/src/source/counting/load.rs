@@ -1,0 +1,307 @@
+//! The object with its programs and maps, loaded. Which load it is, the running kernel's or one for
+//! synthetic TDs, is decided by the globals that it gets.
+
+use std::{collections::HashSet, sync::Arc};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray, Queue},
+    programs::RawTracePoint,
+};
+use tdtrace_common::{
+    counters::{HotspotKey, HotspotValue, KvmObject, VmEntry},
+    layout::KernelLayout,
+};
+
+use super::{
+    collect_overflow,
+    cost::{self, Cost},
+    log::Log,
+    losses,
+    sizes::{MAX_VMS, Sizes},
+    vcpus::{Overflow, Vcpu},
+};
+use crate::{
+    model::sample::{Losses, ProbeState},
+    probe::table::PROBES,
+};
+
+/// The compiled programs; `build.rs` made them. Aligned, because the parser reads them in place.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tdtrace-ebpf.o"));
+
+/// What a load is told.
+pub(crate) struct Load<'l> {
+    /// Where the programs find fields.
+    pub(crate) layout: &'l KernelLayout,
+    /// How many entries the maps get.
+    pub(crate) sizes: Sizes,
+    /// The programs take the time.
+    pub(crate) timed: bool,
+    /// Print what the programs log.
+    pub(crate) debug: bool,
+    /// The load is for synthetic TDs.
+    pub(crate) synthetic: Option<SyntheticSizes>,
+}
+
+/// What synthetic TDs need besides.
+#[derive(Clone, Copy)]
+pub(crate) struct SyntheticSizes {
+    /// CPUs that events may come from, as the kernel numbers them.
+    pub(crate) cpus: u32,
+    /// Pages of memory for their structures.
+    pub(crate) pages: u32,
+}
+
+/// The loaded object with its links.
+pub(crate) struct Loaded {
+    pub(super) ebpf: Ebpf,
+    /// After the programs, so that it prints what they logged last.
+    _log: Option<Log>,
+    maps: Vec<(&'static str, Map)>,
+    /// Each probe and whether it counts.
+    pub(super) probes: Arc<[ProbeState]>,
+    /// What the programs had lost when the counting began.
+    before: Losses,
+}
+
+/// Maps that are used after loading.
+const MAPS: [&str; 14] = [
+    "VCPUS",
+    "VMS",
+    "FREE_VCPUS",
+    "FREE_VMS",
+    "VCPU_INDEX",
+    "VM_INDEX",
+    "SLOT_AT",
+    "SLOT_BY_THREAD",
+    "HOTSPOTS",
+    "LATENCY_ROWS",
+    "FREE_ROWS",
+    "LOSSES",
+    "SYNTHETIC_CPUS",
+    "SYNTHETIC_MEMORY",
+];
+
+impl Loaded {
+    /// Loads the object; its programs are neither loaded nor attached yet.
+    ///
+    /// # Errors
+    /// When the kernel refuses a map.
+    pub(crate) fn new(load: &Load<'_>) -> Result<Self> {
+        let [timed, debug, synthetic] =
+            [load.timed, load.debug, load.synthetic.is_some()].map(u8::from);
+        let mut loader = EbpfLoader::new();
+        size(&mut loader, load);
+        let mut ebpf = loader
+            .override_global("LAYOUT", load.layout, true)
+            .override_global("TIMED", &timed, true)
+            .override_global("DEBUG", &debug, true)
+            .override_global("SYNTHETIC", &synthetic, true)
+            .load(OBJECT)
+            .map_err(|error| anyhow!(error))
+            .context("the kernel refuses the eBPF maps; `tdtrace doctor` says what is missing")?;
+        let log = load.debug.then(|| Log::follow(&mut ebpf)).transpose()?;
+        let mut maps = Vec::new();
+        for name in MAPS {
+            let map = ebpf.take_map(name);
+            maps.push((name, map.with_context(|| format!("the object has no map {name}"))?));
+        }
+        Ok(Self { ebpf, _log: log, maps, probes: Arc::new([]), before: Losses::default() })
+    }
+
+    /// Each probe and whether it counts.
+    pub(crate) fn probes(&self) -> Arc<[ProbeState]> {
+        Arc::clone(&self.probes)
+    }
+
+    /// The data of map `name`.
+    pub(crate) fn map(&self, name: &str) -> Result<&MapData> {
+        match self.any(name)? {
+            Map::Array(data) | Map::PerCpuArray(data) | Map::HashMap(data) | Map::Queue(data) => {
+                Ok(data)
+            }
+            _ => bail!("map {name} is of another type"),
+        }
+    }
+
+    fn any(&self, name: &str) -> Result<&Map> {
+        let found = self.maps.iter().find(|(known, _)| *known == name);
+        found.map(|(_, map)| map).with_context(|| format!("the object has no map {name}"))
+    }
+
+    /// Program `name`.
+    pub(crate) fn program(&self, name: &str) -> Result<&RawTracePoint> {
+        let program = self.ebpf.program(name);
+        Ok(program.with_context(|| format!("the object has no program {name}"))?.try_into()?)
+    }
+
+    /// Program `name`, for one that is run without being attached.
+    pub(crate) fn program_mut(&mut self, name: &str) -> Result<&mut RawTracePoint> {
+        let program = self.ebpf.program_mut(name);
+        Ok(program.with_context(|| format!("the object has no program {name}"))?.try_into()?)
+    }
+
+    fn any_mut(&mut self, name: &str) -> Result<&mut Map> {
+        let found = self.maps.iter_mut().find(|(known, _)| *known == name);
+        found.map(|(_, map)| map).with_context(|| format!("the object has no map {name}"))
+    }
+
+    /// Lets the programs count. Only now do they find free slots: the probes are attached one after the
+    /// other, and of a guest that runs already all of them are to count the same time.
+    ///
+    /// # Errors
+    /// When the kernel refuses an entry.
+    pub(crate) fn begin(&mut self) -> Result<()> {
+        self.fill_queue("FREE_VMS", MAX_VMS)?;
+        let rows = self.map("LATENCY_ROWS")?.info()?.max_entries();
+        self.fill_queue("FREE_ROWS", rows)?;
+        let vcpus = self.map("VCPUS")?.info()?.max_entries();
+        self.fill_queue("FREE_VCPUS", vcpus)?;
+        self.before = self.all_losses()?;
+        Ok(())
+    }
+
+    fn fill_queue(&mut self, name: &str, entries: u32) -> Result<()> {
+        let mut queue = Queue::<_, u32>::try_from(self.any_mut(name)?)?;
+        for index in 0..entries {
+            queue.push(index, 0).with_context(|| format!("map {name} refuses entry {index}"))?;
+        }
+        Ok(())
+    }
+
+    /// Gives slots back, with what the maps hold of their vCPUs.
+    pub(super) fn free_vcpus(&mut self, vcpus: &[Vcpu]) -> Result<()> {
+        let mut indices = HashMap::<_, KvmObject, u32>::try_from(self.any_mut("VCPU_INDEX")?)?;
+        for vcpu in vcpus {
+            ignore_absent(indices.remove(&vcpu.object))?;
+        }
+        let mut addresses = HashMap::<_, u64, u32>::try_from(self.any_mut("SLOT_AT")?)?;
+        for vcpu in vcpus {
+            remove_own(&mut addresses, vcpu.object.address, vcpu.index)?;
+        }
+        let mut threads = HashMap::<_, u32, u32>::try_from(self.any_mut("SLOT_BY_THREAD")?)?;
+        for vcpu in vcpus {
+            remove_own(&mut threads, vcpu.sample.tid, vcpu.index)?;
+        }
+        let lives: HashSet<(u32, u32)> = vcpus.iter().map(|vcpu| (vcpu.index, vcpu.life)).collect();
+        let mut hotspots =
+            HashMap::<_, HotspotKey, HotspotValue>::try_from(self.any_mut("HOTSPOTS")?)?;
+        let keys: Vec<HotspotKey> =
+            hotspots.keys().flatten().filter(|key| lives.contains(&(key.slot, key.life))).collect();
+        for key in keys {
+            ignore_absent(hotspots.remove(&key))?;
+        }
+        let mut rows = Queue::<_, u32>::try_from(self.any_mut("FREE_ROWS")?)?;
+        for entry in vcpus.iter().flat_map(|vcpu| vcpu.rows) {
+            if let Some(row) = entry.checked_sub(1) {
+                rows.push(row, 0)?;
+            }
+        }
+        let mut free = Queue::<_, u32>::try_from(self.any_mut("FREE_VCPUS")?)?;
+        for vcpu in vcpus {
+            free.push(vcpu.index, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Gives VM entry `index` back.
+    pub(super) fn free_vm(&mut self, index: u32, entry: &VmEntry) -> Result<()> {
+        let kvm = KvmObject { address: entry.kvm, identity: entry.identity };
+        let mut indices = HashMap::<_, KvmObject, u32>::try_from(self.any_mut("VM_INDEX")?)?;
+        ignore_absent(indices.remove(&kvm))?;
+        Queue::<_, u32>::try_from(self.any_mut("FREE_VMS")?)?.push(index, 0)?;
+        Ok(())
+    }
+
+    /// The hotspots that found no place in their slot.
+    pub(super) fn hotspots(&self) -> Result<Overflow> {
+        let map = HashMap::<_, HotspotKey, HotspotValue>::try_from(self.any("HOTSPOTS")?)?;
+        Ok(collect_overflow(map.iter().flatten().map(|(key, value)| (key, value.count))))
+    }
+
+    /// What was not counted since the counting began, hotspots aside.
+    pub(super) fn losses(&self) -> Result<Losses> {
+        let mut losses = self.all_losses()?;
+        losses::subtract(&mut losses, &self.before);
+        Ok(losses)
+    }
+
+    fn all_losses(&self) -> Result<Losses> {
+        let mut losses = losses::read(&PerCpuArray::<_, u64>::try_from(self.any("LOSSES")?)?)?;
+        for probe in PROBES {
+            if let Some(program) = self.ebpf.program(probe.name)
+                && let Ok(fd) = program.fd()
+            {
+                losses.misses.push((probe.name.to_owned(), losses::recursion_misses(fd)?));
+            }
+        }
+        Ok(losses)
+    }
+
+    /// Bytes of memory that the kernel says the maps take.
+    pub(crate) fn map_bytes(&self) -> Result<u64> {
+        self.maps.iter().map(|(name, _)| losses::memlock(self.map(name)?.fd())).sum()
+    }
+
+    /// What each attached program cost so far.
+    pub(crate) fn costs(&self) -> Result<Vec<Cost>> {
+        let attached = PROBES.iter().zip(self.probes.iter()).filter(|(_, s)| s.missing.is_none());
+        attached
+            .map(|(probe, _)| {
+                let program = self.ebpf.program(probe.name);
+                cost::of(
+                    probe.name,
+                    program.with_context(|| format!("the object has no program {}", probe.name))?,
+                )
+            })
+            .collect()
+    }
+}
+
+fn size(loader: &mut EbpfLoader<'_>, load: &Load<'_>) {
+    let Sizes { vcpus, threads, hotspots, rows } = load.sizes;
+    let synthetic = load.synthetic.unwrap_or(SyntheticSizes { cpus: 1, pages: 1 });
+    for (name, entries) in [
+        ("VMS", MAX_VMS),
+        ("FREE_VMS", MAX_VMS),
+        ("VM_INDEX", MAX_VMS),
+        ("VCPUS", vcpus),
+        ("FREE_VCPUS", vcpus),
+        ("VCPU_INDEX", vcpus),
+        ("SLOT_AT", vcpus),
+        ("LATENCY_ROWS", rows),
+        ("FREE_ROWS", rows),
+        ("SLOT_BY_THREAD", threads),
+        ("HOTSPOTS", hotspots),
+        ("SYNTHETIC_CPUS", synthetic.cpus),
+        ("SYNTHETIC_MEMORY", synthetic.pages),
+    ] {
+        loader.map_max_entries(name, entries);
+    }
+}
+
+/// Removes the entry of `key` if it names slot `index`. Should a new vCPU take the key in between, its
+/// entry goes: then another CPU's guess is caught one KVM_RUN later, see the programs.
+fn remove_own<K: Pod>(
+    map: &mut HashMap<&mut MapData, K, u32>,
+    key: K,
+    index: u32,
+) -> Result<(), MapError> {
+    if map.get(&key, 0).is_ok_and(|known| known == index) {
+        return ignore_absent(map.remove(&key));
+    }
+    Ok(())
+}
+
+fn ignore_absent(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}

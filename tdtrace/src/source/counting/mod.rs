@@ -1,0 +1,210 @@
+//! Programs loaded and their maps read: what the live source and synthetic TDs have in common.
+//!
+//! [`load`] loads the object, [`attach`] attaches its programs, [`slots`] maps the counting arrays,
+//! [`vcpus`] reads vCPUs from them and [`durations`] their durations, [`losses`] what was not counted,
+//! [`sizes`] says how large the maps are, [`cost`] what the programs take. Who runs a VM is for those to
+//! say who use this.
+
+mod attach;
+pub mod cost;
+mod durations;
+pub(crate) mod load;
+mod log;
+mod losses;
+pub(crate) mod privilege;
+pub mod sizes;
+pub(crate) mod slots;
+mod vcpus;
+
+pub(crate) use vcpus::Reading;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use tdtrace_common::counters::{HotspotKey, VmEntry};
+
+use self::{
+    durations::Durations,
+    load::Loaded,
+    slots::MappedArray,
+    vcpus::{Overflow, Vcpu, Vcpus},
+};
+use super::owner::{Identity, Owners, named};
+use crate::model::sample::{Losses, VcpuSample, VmKey, VmSample};
+
+/// What was read at one moment.
+pub(crate) struct Counted {
+    pub(crate) vms: Vec<VmSample>,
+    pub(crate) vcpus: Vec<Arc<VcpuSample>>,
+    pub(crate) losses: Losses,
+}
+
+/// A load with its maps.
+pub(crate) struct Counters {
+    loaded: Loaded,
+    reading: Reading,
+    vcpus: Vcpus,
+    durations: Durations,
+    vms: MappedArray<VmEntry>,
+    /// Life of every entry that has been given back; it is silent until its life moves on.
+    freed_vms: HashMap<u32, u32>,
+    /// What vCPUs lost whose slots were given back.
+    ended: Losses,
+}
+
+impl Counters {
+    /// Maps the arrays of `loaded`.
+    ///
+    /// # Errors
+    /// When a map cannot be mapped.
+    pub(crate) fn new(loaded: Loaded, reading: Reading) -> Result<Self> {
+        let map = |name: &'static str| {
+            loaded.map(name).with_context(|| format!("the map {name} cannot be used"))
+        };
+        let vcpus = Vcpus::new(MappedArray::new(map("VCPUS")?)?, reading);
+        let durations = Durations::new(MappedArray::new(map("LATENCY_ROWS")?)?);
+        let vms = MappedArray::new(map("VMS")?)?;
+        let (freed_vms, ended) = (HashMap::new(), Losses::default());
+        Ok(Self { loaded, reading, vcpus, durations, vms, freed_vms, ended })
+    }
+
+    /// The load.
+    pub(crate) fn loaded(&self) -> &Loaded {
+        &self.loaded
+    }
+
+    /// Reads what moved, and gives back what belongs to VMs that have ended. `now` is the clock of the
+    /// programs; of VM `detail` the durations of single vCPUs are wanted.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub(crate) fn read(
+        &mut self,
+        now: Duration,
+        owners: &mut dyn Owners,
+        detail: Option<VmKey>,
+    ) -> Result<Counted> {
+        // In this order: a VM that has ended by now has its last counts in the slots read after.
+        let tgids: HashSet<u32> = self.vcpus.tgids().collect();
+        let gone = tgids.into_iter().filter(|tgid| owners.is_gone(*tgid)).collect();
+        let entries = self.entries();
+        let overflow = self.loaded.hotspots()?;
+        self.vcpus.read(&overflow, &self.vms, now);
+        let vms = self.vm_samples(&entries, &gone, owners);
+        let losses = self.losses()?;
+        let detailed = |vcpu: &Vcpu| {
+            if detail == Some(vcpu.sample.vm) {
+                let latency = self.durations.of_vcpu(vcpu);
+                Arc::new(VcpuSample { latency, ..(*vcpu.sample).clone() })
+            } else {
+                Arc::clone(&vcpu.sample)
+            }
+        };
+        let vcpus = self.vcpus.all().map(detailed).collect();
+        self.reclaim(&vms, &entries, owners)?;
+        Ok(Counted { vms, vcpus, losses })
+    }
+
+    fn entries(&self) -> Vec<(u32, Box<VmEntry>)> {
+        (0..self.vms.len())
+            .filter_map(|index| {
+                let life = (self.vms.word(index, std::mem::offset_of!(VmEntry, life))) as u32;
+                let used = life != 0 && self.freed_vms.get(&index) != Some(&life);
+                used.then(|| (index, self.vms.read(index)))
+            })
+            .collect()
+    }
+
+    fn losses(&self) -> Result<Losses> {
+        let mut losses = self.loaded.losses()?;
+        losses.hotspots = self.ended.hotspots;
+        losses.unpaired = self.ended.unpaired;
+        losses.durations = self.ended.durations;
+        self.vcpus.all().for_each(|vcpu| add_losses(&mut losses, vcpu));
+        Ok(losses)
+    }
+
+    fn vm_samples(
+        &mut self,
+        entries: &[(u32, Box<VmEntry>)],
+        gone: &HashSet<u32>,
+        owners: &mut dyn Owners,
+    ) -> Vec<VmSample> {
+        let mut latest: HashMap<u64, u64> = HashMap::new();
+        for (_, entry) in entries {
+            let seen_at = latest.entry(entry.kvm).or_default();
+            *seen_at = entry.seen_at.max(*seen_at);
+        }
+        let mut vcpus: HashMap<u32, Vec<&Vcpu>> = HashMap::new();
+        for vcpu in self.vcpus.all() {
+            vcpus.entry(vcpu.sample.vm.index).or_default().push(vcpu);
+        }
+        let sample = |(index, entry): &(u32, Box<VmEntry>)| {
+            let own = vcpus.get(index).map_or(&[][..], Vec::as_slice);
+            let pid = own.first().map_or(entry.tgid, |vcpu| vcpu.tgid);
+            let is_gone = match own {
+                [] => owners.is_gone(pid),
+                own => own.iter().all(|vcpu| gone.contains(&vcpu.tgid)),
+            };
+            let replaced = latest.get(&entry.kvm).is_some_and(|latest| *latest > entry.seen_at);
+            let Identity { name, vmm, container } = named(owners.identity(pid), &entry.comm);
+            let key = VmKey { index: *index, life: self.reading.life(entry.life) };
+            VmSample {
+                key,
+                pid,
+                name,
+                vmm,
+                container,
+                vm_type: (entry.vm_type != u32::MAX).then_some(entry.vm_type),
+                ended: is_gone || replaced,
+                demo: self.reading.synthetic,
+                latency: self.durations.of_vm(key, own),
+            }
+        };
+        entries.iter().map(sample).collect()
+    }
+
+    /// Gives back what belongs to VMs that this sample reported as ended.
+    fn reclaim(
+        &mut self,
+        vms: &[VmSample],
+        entries: &[(u32, Box<VmEntry>)],
+        owners: &mut dyn Owners,
+    ) -> Result<()> {
+        let ended: HashMap<u32, &VmSample> =
+            vms.iter().filter(|vm| vm.ended).map(|vm| (vm.key.index, vm)).collect();
+        if ended.is_empty() {
+            return Ok(());
+        }
+        let vcpus = self.vcpus.take(|vcpu| ended.contains_key(&vcpu.sample.vm.index));
+        self.loaded.free_vcpus(&vcpus)?;
+        vcpus.iter().for_each(|vcpu| add_losses(&mut self.ended, vcpu));
+        for (index, entry) in entries.iter().filter(|(index, _)| ended.contains_key(index)) {
+            self.loaded.free_vm(*index, entry)?;
+            self.freed_vms.insert(*index, entry.life);
+        }
+        for vm in ended.values() {
+            owners.forget(vm.pid);
+            self.durations.forget(vm.key);
+        }
+        Ok(())
+    }
+}
+
+fn add_losses(losses: &mut Losses, vcpu: &Vcpu) {
+    losses.hotspots += vcpu.hotspots_lost;
+    losses.unpaired += vcpu.timing.unpaired;
+    losses.durations += vcpu.timing.rows_lost;
+}
+
+fn collect_overflow(entries: impl Iterator<Item = (HotspotKey, u64)>) -> Overflow {
+    let mut overflow = Overflow::new();
+    for (key, count) in entries {
+        overflow.entry((key.slot, key.life)).or_default().push((key.place, count));
+    }
+    overflow
+}

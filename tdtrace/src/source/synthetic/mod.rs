@@ -1,0 +1,212 @@
+//! Synthetic TDs: the programs of the same object, never attached, run on structures that were made
+//! up in a map's memory by the layout of a kernel with TDX.
+//!
+//! What runs is the bytecode that runs on a TDX host, verified and compiled by this kernel. Not the
+//! same are the layout, that of Linux 7.3, and where clock, thread and running vCPU come from. It
+//! proves what the programs make of an exit, not what a TDX module leaves in the registers.
+//!
+//! [`memory`] is the map that the structures lie in, [`td`] the structures, [`cpu`] fires events.
+
+mod cpu;
+mod memory;
+mod td;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result};
+use tdtrace_common::synthetic::SyntheticCpu;
+
+pub use self::{
+    cpu::{Cpu, Event},
+    td::{Registers, Vcpu},
+};
+use self::{memory::Memory, td::Structures};
+use super::{
+    counting::{
+        Counters, Reading,
+        load::{Load, Loaded, SyntheticSizes},
+        privilege,
+        sizes::Sizes,
+        slots::MappedArray,
+    },
+    owner::{Identity, Owners},
+};
+use crate::{
+    kernel::{
+        Facts,
+        btf::{Btf, unpack_btf},
+    },
+    model::sample::{Host, Isa, ProbeState, Sample, VmKey},
+    probe::table::PROBES,
+};
+
+/// BTF of kvm_intel with TDX, compiled from Linux 7.3.
+static BTF: &[u8] =
+    include_bytes!("../../../tests/fixtures/btf/kvm-intel-7.3-tdx.standalone.btf.zst");
+
+/// Processes of synthetic TDs have numbers that no process has (`PID_MAX_LIMIT` is 2^22).
+pub const FIRST_PID: u32 = 1 << 23;
+
+/// How large a load for synthetic TDs is.
+#[derive(Clone, Copy, Debug)]
+pub struct SyntheticOptions {
+    /// Slots for vCPUs.
+    pub max_vcpus: u32,
+    /// TDs that can be made, over the whole time.
+    pub tds: u32,
+    /// vCPUs that can be made, over the whole time.
+    pub vcpus: u32,
+    /// Rows of durations, if other than the usual number.
+    pub rows: Option<u32>,
+    /// Let the programs take the time.
+    pub timed: bool,
+}
+
+/// A load with its made-up structures.
+pub struct Synthetic {
+    counters: Counters,
+    cpus: MappedArray<SyntheticCpu>,
+    memory: Memory,
+    structures: Structures,
+    host: Arc<Host>,
+    owners: MadeUp,
+}
+
+impl Synthetic {
+    /// Loads the object with the layout of Linux 7.3 and room for what `options` say.
+    ///
+    /// # Errors
+    /// No privilege, or a kernel that refuses eBPF.
+    pub fn load(options: SyntheticOptions) -> Result<Self> {
+        let facts = Facts::running();
+        privilege::check(&facts)?;
+        let btf = Btf::parse(unpack_btf(BTF).context("the BTF that tdtrace has with it")?)?;
+        let structures = Structures::new(btf)?;
+        let cpus = facts.possible_cpus.known().copied().unwrap_or(1);
+        let mut sizes = Sizes::new(options.max_vcpus, options.timed);
+        sizes.rows = options.rows.unwrap_or(sizes.rows);
+        let mut loaded = Loaded::new(&Load {
+            layout: &structures.layout,
+            sizes,
+            timed: options.timed,
+            debug: false,
+            synthetic: Some(SyntheticSizes {
+                cpus,
+                pages: structures.pages(options.tds, options.vcpus),
+            }),
+        })?;
+        for name in PROBES.iter().map(|probe| probe.name).chain([ADDRESS]) {
+            let program = loaded.program_mut(name)?;
+            program.load().with_context(|| format!("the kernel refuses the program {name}"))?;
+        }
+        loaded.begin()?;
+        let cpus = MappedArray::writable(loaded.map("SYNTHETIC_CPUS")?)?;
+        let memory = Memory::new(&loaded, &cpus)?;
+        let isa = Isa::Vmx;
+        let reading = Reading { isa, timed: options.timed, loads_before: 0, synthetic: true };
+        Ok(Self {
+            counters: Counters::new(loaded, reading)?,
+            cpus,
+            memory,
+            structures,
+            host: Arc::new(Host { release: "7.3, synthetic".to_owned(), isa }),
+            owners: MadeUp::default(),
+        })
+    }
+
+    /// Makes a TD of process `pid` called `name`: its address.
+    ///
+    /// # Errors
+    /// When there is no room left.
+    pub fn td(&mut self, pid: u32, name: &str) -> Result<u64> {
+        self.owners.names.insert(pid, name.into());
+        self.structures.td(&mut self.memory)
+    }
+
+    /// Makes vCPU `id` of the TD at `td`.
+    ///
+    /// # Errors
+    /// When there is no room left.
+    pub fn vcpu(&mut self, td: u64, id: u32, pid: u32, tid: u32) -> Result<Vcpu> {
+        let address = self.structures.vcpu(&mut self.memory, td, id)?;
+        Ok(Vcpu { address, pid, tid })
+    }
+
+    /// Makes another TD at the address of one that is no more.
+    pub fn reuse_td(&mut self, td: u64, pid: u32, name: &str) {
+        self.owners.names.insert(pid, name.into());
+        self.structures.write_td(&self.memory, td);
+    }
+
+    /// Makes another vCPU at the address of one that is no more.
+    pub fn reuse_vcpu(&mut self, vcpu: Vcpu, td: u64, id: u32, pid: u32, tid: u32) -> Vcpu {
+        self.structures.write_vcpu(&self.memory, vcpu.address, td, id);
+        Vcpu { pid, tid, ..vcpu }
+    }
+
+    /// The process of a TD is gone.
+    pub fn end(&mut self, pid: u32) {
+        self.owners.gone.push(pid);
+    }
+
+    /// The CPU with this number, to fire events on. The calling thread must stay there.
+    #[must_use]
+    pub fn cpu(&self, number: u32) -> Cpu<'_> {
+        Cpu::new(self, number)
+    }
+
+    /// Adds to the buckets of every row that there is, as if so many durations had been counted: for
+    /// what takes too long to count.
+    ///
+    /// # Errors
+    /// When the map cannot be mapped.
+    pub fn add_to_buckets(&self, bucket: usize, count: u32) -> Result<()> {
+        td::add_to_buckets(self.counters.loaded().map("LATENCY_ROWS")?, bucket, count)
+    }
+
+    /// What was counted up to `now`, the synthetic time.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn sample(&mut self, now: Duration, detail: Option<VmKey>) -> Result<Sample> {
+        let counted = self.counters.read(now, &mut self.owners, detail)?;
+        Ok(Sample {
+            at: now,
+            host: Arc::clone(&self.host),
+            probes: PROBES
+                .iter()
+                .map(|probe| ProbeState {
+                    name: probe.name.to_owned(),
+                    missing: None,
+                    hides: probe.hidden_without.to_owned(),
+                })
+                .collect(),
+            vms: counted.vms,
+            vcpus: counted.vcpus,
+            losses: counted.losses,
+        })
+    }
+}
+
+/// The program that tells where the memory is.
+const ADDRESS: &str = "synthetic_address";
+
+/// Processes that nobody runs.
+#[derive(Default)]
+struct MadeUp {
+    names: HashMap<u32, Arc<str>>,
+    gone: Vec<u32>,
+}
+
+impl Owners for MadeUp {
+    fn is_gone(&mut self, pid: u32) -> bool {
+        self.gone.contains(&pid)
+    }
+
+    fn identity(&mut self, pid: u32) -> Identity {
+        let name = self.names.get(&pid).cloned().unwrap_or_default();
+        Identity { name, vmm: "synthetic".into(), container: None }
+    }
+
+    fn forget(&mut self, _pid: u32) {}
+}

@@ -1,0 +1,177 @@
+//! Made-up `kvm` and `vcpu_tdx` structures: only what the programs read is filled in.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context as _, Result};
+use aya::maps::MapData;
+use tdtrace_common::{
+    latency::LatencyRow,
+    layout::{ABSENT, KernelLayout},
+};
+
+use super::memory::Memory;
+use crate::{
+    kernel::{
+        btf::{Btf, BtfSet},
+        layout::resolve,
+    },
+    source::counting::slots::MappedArray,
+};
+
+/// `arch/x86/include/uapi/asm/kvm.h:KVM_X86_TDX_VM`.
+const KVM_X86_TDX_VM: u64 = 5;
+/// The shared bit of a TD with a GPA width of 52.
+pub(super) const SHARED_BIT: u64 = 1 << 51;
+
+/// A synthetic vCPU and the thread that runs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vcpu {
+    /// Address of its `vcpu_tdx`.
+    pub address: u64,
+    /// The process.
+    pub pid: u32,
+    /// The thread.
+    pub tid: u32,
+}
+
+/// With what a synthetic vCPU comes out of TDH.VP.ENTER.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Registers {
+    /// RAX: status and VMX exit reason.
+    pub ret: u64,
+    /// What KVM makes of it: the exit reason that it shows.
+    pub kvm_reason: u32,
+    /// R10.
+    pub r10: u64,
+    /// R11.
+    pub r11: u64,
+    /// R12.
+    pub r12: u64,
+    /// R13.
+    pub r13: u64,
+    /// R14.
+    pub r14: u64,
+    /// R9: of an external interrupt its vector.
+    pub intr_info: u32,
+    /// RDX.
+    pub ext_qualification: u64,
+    /// R8.
+    pub gpa: u64,
+}
+
+/// How large the structures are and where their fields lie.
+pub(super) struct Structures {
+    pub(super) layout: KernelLayout,
+    kvm: u32,
+    vcpu: u32,
+    /// TDs made so far: each has a creation time of its own.
+    made: AtomicU64,
+}
+
+impl Structures {
+    /// Those of the kernel that `btf` describes.
+    pub(super) fn new(btf: Btf) -> Result<Self> {
+        let kvm = btf.struct_size("kvm").context("struct kvm")?;
+        let vcpu = btf.struct_size("vcpu_tdx").context("struct vcpu_tdx")?;
+        let mut layout = resolve(&BtfSet::new(btf)).layout;
+        // The name of a process is the running kernel's to tell: the programs do not look for it.
+        layout.task_group_leader = ABSENT;
+        Ok(Self { layout, kvm, vcpu, made: AtomicU64::new(0) })
+    }
+
+    /// Pages that so many structures take.
+    pub(super) fn pages(&self, tds: u32, vcpus: u32) -> u32 {
+        let rounded = |size: u32| u64::from(size).next_multiple_of(64);
+        let bytes = u64::from(tds) * rounded(self.kvm) + u64::from(vcpus) * rounded(self.vcpu);
+        u32::try_from(bytes.div_ceil(4096)).unwrap_or(u32::MAX).max(1)
+    }
+
+    pub(super) fn td(&self, memory: &mut Memory) -> Result<u64> {
+        let address = memory.take(self.kvm)?;
+        self.write_td(memory, address);
+        Ok(address)
+    }
+
+    pub(super) fn write_td(&self, memory: &Memory, address: u64) {
+        let layout = &self.layout;
+        let made = self.made.fetch_add(1, Ordering::Relaxed) + 1;
+        memory.clear(address, self.kvm);
+        put(memory, address, layout.kvm_vm_type, 1, KVM_X86_TDX_VM);
+        put(memory, address, layout.kvm_gfn_direct_bits, 8, SHARED_BIT >> 12);
+        put(memory, address, layout.kvm_clock_offset, 8, made.wrapping_neg());
+    }
+
+    pub(super) fn vcpu(&self, memory: &mut Memory, td: u64, id: u32) -> Result<u64> {
+        let address = memory.take(self.vcpu)?;
+        self.write_vcpu(memory, address, td, id);
+        Ok(address)
+    }
+
+    pub(super) fn write_vcpu(&self, memory: &Memory, address: u64, td: u64, id: u32) {
+        memory.clear(address, self.vcpu);
+        put(memory, address, self.layout.vcpu_kvm, 8, td);
+        put(memory, address, self.layout.vcpu_id, 4, id.into());
+    }
+
+    /// What TDH.VP.ENTER and `tdx_vcpu_enter_exit` leave behind.
+    pub(super) fn exit(&self, memory: &Memory, vcpu: u64, registers: &Registers) {
+        let layout = &self.layout;
+        let args = layout.tdx_vp_enter_args;
+        for (offset, value) in [
+            (layout.tdx_vp_enter_ret, registers.ret),
+            (args + layout.tdx_args_r10, registers.r10),
+            (args + layout.tdx_args_r11, registers.r11),
+            (args + layout.tdx_args_r12, registers.r12),
+            (args + layout.tdx_args_r13, registers.r13),
+            (args + layout.tdx_args_r14, registers.r14),
+            (layout.tdx_ext_exit_qualification, registers.ext_qualification),
+            (layout.tdx_exit_gpa, registers.gpa),
+        ] {
+            put(memory, vcpu, offset, 8, value);
+        }
+        let vt = layout.tdx_vt;
+        put(memory, vcpu, vt + layout.vt_exit_reason, 4, registers.kvm_reason.into());
+        put(memory, vcpu, vt + layout.vt_exit_intr_info, 4, registers.intr_info.into());
+        memory.add(vcpu + u64::from(layout.stat_exits), 1);
+    }
+
+    /// The status with which KVM answers a TDVMCALL (`tdvmcall_set_return_code`).
+    pub(super) fn answer(&self, memory: &Memory, vcpu: u64, status: u64) {
+        let r10 = self.layout.tdx_vp_enter_args + self.layout.tdx_args_r10;
+        put(memory, vcpu, r10, 8, status);
+    }
+
+    /// KVM counts a KVM_RUN.
+    pub(super) fn run(&self, memory: &Memory, vcpu: u64) {
+        memory.add(vcpu + u64::from(self.layout.stat_fpu_reload), 1);
+    }
+
+    /// KVM counts a hypercall.
+    pub(super) fn hypercall(&self, memory: &Memory, vcpu: u64) {
+        memory.add(vcpu + u64::from(self.layout.stat_hypercalls), 1);
+    }
+}
+
+fn put(memory: &Memory, base: u64, offset: u32, bytes: u32, value: u64) {
+    if offset != ABSENT {
+        memory.write(base + u64::from(offset), bytes, value);
+    }
+}
+
+/// Adds `count` to bucket `bucket` of every row in `map` that is in use.
+pub(super) fn add_to_buckets(map: &MapData, bucket: usize, count: u32) -> Result<()> {
+    let rows = MappedArray::<LatencyRow>::writable(map)?;
+    for index in 0..rows.len() {
+        if rows.word(index, std::mem::offset_of!(LatencyRow, class)) as u32 == 0 {
+            continue;
+        }
+        let byte = index as usize * size_of::<LatencyRow>()
+            + std::mem::offset_of!(LatencyRow, buckets)
+            + 4 * bucket;
+        let shift = byte % 8 * 8;
+        let word = rows.load(byte / 8);
+        let sum = ((word >> shift) as u32).wrapping_add(count);
+        rows.store(byte / 8, word & !(0xffff_ffff << shift) | u64::from(sum) << shift);
+    }
+    Ok(())
+}

@@ -1,0 +1,10 @@
+//! Synthetic TDs: the loaded programs against a truth that is computed here, independently of them.
+//!
+//! `truth` is that computation, `drive` fires the events, the other files are tests. Needs root: programs
+//! are loaded into this kernel.
+
+mod drive;
+mod exact;
+mod taxonomy;
+mod trouble;
+mod truth;

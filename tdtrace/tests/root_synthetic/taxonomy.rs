@@ -1,0 +1,1 @@
+//! Every kind of exit that a TD can have, one after the other.

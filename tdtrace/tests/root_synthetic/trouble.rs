@@ -1,0 +1,1 @@
+//! What goes wrong: missing events, no room, addresses that are used again.
