@@ -1,4 +1,4 @@
-//! The static programs that run in the VM, `tdtrace` and a test's own: builds them for musl.
+//! The static `tdtrace` that runs in the VM: builds it for musl.
 
 use std::{
     env,
@@ -30,43 +30,15 @@ pub(super) fn target_dir() -> Result<PathBuf> {
         .ok_or_else(|| anyhow!("{} is not in a target directory", program.display()))
 }
 
-/// What runs in the VM.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Programs {
-    /// `tdtrace`.
-    pub(super) tdtrace: PathBuf,
-    /// `tdtrace/examples/lab_durations.rs`.
-    pub(super) durations: PathBuf,
-}
-
-impl Programs {
-    /// A `tdtrace` that cargo built, and the example where cargo puts it.
-    pub(super) fn beside(tdtrace: &Path) -> Self {
-        let durations = tdtrace.with_file_name("examples").join(DURATIONS);
-        Self { tdtrace: tdtrace.to_owned(), durations }
-    }
-}
-
-const DURATIONS: &str = "lab_durations";
-
-/// Builds the programs without debug information.
+/// Builds `tdtrace` without debug information and returns where it is.
 ///
 /// # Errors
 /// When the target cannot be added or the build fails; cargo has said why on standard error.
-pub(super) fn build() -> Result<Programs> {
+pub(super) fn build() -> Result<PathBuf> {
     add_target()?;
     let out = Command::new(cargo())
         .current_dir(workspace())
-        .args([
-            "build",
-            "--package",
-            "tdtrace",
-            "--bin",
-            "tdtrace",
-            "--example",
-            DURATIONS,
-            "--locked",
-        ])
+        .args(["build", "--package", "tdtrace", "--bin", "tdtrace", "--locked"])
         .args([
             "--profile",
             "lab",
@@ -81,12 +53,8 @@ pub(super) fn build() -> Result<Programs> {
     if !out.status.success() {
         bail!("the static tdtrace does not build");
     }
-    let messages = String::from_utf8_lossy(&out.stdout);
-    let built = |name| {
-        executable(&messages, name)
-            .ok_or_else(|| anyhow!("cargo built {name} and did not say where"))
-    };
-    Ok(Programs { tdtrace: built("tdtrace")?, durations: built(DURATIONS)? })
+    executable(&String::from_utf8_lossy(&out.stdout))
+        .ok_or_else(|| anyhow!("cargo built tdtrace and did not say where"))
 }
 
 /// The cargo that runs this program.
@@ -107,12 +75,12 @@ fn add_target() -> Result<()> {
         .with_context(|| format!("the standard library for {TARGET} is missing"))
 }
 
-/// The program `name` in cargo's JSON messages.
-fn executable(messages: &str, name: &str) -> Option<PathBuf> {
+/// The program in cargo's JSON messages.
+fn executable(messages: &str) -> Option<PathBuf> {
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["target"]["name"] == name)
+        .filter(|message| message["target"]["name"] == "tdtrace")
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
 }
 
@@ -128,7 +96,7 @@ mod tests {
             "not json\n",
             "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"tdtrace\"},\"executable\":\"/t/tdtrace\"}\n",
         );
-        assert_eq!(executable(messages, "tdtrace"), Some("/t/tdtrace".into()));
-        assert_eq!(executable(messages, "lab_durations"), None);
+        assert_eq!(executable(messages), Some("/t/tdtrace".into()));
+        assert_eq!(executable("{\"reason\":\"build-finished\",\"success\":true}\n"), None);
     }
 }
