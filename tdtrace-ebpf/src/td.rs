@@ -66,7 +66,11 @@ fn window<'a>(vcpu: u64) -> &'a TdWindow {
     // SAFETY: this CPU's value, and `kvm_exit` runs with interrupts off. The call checks the address,
     // and leaves zeroes on a bad one.
     unsafe {
-        bpf_probe_read_kernel(window.cast(), size_of::<TdWindow>() as u32, address as *const c_void);
+        bpf_probe_read_kernel(
+            window.cast(),
+            size_of::<TdWindow>() as u32,
+            address as *const c_void,
+        );
         &*window
     }
 }

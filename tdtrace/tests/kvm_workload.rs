@@ -4,6 +4,7 @@
 use std::{
     fs,
     io::Read as _,
+    path::Path,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
@@ -11,7 +12,7 @@ use std::{
 };
 
 use serde_json::Value;
-use tdtrace::workload::{self, Counts, Kind, Made, Plan, VcpuMade};
+use tdtrace::workload::{self, Counts, Kind, Made, Plan, VcpuMade, Wake};
 
 fn run(plan: &Plan) -> Made {
     workload::run(plan, &AtomicBool::new(false)).expect("the workload runs")
@@ -34,7 +35,9 @@ fn assert_consistent(made: &Made) {
         assert_eq!(vm.ioeventfd_signals, fast);
     }
     let places: u64 = made.places.iter().map(|place| place.count).sum();
-    let accesses: u64 = vcpus(made).map(|vcpu| vcpu.made.total() - vcpu.made.get(Kind::Hlt)).sum();
+    let accesses: u64 = vcpus(made)
+        .map(|vcpu| vcpu.made.total() - vcpu.made.get(Kind::Hlt) - vcpu.made.get(Kind::Halt))
+        .sum();
     assert_eq!(places, accesses);
 }
 
@@ -106,6 +109,67 @@ fn a_stop_ends_loops_that_never_return_and_the_count_is_exact() {
     for vcpu in vcpus(&made) {
         assert_eq!(vcpu.made.get(Kind::PioOut), 5);
         assert!((1..u64::from(u32::MAX)).contains(&vcpu.made.get(Kind::FastMmio)));
+    }
+}
+
+/// Halts that a kick ends, with accesses that return beside them.
+fn halts(count: u64) -> Plan {
+    Plan {
+        counts: Counts::from_iter([(Kind::Halt, count), (Kind::PioOut, 5)]),
+        vms: 2,
+        vcpus: 2,
+        wake: Wake::Kick,
+        halt_us: 300,
+        ..Plan::default()
+    }
+}
+
+#[test]
+fn halts_that_the_kernel_serves_return_only_at_the_end() {
+    let plan = halts(100);
+    let made = run(&plan);
+    assert_consistent(&made);
+    assert_eq!(made.sign_off, "pio_out");
+    assert_eq!(vcpus(&made).count(), 4);
+    for vcpu in vcpus(&made) {
+        assert_eq!((vcpu.made, vcpu.sign_offs, vcpu.interrupts), (plan.counts, 1, 0));
+        assert_eq!(vcpu.kvm_run_returns, 6);
+        assert!(vcpu.seconds >= 100.0 * 300e-6, "{}", vcpu.seconds);
+    }
+}
+
+#[test]
+fn a_stop_ends_vcpus_that_are_halted() {
+    let stop = AtomicBool::new(false);
+    let begin = Instant::now();
+    let made = thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(Duration::from_millis(300));
+            stop.store(true, Relaxed);
+        });
+        workload::run(&halts(u64::from(u32::MAX)), &stop).expect("the workload runs")
+    });
+    assert!(begin.elapsed() < Duration::from_secs(30));
+    assert!(made.stopped);
+    assert_consistent(&made);
+    for vcpu in vcpus(&made) {
+        assert!((1..u64::from(u32::MAX)).contains(&vcpu.made.get(Kind::Halt)));
+    }
+}
+
+#[test]
+fn interrupts_end_halts_or_are_refused_in_one_sentence() {
+    let plan = Plan { wake: Wake::Interrupt, ..halts(50) };
+    let outcome = workload::run(&plan, &AtomicBool::new(false));
+    // Other KVMs emulate a guest without paging, and deliver nothing to it.
+    let hardware = ["kvm_intel", "kvm_amd"];
+    if hardware.iter().any(|module| Path::new("/sys/module").join(module).exists()) {
+        let made = outcome.expect("the workload runs");
+        assert_consistent(&made);
+        assert!(vcpus(&made).all(|vcpu| vcpu.interrupts >= 50 && vcpu.made == plan.counts));
+    } else {
+        let error = format!("{:#}", outcome.expect_err("no interrupts are delivered"));
+        assert!(error.contains("--wake kick") && !error.contains('\n'), "{error}");
     }
 }
 
@@ -355,6 +419,24 @@ mod trace {
             assert_seen(vcpu, &|event| {
                 seen.get(&(vcpu.tid, event.to_owned())).copied().unwrap_or(0)
             });
+        }
+    }
+
+    #[test]
+    fn the_kernels_trace_shows_the_halts_that_it_serves() {
+        let instance = Instance::of_this_thread();
+        let made = run(&halts(200));
+        let events = instance.events();
+        let seen = tally(events.iter().map(|(tid, event)| (*tid, shortened(event))));
+        for vcpu in vcpus(&made) {
+            let seen = |event: &str| seen.get(&(vcpu.tid, event.to_owned())).copied().unwrap_or(0);
+            // One that is ended on the way into it is not waited for; a signal makes it two.
+            let wakeups = seen("kvm_vcpu_wakeup:");
+            assert!((100..=200 + 2 * vcpu.interrupted).contains(&wakeups), "{wakeups}");
+            let writes = vcpu.made.get(Kind::PioOut) + vcpu.sign_offs;
+            assert_eq!(seen("kvm_pio: pio_write"), writes);
+            assert_eq!(seen("kvm_userspace_exit: KVM_EXIT_IO"), writes);
+            assert_eq!(seen("kvm_inj_virq:"), 0);
         }
     }
 

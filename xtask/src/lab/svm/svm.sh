@@ -1,6 +1,6 @@
 #!/bin/sh
 # First times the exits of a nested KVM guest twice: the kernel's own trace, with tdtrace's clock, and
-# tdtrace. Leaves durations.json, format/<event> and trace/<cpu> in /out.
+# tdtrace. Leaves times.json, format/<event> and trace/<cpu> in /out.
 # Then counts those of others twice: tracefs by a histogram on each event, tdtrace by its programs. Leaves stat.json, <guests>.json, release and hist/<event> in /out.
 
 events=/sys/kernel/tracing/events
@@ -19,7 +19,7 @@ while read -r event; do
 	cat "$instance/events/kvm/$event/format" >"/out/format/$event"
 	echo 1 >"$instance/events/kvm/$event/enable" || exit 1
 done </lab/timed
-durations tdtrace workload $(cat /lab/timed_guest) >/out/durations.json || exit 1
+tdtrace stat --json -o /out/times.json -- tdtrace workload $(cat /lab/timed_guest) >/dev/null || exit 1
 echo 0 >"$instance/tracing_on"
 # Reading an empty buffer waits for events; there will be none.
 for cpu in "$instance"/per_cpu/cpu*; do

@@ -12,7 +12,7 @@ use tdtrace_common::{
 
 use super::{
     json::{list, number, numbers},
-    trace::{Event, Trace},
+    trace::{EVENTS, Event, Trace},
 };
 
 /// What durations are of: `exit` (a VM exit to the next entry) or `return` (in the VMM), and the reason.
@@ -34,7 +34,8 @@ impl Default for Durations {
 }
 
 impl Durations {
-    fn add(&mut self, ns: u64) {
+    /// Adds one of `ns` nanoseconds.
+    pub(super) fn add(&mut self, ns: u64) {
         self.ns += ns;
         self.buckets[bucket(ns)] += 1;
     }
@@ -65,7 +66,13 @@ pub(super) struct Spent {
     /// Of that, halted. In tdtrace's numbers only while no CPU was waited for.
     pub(super) halted: u64,
     /// Of that, waiting for a CPU; the trace does not know it.
-    pub(super) waiting: Option<u64>,
+    pub(super) waiting: u64,
+    /// Entries; tdtrace does not tell these and the next.
+    pub(super) entries: u64,
+    /// Ways through the kernel.
+    pub(super) kernel: u64,
+    /// Halts that ended.
+    pub(super) wakeups: u64,
 }
 
 /// All that one side knows.
@@ -133,10 +140,13 @@ impl Walk {
             (Event::Fpu(false), Some(Phase::Kernel)) => return Some(()),
             (Event::Wakeup(ns), Some(Phase::Kernel)) => {
                 self.spent.halted += ns;
+                self.spent.wakeups += 1;
                 return Some(());
             }
             (Event::Entry, Some(Phase::Kernel)) => {
                 self.spent.outside += elapsed;
+                self.spent.kernel += 1;
+                self.spent.entries += 1;
                 if let Some((reason, exit)) = self.exit.take() {
                     record("exit", &reason, at - exit);
                 }
@@ -149,6 +159,7 @@ impl Walk {
             }
             (Event::Return(reason, errno), Some(Phase::Kernel)) => {
                 self.spent.outside += elapsed;
+                self.spent.kernel += 1;
                 self.returned = return_name(reason, errno);
                 Phase::Vmm
             }
@@ -172,7 +183,7 @@ fn return_name(reason: u32, errno: i32) -> String {
     }
 }
 
-/// Reads what tdtrace says. Times whose beginning it missed are an error: compare its counts then.
+/// Reads what `tdtrace stat --json` says of one VM.
 ///
 /// # Errors
 /// When something is missing or unknown.
@@ -198,8 +209,14 @@ pub(super) fn told(json: &str) -> Result<Times> {
                 };
                 sum.buckets[bucket(start)] += count;
             }
-            if number(row, "count")? > sum.count() {
+            if number(row, "count")? != sum.count() {
                 bail!("the buckets do not add up: {row}");
+            }
+            let ranks = ["p50", "p90", "p99", "p999", "max"];
+            let ranks =
+                ranks.map(|rank| number(row, rank)).into_iter().collect::<Result<Vec<_>>>()?;
+            if !ranks.is_sorted() {
+                bail!("the percentiles are not in order: {row}");
             }
         }
     }
@@ -209,7 +226,7 @@ pub(super) fn told(json: &str) -> Result<Times> {
 fn spent(json: &Value) -> Result<Spent> {
     let (halted, waiting) = (number(json, "halted")?, number(json, "waiting")?);
     let outside = number(json, "kernel")? + halted + waiting;
-    Ok(Spent { guest: number(json, "guest")?, outside, halted, waiting: Some(waiting) })
+    Ok(Spent { guest: number(json, "guest")?, outside, halted, waiting, ..Spent::default() })
 }
 
 /// Runs that the kernel skipped of the programs that take the time; each can cost two durations.
@@ -223,7 +240,12 @@ pub(super) fn missed(json: &str) -> Result<u64> {
         bail!("durations had no room: {lost}");
     }
     let misses = numbers(lost, "recursion_misses")?;
-    Ok(misses.iter().filter(|(name, _)| super::trace::EVENTS.contains(name)).map(|(_, n)| n).sum())
+    let missed: u64 =
+        misses.iter().filter(|(name, _)| EVENTS.contains(name)).map(|(_, count)| count).sum();
+    if missed == 0 && number(lost, "unpaired_durations")? > 0 {
+        bail!("nothing was lost, and yet durations have no beginning: {lost}");
+    }
+    Ok(missed)
 }
 
 #[cfg(test)]
@@ -256,7 +278,15 @@ mod tests {
     #[test]
     fn a_trace_tells_where_time_went_and_how_long_exits_took() {
         let times = of_trace(&trace()).unwrap();
-        let spent = Spent { guest: 3_200, outside: 2_500, halted: 400, waiting: None };
+        let spent = Spent {
+            guest: 3_200,
+            outside: 2_500,
+            halted: 400,
+            waiting: 0,
+            entries: 3,
+            kernel: 5,
+            wakeups: 1,
+        };
         assert_eq!(times.threads, BTreeMap::from([(7, spent)]));
         let classes: Vec<_> = times
             .classes
@@ -279,18 +309,36 @@ mod tests {
     }
 
     #[test]
+    fn durations_without_a_beginning_need_a_reason() {
+        let lost = |fpu: u64, unpaired: u64, room: u64| {
+            let lost = json!({"recursion_misses": {"kvm_fpu": fpu, "kvm_pio": 9},
+                "unpaired_durations": unpaired, "durations_without_room": room});
+            missed(&json!({ "lost": lost }).to_string()).ok()
+        };
+        assert_eq!(lost(0, 0, 0), Some(0));
+        assert_eq!(lost(2, 3, 0), Some(2));
+        assert_eq!(lost(0, 1, 0), None);
+        assert_eq!(lost(0, 0, 1), None);
+    }
+
+    #[test]
     fn what_tdtrace_says_is_read_by_thread_and_class() {
         let row = json!({"span": "exit", "name": "HLT", "count": 2,
-            "ns": {"kernel": 5, "vmm": 0, "halted": 300, "waiting": 0}, "buckets": [[160, 2]]});
+            "ns": {"kernel": 5, "vmm": 0, "halted": 300, "waiting": 0}, "buckets": [[160, 2]],
+            "p50": 160, "p90": 170, "p99": 170, "p999": 170, "max": 180});
         let times = json!({"guest": 9, "kernel": 1, "vmm": 50, "halted": 2, "waiting": 4});
         let mut json = json!({"vms": [
             {"vcpus": [{"tid": 7, "times_ns": times}], "latency": [row]}]});
         let told = told(&json.to_string()).unwrap();
-        let spent = Spent { guest: 9, outside: 7, halted: 2, waiting: Some(4) };
+        let spent = Spent { guest: 9, outside: 7, halted: 2, waiting: 4, ..Spent::default() };
         assert_eq!(told.threads, BTreeMap::from([(7, spent)]));
         let hlt = &told.classes[&("exit", "HLT".to_owned())];
         assert_eq!((hlt.count(), hlt.ns, hlt.median()), (2, 305, Some(bucket(160))));
-        json["vms"][0]["latency"][0]["count"] = 3.into();
-        assert!(super::told(&json.to_string()).is_err());
+        for (field, wrong) in [("count", 3), ("p99", 169)] {
+            let right = json["vms"][0]["latency"][0][field].take();
+            json["vms"][0]["latency"][0][field] = wrong.into();
+            assert!(super::told(&json.to_string()).is_err(), "{field}");
+            json["vms"][0]["latency"][0][field] = right;
+        }
     }
 }
