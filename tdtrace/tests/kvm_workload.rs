@@ -296,11 +296,13 @@ mod trace {
     struct Instance(PathBuf);
 
     impl Instance {
-        /// Makes one that records the KVM events of this thread and the threads it starts.
-        fn of_this_thread() -> Self {
+        /// Makes one, told from others by `name`, that records the KVM events of this thread and the
+        /// threads it starts.
+        fn of_this_thread(name: &str) -> Self {
             let root = PathBuf::from("/sys/kernel/tracing/instances");
             assert!(root.is_dir(), "tracefs is not at /sys/kernel/tracing; mount it there");
-            let instance = Self(root.join(format!("tdtrace-workload-test-{}", process::id())));
+            let instance =
+                Self(root.join(format!("tdtrace-workload-test-{name}-{}", process::id())));
             fs::create_dir(&instance.0).expect("a tracefs instance");
             // About 40 bytes an event.
             instance.set("buffer_size_kb", "65536");
@@ -313,7 +315,9 @@ mod trace {
             {
                 instance.set(&format!("events/kvm/{event}/enable"), "1");
             }
-            instance.set("events/kvm/kvm_userspace_exit/enable", "1");
+            for event in ["kvm_userspace_exit", "kvm_vcpu_wakeup", "kvm_inj_virq"] {
+                instance.set(&format!("events/kvm/{event}/enable"), "1");
+            }
             instance
         }
 
@@ -395,7 +399,7 @@ mod trace {
 
     #[test]
     fn the_kernels_trace_counts_the_same() {
-        let instance = Instance::of_this_thread();
+        let instance = Instance::of_this_thread("counts");
         let counts: Counts =
             Kind::WITHOUT_HALT.into_iter().zip((1..).map(|n| 20_000 + n)).collect();
         let plan = Plan { counts, vcpus: 2, places: workload::MAX_PLACES, ..Plan::default() };
@@ -424,7 +428,7 @@ mod trace {
 
     #[test]
     fn the_kernels_trace_shows_the_halts_that_it_serves() {
-        let instance = Instance::of_this_thread();
+        let instance = Instance::of_this_thread("halts");
         let made = run(&halts(200));
         let events = instance.events();
         let seen = tally(events.iter().map(|(tid, event)| (*tid, shortened(event))));

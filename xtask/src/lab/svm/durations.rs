@@ -15,10 +15,14 @@ use super::times::{Class, Durations, Spent, Times};
 /// record and the beginning of a BPF program, some microseconds under emulation; it counts only as far
 /// as it is longer at one end than at the other. Measured: 1 to 3 µs, up to 6 µs in a class of 400.
 const TOLERANCE: u64 = 6_000;
-/// How far a sum may be apart besides, in nanoseconds: now and then QEMU's one thread turns to the VM's
-/// other CPU between the readings, or the host to other work, which moves some milliseconds. No median
-/// moves by that.
-const SLACK: u64 = 20_000_000;
+/// Which part of all time a sum may be apart besides, as a divisor: now and then QEMU's one thread turns
+/// to the VM's other CPU between the readings, or the host to other work, which moves some
+/// milliseconds. That is rare, so that it moves sums and no ranks.
+const SLACK: u64 = 10;
+/// The ranks whose durations are compared, in percent.
+const RANKS: [u64; 4] = [25, 50, 75, 90];
+/// The rank that is shown.
+const MEDIAN: usize = 1;
 
 /// What both sides say of one thing.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +33,8 @@ pub(super) struct Line {
     /// Nanoseconds in the trace and in tdtrace.
     ns: (u64, u64),
     measure: Measure,
+    /// How far the sums may be apart, in nanoseconds.
+    tolerance: u64,
     /// Runs of programs that the kernel skipped.
     missed: u64,
 }
@@ -38,9 +44,9 @@ pub(super) struct Line {
 enum Measure {
     /// The sums.
     Sum,
-    /// The sums, and the buckets of the medians.
-    Median(usize, usize),
-    /// The trace's sum lies exactly between tdtrace's and this.
+    /// The sums, and the buckets of the durations at [`RANKS`].
+    Ranks([(usize, usize); RANKS.len()]),
+    /// The trace's sum lies between tdtrace's and this.
     UpTo(u64),
 }
 
@@ -57,14 +63,13 @@ impl Line {
 
     fn is_near(&self) -> bool {
         let (traced, told) = self.ns;
-        let near = traced.abs_diff(told) <= self.counts.0 * TOLERANCE + SLACK;
+        let near = traced.abs_diff(told) <= self.tolerance;
         match self.measure {
             Measure::Sum => near,
-            Measure::UpTo(most) => (told..=most).contains(&traced),
-            Measure::Median(traced, told) => {
-                let (low, high) = (traced.min(told), traced.max(told));
-                near && bucket_start(high).saturating_sub(bucket_end(low)) <= TOLERANCE
+            Measure::UpTo(most) => {
+                (told.saturating_sub(self.tolerance)..=most + self.tolerance).contains(&traced)
             }
+            Measure::Ranks(ranks) => near && ranks.iter().all(|pair| are_near(*pair)),
         }
     }
 
@@ -75,6 +80,12 @@ impl Line {
             "", "trace", "tdtrace", "trace µs", "tdtrace µs", "ns each", "medians from µs"
         )
     }
+}
+
+/// Whether durations of two buckets can be as near as [`TOLERANCE`].
+fn are_near((traced, told): (usize, usize)) -> bool {
+    let (low, high) = (traced.min(told), traced.max(told));
+    bucket_start(high).saturating_sub(bucket_end(low)) <= TOLERANCE
 }
 
 impl fmt::Display for Line {
@@ -88,7 +99,8 @@ impl fmt::Display for Line {
         match self.measure {
             Measure::Sum => write!(f, " {each:>7.0}"),
             Measure::UpTo(most) => write!(f, " up to {:.1}", micros(most)),
-            Measure::Median(traced, told) => {
+            Measure::Ranks(ranks) => {
+                let (traced, told) = ranks[MEDIAN];
                 let start = |bucket| micros(bucket_start(bucket));
                 write!(f, " {each:>7.0} {:>8.1} {:>8.1}", start(traced), start(told))
             }
@@ -115,17 +127,24 @@ pub(super) fn compare(trace: &Times, told: &Times, missed: u64) -> Result<Vec<Li
     for class in classes {
         let of = |times: &Times| times.classes.get(class).unwrap_or(&none).clone();
         let (traced, told) = (of(trace), of(told));
-        let medians = traced.median().zip(told.median());
+        let ranks = RANKS.map(|percent| traced.rank(percent).zip(told.rank(percent)));
+        let ranks: Option<Vec<_>> = ranks.into_iter().collect();
+        let ranks = ranks.and_then(|ranks| ranks.try_into().ok());
         lines.push(Line {
             what: format!("{} {}", class.0, class.1),
             counts: (traced.count(), told.count()),
             ns: (traced.ns, told.ns),
-            measure: medians.map_or(Measure::Sum, |(traced, told)| Measure::Median(traced, told)),
-            missed: 0,
+            measure: ranks.map_or(Measure::Sum, Measure::Ranks),
+            tolerance: traced.count() * TOLERANCE,
+            missed,
         });
     }
+    let all: u64 = trace.threads.values().map(|spent| spent.guest + spent.outside).sum();
     for line in &mut lines {
         line.missed = missed;
+        if line.tolerance > 0 {
+            line.tolerance += all / SLACK;
+        }
     }
     Ok(lines)
 }
@@ -137,14 +156,20 @@ fn thread(tid: u64, traced: &Spent, told: &Spent) -> [Line; 3] {
         counts: (phases, phases),
         ns,
         measure,
+        tolerance: phases * TOLERANCE,
         missed: 0,
     };
-    // Waiting is taken out of what KVM reports as halted, at most all of it.
-    let most = told.halted + told.waiting;
+    // Waiting is taken out of the halts and the kernel's time, and out of the VMM's too.
+    let (halted, outside) = (told.halted, told.outside);
+    let (most_halted, most_outside) = (halted + told.waiting, outside + told.waiting);
     [
         line("guest", traced.entries, (traced.guest, told.guest), Measure::Sum),
-        line("outside", traced.kernel, (traced.outside, told.outside), Measure::Sum),
-        line("halted", traced.wakeups, (traced.halted, told.halted), Measure::UpTo(most)),
+        line("kernel", traced.kernel, (traced.outside, outside), Measure::UpTo(most_outside)),
+        // Both add up the same numbers of the kernel's.
+        Line {
+            tolerance: 0,
+            ..line("halted", traced.wakeups, (traced.halted, halted), Measure::UpTo(most_halted))
+        },
     ]
 }
 
@@ -183,10 +208,17 @@ mod tests {
         let trace = times(SPENT, &SOME);
         assert!(differing(&trace, &trace, 0).is_empty());
         assert!(differing(&trace, &times(SPENT, &[22_000, 51_000, 80_000]), 0).is_empty());
-        let longer = times(SPENT, &[20_000, 90_000, 90_000]);
-        assert_eq!(differing(&trace, &longer, 0), ["exit "]);
-        let guest = Spent { guest: 5 + 3 * TOLERANCE + SLACK + 1, ..SPENT };
+        for other in [[20_000, 70_000, 70_000], [20_000, 50_000, 120_000]] {
+            assert_eq!(differing(&trace, &times(SPENT, &other), 0), ["exit "]);
+        }
+        let guest = Spent { guest: 5 + 3 * TOLERANCE + 905 / SLACK + 1, ..SPENT };
         assert_eq!(differing(&trace, &times(guest, &SOME), 0), ["7 guest"]);
+        let kernel = |outside, waiting| times(Spent { outside, waiting, ..SPENT }, &SOME);
+        let far = 100_000;
+        assert_eq!(differing(&trace, &kernel(900 + far, 0), 0), ["7 kernel"]);
+        let trace = kernel(900 + far, 0);
+        assert_eq!(differing(&trace, &kernel(900, 0), 0), ["7 kernel"]);
+        assert!(differing(&trace, &kernel(900, far), 0).is_empty());
     }
 
     #[test]

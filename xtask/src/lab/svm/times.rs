@@ -45,13 +45,13 @@ impl Durations {
         self.buckets.iter().sum()
     }
 
-    /// The bucket of the median; `None` without any.
-    pub(super) fn median(&self) -> Option<usize> {
-        let half = self.count().div_ceil(2);
+    /// The bucket of the duration that `percent` percent are not above; `None` without any.
+    pub(super) fn rank(&self, percent: u64) -> Option<usize> {
+        let rank = (self.count() * percent).div_ceil(100);
         let mut below = 0;
         self.buckets.iter().position(|count| {
             below += count;
-            half > 0 && below >= half
+            rank > 0 && below >= rank
         })
     }
 }
@@ -61,11 +61,11 @@ impl Durations {
 pub(super) struct Spent {
     /// From `kvm_entry` to `kvm_exit`.
     pub(super) guest: u64,
-    /// In KVM_RUN, but not in the guest.
+    /// In KVM_RUN, but not in the guest. In tdtrace's numbers without waiting.
     pub(super) outside: u64,
     /// Of that, halted. In tdtrace's numbers only while no CPU was waited for.
     pub(super) halted: u64,
-    /// Of that, waiting for a CPU; the trace does not know it.
+    /// Waiting for a CPU, in KVM_RUN or in the VMM; the trace does not know it.
     pub(super) waiting: u64,
     /// Entries; tdtrace does not tell these and the next.
     pub(super) entries: u64,
@@ -225,7 +225,7 @@ pub(super) fn told(json: &str) -> Result<Times> {
 
 fn spent(json: &Value) -> Result<Spent> {
     let (halted, waiting) = (number(json, "halted")?, number(json, "waiting")?);
-    let outside = number(json, "kernel")? + halted + waiting;
+    let outside = number(json, "kernel")? + halted;
     Ok(Spent { guest: number(json, "guest")?, outside, halted, waiting, ..Spent::default() })
 }
 
@@ -330,10 +330,10 @@ mod tests {
         let mut json = json!({"vms": [
             {"vcpus": [{"tid": 7, "times_ns": times}], "latency": [row]}]});
         let told = told(&json.to_string()).unwrap();
-        let spent = Spent { guest: 9, outside: 7, halted: 2, waiting: 4, ..Spent::default() };
+        let spent = Spent { guest: 9, outside: 3, halted: 2, waiting: 4, ..Spent::default() };
         assert_eq!(told.threads, BTreeMap::from([(7, spent)]));
         let hlt = &told.classes[&("exit", "HLT".to_owned())];
-        assert_eq!((hlt.count(), hlt.ns, hlt.median()), (2, 305, Some(bucket(160))));
+        assert_eq!((hlt.count(), hlt.ns, hlt.rank(50)), (2, 305, Some(bucket(160))));
         for (field, wrong) in [("count", 3), ("p99", 169)] {
             let right = json["vms"][0]["latency"][0][field].take();
             json["vms"][0]["latency"][0][field] = wrong.into();
