@@ -48,7 +48,7 @@ pub(crate) fn is_known() -> bool {
 #[inline(always)]
 fn word(vcpu: u64, window: &TdWindow, offset: u32) -> u64 {
     let delta = offset.wrapping_sub(base()) as usize;
-    if delta < size_of::<TdWindow>() && delta % 8 == 0 {
+    if delta < size_of::<TdWindow>() && delta.is_multiple_of(8) {
         window[delta / 8]
     } else {
         read(vcpu, offset).unwrap_or(0)
