@@ -191,6 +191,8 @@ fn kvm_entry(ctx: RawTracePointContext) -> u32 {
 /// `kvm_exit(vcpu, isa)`: the reason is not an argument, it is read from the vCPU.
 #[raw_tracepoint]
 fn kvm_exit(ctx: RawTracePointContext) -> u32 {
+    // First of all: what finds out the reason is no time of the guest.
+    let now = time::early();
     let vcpu: u64 = ctx.arg(0);
     if let Some(mut slot) = slot::of(&ctx, vcpu, Class::Exit) {
         slot.count(Class::Exit);
@@ -202,7 +204,7 @@ fn kvm_exit(ctx: RawTracePointContext) -> u32 {
         // Hidden from the compiler, which proves the mask away and leaves the verifier without a bound.
         let index = core::hint::black_box(index) & (REASONS - 1);
         slot.get().reasons[index] += 1;
-        time::exits(&mut slot, index);
+        time::exits(&mut slot, index, now);
     }
     0
 }

@@ -107,6 +107,17 @@ pub(crate) static HOTSPOTS: HashMap<HotspotKey, HotspotValue> = HashMap::with_ma
 #[map]
 pub(crate) static MEMO: PerCpuArray<CpuMemo> = PerCpuArray::with_max_entries(1, 0);
 
+/// Words of a `vcpu_tdx` that are read at once, from the exit reason on: all that are wanted lie there
+/// on Linux 7.3.
+pub(crate) const TD_WINDOW_WORDS: usize = 27;
+
+/// Those words.
+pub(crate) type TdWindow = [u64; TD_WINDOW_WORDS];
+
+/// Where `kvm_exit` reads them to.
+#[map]
+pub(crate) static TD_WINDOW: PerCpuArray<TdWindow> = PerCpuArray::with_max_entries(1, 0);
+
 #[map]
 static LOSSES: PerCpuArray<u64> =
     PerCpuArray::with_max_entries((Loss::ALL.len() * COUNTS) as u32, 0);

@@ -3,6 +3,7 @@
 //! They are read where `kvm_exit` fires, with interrupts off, and in one window: KVM's own reason
 //! folds TDVMCALLs into others, and the tracepoints of single accesses come later.
 
+use aya_ebpf::{cty::c_void, helpers::generated::bpf_probe_read_kernel};
 use tdtrace_common::{
     counters::{Class, vmx_reason_index},
     layout::ABSENT,
@@ -11,11 +12,9 @@ use tdtrace_common::{
 
 use crate::{
     kernel::{offset, read},
+    maps::{TD_WINDOW, TD_WINDOW_WORDS, TdWindow},
     slot::Slot,
 };
-
-/// Words that are read at once, from the exit reason on: all that are wanted lie there on Linux 7.3.
-const WINDOW: usize = 27;
 
 /// The offset of the window in a `vcpu_tdx`.
 #[inline(always)]
@@ -47,34 +46,54 @@ pub(crate) fn is_known() -> bool {
 /// The word at `offset` of the `vcpu_tdx`, from the window; read by itself where it lies elsewhere. Only
 /// one of the two is left when the verifier has put the offsets in.
 #[inline(always)]
-fn word(vcpu: u64, window: &[u64; WINDOW], offset: u32) -> u64 {
+fn word(vcpu: u64, window: &TdWindow, offset: u32) -> u64 {
     let delta = offset.wrapping_sub(base()) as usize;
-    if delta < 8 * WINDOW && delta % 8 == 0 {
+    if delta < size_of::<TdWindow>() && delta.is_multiple_of(8) {
         window[delta / 8]
     } else {
         read(vcpu, offset).unwrap_or(0)
     }
 }
 
+/// The words from the exit reason of `vcpu` on; zeroes if they cannot be read. In a map: with them on the
+/// stack `kvm_exit` and what it calls have more than the 512 bytes that kernels before 6.13 allow.
+#[inline(always)]
+fn window<'a>(vcpu: u64) -> &'a TdWindow {
+    let Some(window) = TD_WINDOW.get_ptr_mut(0) else {
+        return &[0; TD_WINDOW_WORDS];
+    };
+    let address = vcpu.wrapping_add(u64::from(base()));
+    // SAFETY: this CPU's value, and `kvm_exit` runs with interrupts off. The call checks the address,
+    // and leaves zeroes on a bad one.
+    unsafe {
+        bpf_probe_read_kernel(
+            window.cast(),
+            size_of::<TdWindow>() as u32,
+            address as *const c_void,
+        );
+        &*window
+    }
+}
+
 /// The registers of the exit that `vcpu`, of a TD, just had, and the vector in R9.
 #[inline(always)]
 fn registers(vcpu: u64, shared_bit: u64) -> (TdRegisters, u64) {
-    let window: [u64; WINDOW] = read(vcpu, base()).unwrap_or_default();
+    let window = window(vcpu);
     let args = offset!(tdx_vp_enter_args);
-    let register = |offset: u32| word(vcpu, &window, args.wrapping_add(offset));
+    let register = |offset: u32| word(vcpu, window, args.wrapping_add(offset));
     let registers = TdRegisters {
-        ret: word(vcpu, &window, offset!(tdx_vp_enter_ret)),
+        ret: word(vcpu, window, offset!(tdx_vp_enter_ret)),
         r10: register(offset!(tdx_args_r10)),
         r11: register(offset!(tdx_args_r11)),
         r12: register(offset!(tdx_args_r12)),
         r13: register(offset!(tdx_args_r13)),
         r14: register(offset!(tdx_args_r14)),
-        ext_qualification: word(vcpu, &window, offset!(tdx_ext_exit_qualification)),
-        gpa: word(vcpu, &window, offset!(tdx_exit_gpa)),
+        ext_qualification: word(vcpu, window, offset!(tdx_ext_exit_qualification)),
+        gpa: word(vcpu, window, offset!(tdx_exit_gpa)),
         shared_bit,
     };
     let intr_info = offset!(tdx_vt).wrapping_add(offset!(vt_exit_intr_info));
-    let word = word(vcpu, &window, intr_info & !7);
+    let word = word(vcpu, window, intr_info & !7);
     let intr_info = if intr_info & 7 == 0 { word } else { word >> 32 };
     (registers, intr_info & 0xff)
 }

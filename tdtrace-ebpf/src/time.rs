@@ -18,13 +18,18 @@ use crate::{
     slot::Slot,
 };
 
-/// `kvm_exit`: the guest's time ends. `reason` is an index of `VcpuSlot::reasons`.
+/// The time, for a program that takes it before it knows what for; 0 if none is taken at all.
 #[inline(always)]
-pub(crate) fn exits(slot: &mut Slot, reason: usize) {
+pub(crate) fn early() -> u64 {
+    if is_timed() { context::now() } else { 0 }
+}
+
+/// `kvm_exit` at `now`: the guest's time ends. `reason` is an index of `VcpuSlot::reasons`.
+#[inline(always)]
+pub(crate) fn exits(slot: &mut Slot, reason: usize, now: u64) {
     if !is_timed() {
         return;
     }
-    let now = context::now();
     let timing = open(slot);
     if is(timing, Phase::Guest) {
         timing.guest += now.saturating_sub(timing.since);

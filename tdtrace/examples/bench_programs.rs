@@ -67,7 +67,7 @@ fn main() -> Result<()> {
         .map(|cost| Floor::attach(&cost.name))
         .collect::<Result<Vec<_>>>()?;
     let plan = Plan {
-        counts: Kind::ALL.into_iter().map(|kind| (kind, cli.accesses)).collect::<Counts>(),
+        counts: Kind::WITHOUT_HALT.into_iter().map(|kind| (kind, cli.accesses)).collect::<Counts>(),
         ..Plan::default()
     };
     let mut rounds = Vec::new();

@@ -4,6 +4,7 @@
 use std::{
     fs,
     io::Read as _,
+    path::Path,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
@@ -11,7 +12,7 @@ use std::{
 };
 
 use serde_json::Value;
-use tdtrace::workload::{self, Counts, Kind, Made, Plan, VcpuMade};
+use tdtrace::workload::{self, Counts, Kind, Made, Plan, VcpuMade, Wake};
 
 fn run(plan: &Plan) -> Made {
     workload::run(plan, &AtomicBool::new(false)).expect("the workload runs")
@@ -34,13 +35,15 @@ fn assert_consistent(made: &Made) {
         assert_eq!(vm.ioeventfd_signals, fast);
     }
     let places: u64 = made.places.iter().map(|place| place.count).sum();
-    let accesses: u64 = vcpus(made).map(|vcpu| vcpu.made.total() - vcpu.made.get(Kind::Hlt)).sum();
+    let accesses: u64 = vcpus(made)
+        .map(|vcpu| vcpu.made.total() - vcpu.made.get(Kind::Hlt) - vcpu.made.get(Kind::Halt))
+        .sum();
     assert_eq!(places, accesses);
 }
 
 #[test]
 fn every_vcpu_makes_exactly_the_plan() {
-    let counts: Counts = Kind::ALL.into_iter().zip((1..).map(|n| 1_000 + n)).collect();
+    let counts: Counts = Kind::WITHOUT_HALT.into_iter().zip((1..).map(|n| 1_000 + n)).collect();
     let plan = Plan { counts, vms: 2, vcpus: 3, places: 3, ..Plan::default() };
     let made = run(&plan);
     assert_consistent(&made);
@@ -68,7 +71,7 @@ fn every_vcpu_makes_exactly_the_plan() {
 #[test]
 fn every_access_size_and_every_place_works() {
     for size in [1, 2, 4] {
-        let counts: Counts = Kind::ALL.into_iter().map(|kind| (kind, 32)).collect();
+        let counts: Counts = Kind::WITHOUT_HALT.into_iter().map(|kind| (kind, 32)).collect();
         let plan = Plan {
             counts,
             places: workload::MAX_PLACES,
@@ -106,6 +109,67 @@ fn a_stop_ends_loops_that_never_return_and_the_count_is_exact() {
     for vcpu in vcpus(&made) {
         assert_eq!(vcpu.made.get(Kind::PioOut), 5);
         assert!((1..u64::from(u32::MAX)).contains(&vcpu.made.get(Kind::FastMmio)));
+    }
+}
+
+/// Halts that a kick ends, with accesses that return beside them.
+fn halts(count: u64) -> Plan {
+    Plan {
+        counts: Counts::from_iter([(Kind::Halt, count), (Kind::PioOut, 5)]),
+        vms: 2,
+        vcpus: 2,
+        wake: Wake::Kick,
+        halt_us: 300,
+        ..Plan::default()
+    }
+}
+
+#[test]
+fn halts_that_the_kernel_serves_return_only_at_the_end() {
+    let plan = halts(100);
+    let made = run(&plan);
+    assert_consistent(&made);
+    assert_eq!(made.sign_off, "pio_out");
+    assert_eq!(vcpus(&made).count(), 4);
+    for vcpu in vcpus(&made) {
+        assert_eq!((vcpu.made, vcpu.sign_offs, vcpu.interrupts), (plan.counts, 1, 0));
+        assert_eq!(vcpu.kvm_run_returns, 6);
+        assert!(vcpu.seconds >= 100.0 * 300e-6, "{}", vcpu.seconds);
+    }
+}
+
+#[test]
+fn a_stop_ends_vcpus_that_are_halted() {
+    let stop = AtomicBool::new(false);
+    let begin = Instant::now();
+    let made = thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(Duration::from_millis(300));
+            stop.store(true, Relaxed);
+        });
+        workload::run(&halts(u64::from(u32::MAX)), &stop).expect("the workload runs")
+    });
+    assert!(begin.elapsed() < Duration::from_secs(30));
+    assert!(made.stopped);
+    assert_consistent(&made);
+    for vcpu in vcpus(&made) {
+        assert!((1..u64::from(u32::MAX)).contains(&vcpu.made.get(Kind::Halt)));
+    }
+}
+
+#[test]
+fn interrupts_end_halts_or_are_refused_in_one_sentence() {
+    let plan = Plan { wake: Wake::Interrupt, ..halts(50) };
+    let outcome = workload::run(&plan, &AtomicBool::new(false));
+    // Other KVMs emulate a guest without paging, and deliver nothing to it.
+    let hardware = ["kvm_intel", "kvm_amd"];
+    if hardware.iter().any(|module| Path::new("/sys/module").join(module).exists()) {
+        let made = outcome.expect("the workload runs");
+        assert_consistent(&made);
+        assert!(vcpus(&made).all(|vcpu| vcpu.interrupts >= 50 && vcpu.made == plan.counts));
+    } else {
+        let error = format!("{:#}", outcome.expect_err("no interrupts are delivered"));
+        assert!(error.contains("--wake kick") && !error.contains('\n'), "{error}");
     }
 }
 
@@ -232,11 +296,13 @@ mod trace {
     struct Instance(PathBuf);
 
     impl Instance {
-        /// Makes one that records the KVM events of this thread and the threads it starts.
-        fn of_this_thread() -> Self {
+        /// Makes one, told from others by `name`, that records the KVM events of this thread and the
+        /// threads it starts.
+        fn of_this_thread(name: &str) -> Self {
             let root = PathBuf::from("/sys/kernel/tracing/instances");
             assert!(root.is_dir(), "tracefs is not at /sys/kernel/tracing; mount it there");
-            let instance = Self(root.join(format!("tdtrace-workload-test-{}", process::id())));
+            let instance =
+                Self(root.join(format!("tdtrace-workload-test-{name}-{}", process::id())));
             fs::create_dir(&instance.0).expect("a tracefs instance");
             // About 40 bytes an event.
             instance.set("buffer_size_kb", "65536");
@@ -249,7 +315,9 @@ mod trace {
             {
                 instance.set(&format!("events/kvm/{event}/enable"), "1");
             }
-            instance.set("events/kvm/kvm_userspace_exit/enable", "1");
+            for event in ["kvm_userspace_exit", "kvm_vcpu_wakeup", "kvm_inj_virq"] {
+                instance.set(&format!("events/kvm/{event}/enable"), "1");
+            }
             instance
         }
 
@@ -331,8 +399,9 @@ mod trace {
 
     #[test]
     fn the_kernels_trace_counts_the_same() {
-        let instance = Instance::of_this_thread();
-        let counts: Counts = Kind::ALL.into_iter().zip((1..).map(|n| 20_000 + n)).collect();
+        let instance = Instance::of_this_thread("counts");
+        let counts: Counts =
+            Kind::WITHOUT_HALT.into_iter().zip((1..).map(|n| 20_000 + n)).collect();
         let plan = Plan { counts, vcpus: 2, places: workload::MAX_PLACES, ..Plan::default() };
         let made = run(&plan);
         assert_consistent(&made);
@@ -354,6 +423,24 @@ mod trace {
             assert_seen(vcpu, &|event| {
                 seen.get(&(vcpu.tid, event.to_owned())).copied().unwrap_or(0)
             });
+        }
+    }
+
+    #[test]
+    fn the_kernels_trace_shows_the_halts_that_it_serves() {
+        let instance = Instance::of_this_thread("halts");
+        let made = run(&halts(200));
+        let events = instance.events();
+        let seen = tally(events.iter().map(|(tid, event)| (*tid, shortened(event))));
+        for vcpu in vcpus(&made) {
+            let seen = |event: &str| seen.get(&(vcpu.tid, event.to_owned())).copied().unwrap_or(0);
+            // One that is ended on the way into it is not waited for; a signal makes it two.
+            let wakeups = seen("kvm_vcpu_wakeup:");
+            assert!((100..=200 + 2 * vcpu.interrupted).contains(&wakeups), "{wakeups}");
+            let writes = vcpu.made.get(Kind::PioOut) + vcpu.sign_offs;
+            assert_eq!(seen("kvm_pio: pio_write"), writes);
+            assert_eq!(seen("kvm_userspace_exit: KVM_EXIT_IO"), writes);
+            assert_eq!(seen("kvm_inj_virq:"), 0);
         }
     }
 

@@ -17,7 +17,7 @@ use tokio::{
     task::spawn_blocking,
 };
 
-use crate::workload::{self, Counts, Kind, Made, Plan};
+use crate::workload::{self, Counts, Kind, Made, Plan, Wake};
 
 /// Make an exact number of VM exits with a KVM guest of its own
 #[derive(Debug, clap::Args)]
@@ -50,6 +50,16 @@ pub(super) struct Args {
     /// HLTs, per vCPU
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     hlt: u64,
+    /// HLTs that the kernel serves until an interrupt comes, per vCPU; not together with --hlt
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    halt: u64,
+    /// How long such a halt lasts at least; about twice as long at most
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 200)]
+    halt_us: u32,
+    /// What ends it: interrupt, or kick (KVM's PV unhalt), which also works where a KVM delivers no
+    /// interrupts to such a guest
+    #[arg(long, value_name = "HOW", default_value = "interrupt", value_parser = wake)]
+    wake: Wake,
     /// VMs
     #[arg(long, value_name = "N", default_value_t = 1)]
     vms: u32,
@@ -95,11 +105,17 @@ What an access is in the kernel's trace events:
   --msr         kvm_msr once (read); no return
   --msr-write   kvm_msr once (write); no return
   --hlt         KVM_EXIT_HLT: there is no interrupt controller in the kernel
+  --halt        kvm_exit (HLT) once; kvm_vcpu_wakeup once, unless what ends the halt is faster than
+                the way into it; no return. With --wake interrupt also kvm_inj_virq (vector 0x40)
+                once, more often if an exit breaks into the delivery, and for the handler's end of
+                interrupt kvm_msr once (write, 0x80b); none of them where the CPU has a virtual
+                APIC. \"interrupts\" is what the guest's handler counted. With --wake kick no more
 
 KVM_RUN: kvm_fpu (load), kvm_fpu (unload) and kvm_userspace_exit once for each of kvm_run_calls.
 Those that a signal ended (errno -4) are in \"interrupted\", the others in kvm_run_returns.
 
-A slice ends with one more HLT, counted in \"sign_offs\" and not in \"hlt\". Without --rate and
+A slice ends with one more HLT, or with --halt one more OUT to port 0xf4, as \"sign_off\" says;
+counted in \"sign_offs\" and not in \"hlt\" or \"pio_out\". Without --rate and
 --seconds there is one slice; a rate has up to 100 per second. kvm_exit and kvm_entry are more than
 the accesses: interrupts of the host and first touches of memory are exits as well.
 
@@ -152,6 +168,7 @@ impl Args {
             (Kind::MsrRead, self.msr),
             (Kind::MsrWrite, self.msr_write),
             (Kind::Hlt, self.hlt),
+            (Kind::Halt, self.halt),
         ]);
         Plan {
             counts,
@@ -164,6 +181,8 @@ impl Args {
             pio_size: self.pio_size,
             gpa: self.gpa,
             mmio_size: self.mmio_size,
+            halt_us: self.halt_us,
+            wake: self.wake,
         }
     }
 }
@@ -175,6 +194,14 @@ fn number(text: &str) -> Result<u32> {
         None => text.parse(),
     }
     .map_err(|_| anyhow!("not a number of 32 bits; give digits, or 0x and hexadecimal digits"))
+}
+
+fn wake(text: &str) -> Result<Wake> {
+    match text {
+        "interrupt" => Ok(Wake::Interrupt),
+        "kick" => Ok(Wake::Kick),
+        _ => Err(anyhow!("not a way to wake; give interrupt or kick")),
+    }
 }
 
 fn port(text: &str) -> Result<u16> {
@@ -204,7 +231,7 @@ mod tests {
     fn every_count_reaches_its_kind() {
         let plan = plan(
             "--pio 1 --pio-in 2 --mmio-write 3 --mmio-read 4 --fast-mmio 5 --cpuid 6 --msr 7 \
-             --msr-write 8 --hlt 9",
+             --msr-write 8 --hlt 9 --halt 10",
         )
         .unwrap();
         assert_eq!(plan.counts, Kind::ALL.into_iter().zip(1..).collect());
@@ -230,6 +257,7 @@ mod tests {
             ("--gpa 0x100000000", "32 bits"),
             ("--seconds=-1", "10 or 0.5"),
             ("--seconds soon", "10 or 0.5"),
+            ("--wake up", "interrupt or kick"),
         ] {
             let error = plan(line).unwrap_err().to_string();
             assert!(error.contains(hint), "{line}: {error}");

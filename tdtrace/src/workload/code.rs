@@ -1,7 +1,8 @@
 //! The guest's program, as bytes. Pure.
 //!
-//! It runs in 32-bit protected mode, flat, without paging, interrupts or a stack, so that any GPA
-//! can be reached and every flavour of KVM, emulating ones too, knows all of its instructions. ESI
+//! It runs in 32-bit protected mode, flat, without paging and, but for halts, without interrupts and a
+//! stack, so that any GPA can be reached and every flavour of KVM, emulating ones too, knows all of its
+//! instructions. ESI
 //! points at the vCPU's [`super::control`] block; `limit`, `entry`, `made` and `signed_off` are its
 //! words. For each kind there is a loop, unrolled over the places:
 //!
@@ -34,21 +35,40 @@
 //! msr_write  b9 imm32          mov ecx, msr       31 c0  xor eax, eax
 //!                                                 31 d2  xor edx, edx   0f 30  wrmsr
 //! hlt        f4                hlt
+//! halt       ff 86 disp32      inc dword [esi + halting]
+//!            fb  sti           f4  hlt           fa  cli
 //! ```
 //!
-//! At the end the slice signs off, and begins anew when the VMM enters again:
+//! At the end the slice signs off, and begins anew when the VMM enters again. Where the kernel serves
+//! HLT, that is an OUT:
 //!
 //! ```text
 //!         c7 46 dd 01 00 00 00   mov   dword [esi + signed_off], 1
-//!         f4                     hlt
+//!         f4                     hlt                        without halts
+//!         ba imm32               mov   edx, SIGN_OFF_PORT   with halts
+//!         ee                     out   dx, al
 //!         e9 rel32               jmp   the first kind
+//! ```
+//!
+//! Interrupts are on only from `sti` to the end of its `hlt`, so that each one ends one halt. The
+//! handler:
+//!
+//! ```text
+//!         ff 86 disp32           inc   dword [esi + interrupts]
+//!         b9 imm32               mov   ecx, IA32_X2APIC_EOI
+//!         31 c0  31 d2           xor   eax, eax; xor edx, edx
+//!         0f 30                  wrmsr
+//!         cf                     iretd
 //! ```
 
 use super::{
     control::Word,
     kind::Kind,
-    plan::{MAX_PLACES, Plan},
+    plan::{MAX_PLACES, Plan, SIGN_OFF_PORT},
 };
+
+/// End of interrupt, of a local APIC in x2APIC mode (SDM vol. 3, 13.12.1.2).
+const IA32_X2APIC_EOI: u32 = 0x80b;
 
 /// The program of all vCPUs of a VM.
 #[derive(Clone, Debug)]
@@ -57,6 +77,8 @@ pub(super) struct GuestCode {
     base: u32,
     /// Offset of each place's access, by kind.
     places: [Vec<usize>; Kind::ALL.len()],
+    /// Offset of the handler of interrupts.
+    handler: usize,
 }
 
 impl GuestCode {
@@ -70,8 +92,9 @@ impl GuestCode {
         for kind in Kind::ALL {
             places[kind as usize] = code.counted_loop(plan, kind);
         }
-        code.sign_off();
-        Self { bytes: code.0, base, places }
+        code.sign_off(plan);
+        let handler = code.handler();
+        Self { bytes: code.0, base, places, handler }
     }
 
     /// The machine code.
@@ -88,6 +111,15 @@ impl GuestCode {
             .and_then(|place| places.get(place))
             .copied()
             .unwrap_or(0);
+        self.address(offset)
+    }
+
+    /// The guest address of the handler of interrupts.
+    pub(super) fn handler(&self) -> u32 {
+        self.address(self.handler)
+    }
+
+    fn address(&self, offset: usize) -> u32 {
         // The code has at most MAX_BYTES bytes.
         self.base + u32::try_from(offset).unwrap_or(0)
     }
@@ -135,7 +167,7 @@ impl Assembler {
 
     /// The loop of `kind`; the offsets of its accesses.
     fn counted_loop(&mut self, plan: &Plan, kind: Kind) -> Vec<usize> {
-        let places = if kind == Kind::Hlt { 1 } else { plan.places };
+        let places = if matches!(kind, Kind::Hlt | Kind::Halt) { 1 } else { plan.places };
         let mut offsets = Vec::new();
         self.emit(&[0x31, 0xed]);
         self.compare_with_limit(kind);
@@ -187,7 +219,16 @@ impl Assembler {
                 self.emit(&[0x31, 0xc0, 0x31, 0xd2, 0x0f, 0x30]);
             }
             Kind::Hlt => self.emit(&[0xf4]),
+            Kind::Halt => {
+                self.count_up(Word::Halting);
+                self.emit(&[0xfb, 0xf4, 0xfa]);
+            }
         }
+    }
+
+    /// Counts up a word that an 8-bit displacement need not reach.
+    fn count_up(&mut self, word: Word) {
+        self.emit_imm32(&[0xff, 0x86], word.displacement().into());
     }
 
     /// An opcode whose 16- and 32-bit form is the next number.
@@ -199,17 +240,31 @@ impl Assembler {
         }
     }
 
-    fn sign_off(&mut self) {
+    fn sign_off(&mut self, plan: &Plan) {
         self.emit_imm32(&[0xc7, 0x46, Word::SignedOff.displacement()], 1);
-        self.emit(&[0xf4]);
+        if plan.sign_off() == Kind::Hlt {
+            self.emit(&[0xf4]);
+        } else {
+            self.emit_imm32(&[0xba], SIGN_OFF_PORT.into());
+            self.emit(&[0xee]);
+        }
         let again = self.jump(&[0xe9]);
         self.land(&again, 0);
+    }
+
+    /// The handler of interrupts; where it is.
+    fn handler(&mut self) -> usize {
+        let start = self.here();
+        self.count_up(Word::Interrupts);
+        self.emit_imm32(&[0xb9], IA32_X2APIC_EOI);
+        self.emit(&[0x31, 0xc0, 0x31, 0xd2, 0x0f, 0x30, 0xcf]);
+        start
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::kind::Counts, *};
 
     const BASE: u32 = 0x1000;
 
@@ -225,7 +280,7 @@ mod tests {
     #[test]
     fn accesses_are_the_instructions_of_the_listing() {
         let code = assemble(&Plan::default());
-        let expected: [(Kind, &[u8]); 9] = [
+        let expected: [(Kind, &[u8]); 10] = [
             (Kind::PioOut, &[0xba, 0x00, 0x05, 0, 0, 0xee, 0x45]),
             (Kind::PioIn, &[0xba, 0x00, 0x05, 0, 0, 0xec, 0x45]),
             (Kind::MmioWrite, &[0xa3, 0x00, 0x00, 0x00, 0xd0, 0x45]),
@@ -235,6 +290,7 @@ mod tests {
             (Kind::MsrRead, &[0xb9, 0x8b, 0, 0, 0, 0x0f, 0x32, 0x45]),
             (Kind::MsrWrite, &[0xb9, 0x8b, 0, 0, 0, 0x31, 0xc0, 0x31, 0xd2, 0x0f, 0x30, 0x45]),
             (Kind::Hlt, &[0xf4, 0x45]),
+            (Kind::Halt, &[0xff, 0x86, 128, 0, 0, 0, 0xfb, 0xf4, 0xfa, 0x45]),
         ];
         for (kind, bytes) in expected {
             assert!(at(&code, kind, 0).starts_with(bytes), "{kind:?}");
@@ -269,13 +325,13 @@ mod tests {
     /// accesses and the `made` words.
     fn interpret(
         code: &GuestCode,
-        limits: &[u32; 9],
+        limits: &[u32; 10],
         made_before: u64,
-    ) -> (Vec<Vec<u8>>, [u32; 9]) {
+    ) -> (Vec<Vec<u8>>, [u32; 10]) {
         let bytes = code.bytes();
         let (mut at, mut ebp, mut below, mut ecx_msr) = (0usize, 0u32, false, Vec::new());
-        let (mut trace, mut made) = (Vec::new(), [0; 9]);
-        let limit = |dd: u8| limits[dd as usize / 4 - 9];
+        let (mut trace, mut made) = (Vec::new(), [0; 10]);
+        let limit = |dd: u8| limits[dd as usize / 4 - 10];
         loop {
             let rel = |n: usize| {
                 let field: [u8; 4] = bytes[at + n..at + n + 4].try_into().unwrap();
@@ -291,12 +347,12 @@ mod tests {
                     at = (code.entry(kind, made_before) - BASE) as usize;
                 }
                 [0x45, ..] => (ebp, at) = (ebp + 1, at + 1),
-                [0x89, 0x6e, dd, ..] => (made[dd as usize / 4 - 18], at) = (ebp, at + 3),
+                [0x89, 0x6e, dd, ..] => (made[dd as usize / 4 - 20], at) = (ebp, at + 3),
                 [0xc7, 0x46, _, 1, 0, 0, 0, 0xf4, 0xe9, ..] => {
                     at += 8;
                     let field: [u8; 4] = bytes[at + 1..at + 5].try_into().unwrap();
                     assert_eq!((at + 5).wrapping_add_signed(i32::from_le_bytes(field) as isize), 0);
-                    assert_eq!(at + 5, bytes.len());
+                    assert_eq!(code.handler() - BASE, at as u32 + 5);
                     return (trace, made);
                 }
                 [0xb8..=0xba, a, b, c, d, ..] => {
@@ -319,6 +375,10 @@ mod tests {
                     trace.push(vec![0xf4]);
                     at += 1;
                 }
+                [0xff, 0x86, 128, 0, 0, 0, 0xfb, 0xf4, 0xfa, ..] => {
+                    trace.push(bytes[at..at + 9].to_vec());
+                    at += 9;
+                }
                 _ => panic!("byte {at} is no instruction of the listing"),
             }
         }
@@ -329,7 +389,7 @@ mod tests {
         for places in [1, 2, MAX_PLACES] {
             let plan = Plan { places, ..Plan::default() };
             let code = assemble(&plan);
-            let limits = [5, 0, 17, 1, 33, 2, 16, 3, 4];
+            let limits = [5, 0, 17, 1, 33, 2, 16, 3, 4, 6];
             let (trace, made) = interpret(&code, &limits, 1);
             assert_eq!(made, limits);
             assert_eq!(trace.len() as u32, limits.iter().sum::<u32>());
@@ -343,6 +403,24 @@ mod tests {
             let writes = trace.iter().filter(|access| access[0] == 0xa3).count();
             assert_eq!(writes, 17 + 33);
         }
+    }
+
+    #[test]
+    fn a_guest_with_halts_signs_off_by_an_out_and_handles_interrupts() {
+        let plan = Plan { counts: Counts::from_iter([(Kind::Halt, 1)]), ..Plan::default() };
+        let code = assemble(&plan);
+        let handler = (code.handler() - BASE) as usize;
+        assert_eq!(
+            code.bytes()[handler..],
+            [
+                0xff, 0x86, 132, 0, 0, 0, 0xb9, 0x0b, 0x08, 0, 0, 0x31, 0xc0, 0x31, 0xd2, 0x0f,
+                0x30, 0xcf
+            ]
+        );
+        assert_eq!(code.bytes()[handler - 11..handler - 4], [0xba, 0xf4, 0, 0, 0, 0xee, 0xe9]);
+        let without = assemble(&Plan::default());
+        let end = (without.handler() - BASE) as usize;
+        assert_eq!(without.bytes()[end - 6..end - 4], [0xf4, 0xe9]);
     }
 
     #[test]

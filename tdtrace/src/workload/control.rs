@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use super::kind::{Counts, Kind};
 
 /// 32-bit words of a block.
-pub(super) const WORDS: usize = 32;
+pub(super) const WORDS: usize = 64;
 /// Bytes of a block.
 pub(super) const BYTES: usize = WORDS * 4;
 
@@ -17,9 +17,12 @@ const ENTRIES: usize = 0;
 const LIMITS: usize = Kind::ALL.len();
 const MADE: usize = 2 * Kind::ALL.len();
 const SIGNED_OFF: usize = 3 * Kind::ALL.len();
-const _: () = assert!(SIGNED_OFF < WORDS);
-// The guest's code addresses the words with an 8-bit signed displacement.
-const _: () = assert!(BYTES <= 128);
+// The guest's code addresses these words with an 8-bit signed displacement.
+const _: () = assert!(SIGNED_OFF < 32);
+const HALTING: usize = 32;
+const INTERRUPTS: usize = 33;
+// The guest's stack grows down from the end of the block; an interrupt takes three words.
+const _: () = assert!(INTERRUPTS < WORDS - 3);
 
 /// The displacement of a word from the block's start.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +35,10 @@ pub(super) enum Word {
     Made(Kind),
     /// 1 once the slice is done.
     SignedOff,
+    /// Halts begun, all slices together; runs over.
+    Halting,
+    /// Interrupts that the guest took, all slices together; runs over.
+    Interrupts,
 }
 
 impl Word {
@@ -41,11 +48,13 @@ impl Word {
             Self::Limit(kind) => LIMITS + kind as usize,
             Self::Made(kind) => MADE + kind as usize,
             Self::SignedOff => SIGNED_OFF,
+            Self::Halting => HALTING,
+            Self::Interrupts => INTERRUPTS,
         }
     }
 
-    /// Bytes from the block's start, below 128.
-    #[expect(clippy::cast_possible_truncation, reason = "BYTES is at most 128")]
+    /// Bytes from the block's start; below 128 but for the last two.
+    #[expect(clippy::cast_possible_truncation, reason = "BYTES is at most 256")]
     pub(super) const fn displacement(self) -> u8 {
         (self.index() * 4) as u8
     }
@@ -85,6 +94,16 @@ impl<'m> Control<'m> {
     /// Whether the slice is done.
     pub(super) fn signed_off(&self) -> bool {
         self.word(Word::SignedOff).load(Relaxed) == 1
+    }
+
+    /// How many halts the guest has begun, modulo 2^32.
+    pub(super) fn halting(&self) -> u32 {
+        self.word(Word::Halting).load(Relaxed)
+    }
+
+    /// How many interrupts the guest's handler has counted, modulo 2^32.
+    pub(super) fn interrupts(&self) -> u32 {
+        self.word(Word::Interrupts).load(Relaxed)
     }
 
     /// What the slice made; valid once it signed off.

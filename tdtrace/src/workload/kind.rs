@@ -25,11 +25,13 @@ pub enum Kind {
     MsrWrite = 7,
     /// HLT; without an interrupt controller in the kernel it goes to the VMM.
     Hlt = 8,
+    /// HLT that the kernel serves, because it has the local APIC; an interrupt ends it.
+    Halt = 9,
 }
 
 impl Kind {
     /// Every kind, in the order of its number.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::PioOut,
         Self::PioIn,
         Self::MmioWrite,
@@ -39,9 +41,16 @@ impl Kind {
         Self::MsrRead,
         Self::MsrWrite,
         Self::Hlt,
+        Self::Halt,
     ];
 
-    /// The class that counts it; HLT has none, it is seen as a return of KVM_RUN.
+    /// Those that a plan can have together: all but [`Kind::Halt`], which excludes [`Kind::Hlt`].
+    pub const WITHOUT_HALT: [Self; 9] = {
+        let [kinds @ .., _] = Self::ALL;
+        kinds
+    };
+
+    /// The class that counts it. HLT has none: it is seen as a return of KVM_RUN, or as an exit.
     #[must_use]
     pub const fn class(self) -> Option<Class> {
         match self {
@@ -53,16 +62,17 @@ impl Kind {
             Self::Cpuid => Some(Class::Cpuid),
             Self::MsrRead => Some(Class::MsrRead),
             Self::MsrWrite => Some(Class::MsrWrite),
-            Self::Hlt => None,
+            Self::Hlt | Self::Halt => None,
         }
     }
 
     /// The name in JSON: that of the class.
     #[must_use]
     pub const fn name(self) -> &'static str {
-        match self.class() {
-            Some(class) => class.name(),
-            None => "hlt",
+        match (self.class(), self) {
+            (Some(class), _) => class.name(),
+            (None, Self::Halt) => "halt",
+            (None, _) => "hlt",
         }
     }
 
@@ -138,11 +148,22 @@ mod tests {
     }
 
     #[test]
+    fn all_kinds_but_halts_go_together() {
+        assert!(!Kind::WITHOUT_HALT.contains(&Kind::Halt));
+        assert_eq!(Kind::WITHOUT_HALT.len() + 1, Kind::ALL.len());
+    }
+
+    #[test]
     fn json_names_are_those_of_the_classes() {
-        let counts = Counts::from_iter([(Kind::MsrRead, 7), (Kind::Hlt, 1), (Kind::Hlt, 2)]);
+        let counts = Counts::from_iter([
+            (Kind::MsrRead, 7),
+            (Kind::Hlt, 1),
+            (Kind::Hlt, 2),
+            (Kind::Halt, 4),
+        ]);
         let json = serde_json::to_value(counts).unwrap();
         assert_eq!(json[Class::MsrRead.name()], 7);
-        assert_eq!(json["hlt"], 3);
+        assert_eq!((&json["hlt"], &json["halt"]), (&3.into(), &4.into()));
         assert_eq!(json.as_object().unwrap().len(), Kind::ALL.len());
     }
 }

@@ -25,6 +25,8 @@ pub struct Made {
     pub seconds: f64,
     /// Whether it was told to stop before it was through.
     pub stopped: bool,
+    /// What ended each slice: `hlt`, or `pio_out` where the kernel serves HLT.
+    pub sign_off: &'static str,
 }
 
 /// What one VM made.
@@ -53,8 +55,11 @@ pub struct VcpuMade {
     pub kvm_run_returns: u64,
     /// How often it came back with EINTR, because of a signal to the thread.
     pub interrupted: u64,
-    /// HLTs that ended a slice, which are not in `made`.
+    /// HLTs, or OUTs where the kernel serves HLT, that ended a slice; they are not in `made`.
     pub sign_offs: u64,
+    /// Interrupts that the guest's handler counted: one for each halt, more only if something delivers
+    /// one twice.
+    pub interrupts: u64,
     /// From its first KVM_RUN to its end.
     pub seconds: f64,
 }
@@ -111,6 +116,7 @@ mod tests {
             kvm_run_returns: 0,
             interrupted: 0,
             sign_offs: 0,
+            interrupts: 0,
             seconds: 0.0,
         }
     }
@@ -145,6 +151,7 @@ mod tests {
             places: Vec::new(),
             seconds: 0.5,
             stopped: false,
+            sign_off: "hlt",
         };
         let json = serde_json::to_value(&made).unwrap();
         let keys = |value: &serde_json::Value| {
@@ -152,11 +159,11 @@ mod tests {
             keys.sort();
             keys.join(" ")
         };
-        assert_eq!(keys(&json), "pid places schema seconds stopped vms");
+        assert_eq!(keys(&json), "pid places schema seconds sign_off stopped vms");
         assert_eq!(keys(&json["vms"][0]), "ioeventfd_signals vcpus vm");
         assert_eq!(
             keys(&json["vms"][0]["vcpus"][0]),
-            "interrupted kvm_run_calls kvm_run_returns made seconds sign_offs tid vcpu"
+            "interrupted interrupts kvm_run_calls kvm_run_returns made seconds sign_offs tid vcpu"
         );
     }
 }

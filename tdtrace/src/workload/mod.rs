@@ -6,6 +6,7 @@
 //!
 //! [`Plan`] → guest code (both pure) → a VM with its memory → one thread a vCPU → [`Made`].
 
+mod apic;
 mod code;
 mod control;
 mod kind;
@@ -15,8 +16,9 @@ mod plan;
 mod run;
 mod vcpu;
 mod vm;
+mod waker;
 
 pub use kind::{Counts, Kind};
 pub use made::{Made, PlaceMade, SCHEMA, VcpuMade, VmMade};
-pub use plan::{MAX_ACCESSES, MAX_PLACES, MAX_VCPUS, Plan, PlanError};
+pub use plan::{MAX_ACCESSES, MAX_PLACES, MAX_VCPUS, Plan, PlanError, Wake};
 pub use run::run;

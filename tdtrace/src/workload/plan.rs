@@ -12,6 +12,14 @@ pub const MAX_VCPUS: u32 = 1024;
 /// The most accesses of a vCPU in a round, all kinds together.
 pub const MAX_ACCESSES: u64 = 1 << 56;
 
+/// The most vCPUs of a VM with halts: an MSI without extended IDs reaches no more.
+const MAX_HALTING_VCPUS: u32 = 255;
+/// The longest time between two wake-ups, in microseconds.
+const MAX_HALT_US: u32 = 1_000_000;
+/// Where the guest writes when a slice is done, if HLT does not come back. No port of a plan needs to
+/// avoid it: what the write means, the guest's control block says.
+pub(super) const SIGN_OFF_PORT: u16 = 0xf4;
+
 /// Bytes between two places, for ports and for addresses.
 const STRIDE: u32 = 0x10;
 /// Bytes between the addresses that are written, those that are read and those of the ioeventfds.
@@ -76,6 +84,10 @@ pub struct Plan {
     pub gpa: u32,
     /// Bytes of an MMIO access: 1, 2 or 4.
     pub mmio_size: u32,
+    /// How long a [`Kind::Halt`] lasts at least, in microseconds; about twice as long at most.
+    pub halt_us: u32,
+    /// What ends a [`Kind::Halt`].
+    pub wake: Wake,
 }
 
 impl Default for Plan {
@@ -91,8 +103,20 @@ impl Default for Plan {
             pio_size: 1,
             gpa: 0xd000_0000,
             mmio_size: 4,
+            halt_us: 200,
+            wake: Wake::Interrupt,
         }
     }
+}
+
+/// What ends a [`Kind::Halt`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wake {
+    /// An interrupt, which the guest's handler counts.
+    #[default]
+    Interrupt,
+    /// KVM's kick (PV unhalt), which lets HLT end and delivers nothing to the guest.
+    Kick,
 }
 
 /// Why a plan cannot be carried out.
@@ -101,7 +125,7 @@ impl Default for Plan {
 pub enum PlanError {
     #[error(
         "there is nothing to make; give a count with --pio, --pio-in, --mmio-write, --mmio-read, \
-         --fast-mmio, --cpuid, --msr, --msr-write or --hlt"
+         --fast-mmio, --cpuid, --msr, --msr-write, --hlt or --halt"
     )]
     Nothing,
     #[error("{0} accesses are too many; give at most {MAX_ACCESSES} in total, or --seconds")]
@@ -125,6 +149,12 @@ pub enum PlanError {
          {MMIO_HIGHEST:#x}"
     )]
     Gpa(u32),
+    #[error("a VM whose kernel serves HLT returns none to the VMM; give --hlt or --halt, not both")]
+    HltAndHalt,
+    #[error("{0} vCPUs of a VM are too many for --halt; give at most {MAX_HALTING_VCPUS}")]
+    HaltingVcpus(u32),
+    #[error("halts of {0} µs are not possible; give 1 to {MAX_HALT_US}")]
+    HaltTime(u32),
 }
 
 impl Plan {
@@ -166,7 +196,35 @@ impl Plan {
         {
             return Err(PlanError::Gpa(self.gpa));
         }
+        self.check_halts()
+    }
+
+    fn check_halts(&self) -> Result<(), PlanError> {
+        if !(1..=MAX_HALT_US).contains(&self.halt_us) {
+            return Err(PlanError::HaltTime(self.halt_us));
+        }
+        if !self.halts() {
+            return Ok(());
+        }
+        if self.counts.get(Kind::Hlt) > 0 {
+            return Err(PlanError::HltAndHalt);
+        }
+        if self.vcpus > MAX_HALTING_VCPUS {
+            return Err(PlanError::HaltingVcpus(self.vcpus));
+        }
         Ok(())
+    }
+
+    /// Whether the kernel has the local APIC and serves HLT.
+    #[must_use]
+    pub const fn halts(&self) -> bool {
+        self.counts.get(Kind::Halt) > 0
+    }
+
+    /// What ends a slice: [`Kind::Hlt`], or [`Kind::PioOut`] where the kernel serves HLT.
+    #[must_use]
+    pub const fn sign_off(&self) -> Kind {
+        if self.halts() { Kind::PioOut } else { Kind::Hlt }
     }
 
     /// Port, GPA, CPUID leaf or MSR number of `kind`'s place number `place`; `None` for HLT, which
@@ -184,7 +242,7 @@ impl Plan {
             Kind::FastMmio => Some(self.gpa + 2 * MMIO_REGION + step),
             Kind::Cpuid => LEAVES.get(place as usize).copied(),
             Kind::MsrRead | Kind::MsrWrite => MSRS.get(place as usize).copied(),
-            Kind::Hlt => None,
+            Kind::Hlt | Kind::Halt => None,
         }
     }
 
@@ -194,7 +252,7 @@ impl Plan {
         match kind {
             Kind::PioOut | Kind::PioIn => self.pio_size,
             Kind::MmioWrite | Kind::MmioRead | Kind::FastMmio => self.mmio_size,
-            Kind::Cpuid | Kind::MsrRead | Kind::MsrWrite | Kind::Hlt => 0,
+            Kind::Cpuid | Kind::MsrRead | Kind::MsrWrite | Kind::Hlt | Kind::Halt => 0,
         }
     }
 
@@ -290,7 +348,10 @@ mod tests {
             (Plan { mmio_size: 3, ..good.clone() }, PlanError::Size(3)),
             (Plan { gpa: 0xd000_0800, ..good.clone() }, PlanError::Gpa(0xd000_0800)),
             (Plan { gpa: 0x1000, ..good.clone() }, PlanError::Gpa(0x1000)),
-            (Plan { gpa: 0xfee0_0000, ..good }, PlanError::Gpa(0xfee0_0000)),
+            (Plan { gpa: 0xfee0_0000, ..good.clone() }, PlanError::Gpa(0xfee0_0000)),
+            (Plan { halt_us: 0, ..good }, PlanError::HaltTime(0)),
+            (plan(&[(Kind::Halt, 1), (Kind::Hlt, 1)]), PlanError::HltAndHalt),
+            (Plan { vcpus: 256, ..plan(&[(Kind::Halt, 1)]) }, PlanError::HaltingVcpus(256)),
         ];
         for (plan, error) in refused {
             assert_eq!(plan.check(), Err(error));
@@ -300,7 +361,7 @@ mod tests {
     #[test]
     fn places_of_a_kind_are_all_different() {
         let plan = Plan { places: MAX_PLACES, ..plan(&[(Kind::Cpuid, 1)]) };
-        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Hlt) {
+        for kind in Kind::ALL.into_iter().filter(|kind| !matches!(kind, Kind::Hlt | Kind::Halt)) {
             let mut addresses: Vec<_> =
                 (0..MAX_PLACES).map(|place| plan.address(kind, place).unwrap()).collect();
             addresses.sort_unstable();
@@ -344,7 +405,7 @@ mod tests {
     proptest! {
         #[test]
         fn slices_add_up_to_the_round(
-            numbers in prop::array::uniform9(0u64..200_000),
+            numbers in prop::array::uniform10(0u64..200_000),
             rate in prop::option::of(1u32..1_000_000),
         ) {
             let counts: Counts = Kind::ALL.into_iter().zip(numbers).collect();

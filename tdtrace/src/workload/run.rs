@@ -16,6 +16,7 @@ use super::{
     plan::Plan,
     vcpu::{Phase, Task},
     vm::{self, Vm},
+    waker::{Sleeper, Waker},
 };
 
 /// How often `stop` and the time are looked at.
@@ -43,7 +44,10 @@ pub fn run(plan: &Plan, stop: &AtomicBool) -> Result<Made> {
                 let stopped = crew.watch(plan.time, stop);
                 (crew.join(), stopped)
             }
-            Err(error) => (Err(error), false),
+            Err(error) => {
+                phase.over.store(true, Relaxed);
+                (Err(error), false)
+            }
         });
 
     let mut vcpus = outcome?.into_iter();
@@ -53,7 +57,8 @@ pub fn run(plan: &Plan, stop: &AtomicBool) -> Result<Made> {
         .collect::<Result<Vec<_>>>()?;
     let seconds = vms.iter().flat_map(|vm| &vm.vcpus).map(|vcpu| vcpu.seconds).fold(0.0, f64::max);
     let places = places(plan, &vms);
-    Ok(Made { schema: SCHEMA, pid: process::id(), vms, places, seconds, stopped })
+    let sign_off = plan.sign_off().name();
+    Ok(Made { schema: SCHEMA, pid: process::id(), vms, places, seconds, stopped, sign_off })
 }
 
 fn vm_made(number: u32, vm: &Vm, vcpus: Vec<VcpuMade>) -> Result<VmMade> {
@@ -71,6 +76,7 @@ fn vm_made(number: u32, vm: &Vm, vcpus: Vec<VcpuMade>) -> Result<VmMade> {
 /// The running vCPUs, by VM and number.
 struct Crew<'scope, 'env> {
     threads: Vec<ScopedJoinHandle<'scope, Result<VcpuMade>>>,
+    wakers: Vec<ScopedJoinHandle<'scope, Result<()>>>,
     controls: Vec<Control<'env>>,
     phase: &'env Phase,
 }
@@ -83,12 +89,15 @@ impl<'scope, 'env> Crew<'scope, 'env> {
         vms: &'env mut [Vm],
         phase: &'env Phase,
     ) -> Result<Self> {
-        let mut crew = Self { threads: Vec::new(), controls: Vec::new(), phase };
+        let mut crew =
+            Self { threads: Vec::new(), wakers: Vec::new(), controls: Vec::new(), phase };
         for (vm, vm_number) in vms.iter_mut().zip(0u32..) {
-            let (vcpus, code) = vm.split();
+            let (vcpus, code, fd) = vm.split();
+            let mut sleepers = Vec::new();
             for ((vcpu, control), number) in vcpus.zip(0u32..) {
                 let task = Task { plan, code, control, number, phase };
                 crew.controls.push(control);
+                sleepers.push(Sleeper::new(control));
                 let thread = thread::Builder::new()
                     .name(format!("vm{vm_number}-vcpu{number}"))
                     .spawn_scoped(scope, move || task.run(vcpu));
@@ -99,6 +108,11 @@ impl<'scope, 'env> Crew<'scope, 'env> {
                         return Err(error).context("a vCPU's thread cannot be started");
                     }
                 }
+            }
+            if plan.halts() {
+                let after = Duration::from_micros(plan.halt_us.into());
+                let waker = Waker { vm: fd, phase, after, wake: plan.wake, sleepers };
+                crew.wakers.push(scope.spawn(move || waker.run()));
             }
         }
         phase.begun.store(true, Relaxed);
@@ -122,6 +136,7 @@ impl<'scope, 'env> Crew<'scope, 'env> {
                 left.filter(|left| !left.is_zero()).map_or(WATCH, |left| left.min(WATCH)),
             );
         }
+        self.phase.over.store(true, Relaxed);
         stopped
     }
 
@@ -141,6 +156,9 @@ impl<'scope, 'env> Crew<'scope, 'env> {
 
     /// What each vCPU made, or what went wrong with the first one that failed.
     fn join(self) -> Result<Vec<VcpuMade>> {
+        for waker in self.wakers {
+            waker.join().unwrap_or_else(|_| Err(anyhow!("the thread that wakes panicked")))?;
+        }
         let outcomes: Vec<_> = self.threads.into_iter().map(ScopedJoinHandle::join).collect();
         outcomes
             .into_iter()

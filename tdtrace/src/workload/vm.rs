@@ -8,6 +8,7 @@ use kvm_ioctls::{IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{
+    apic,
     code::GuestCode,
     control::{self, Control},
     kind::Kind,
@@ -18,22 +19,25 @@ use super::{
 const PAGE: usize = 4096;
 /// Where the program is. The page before it stays empty, so that a jump to 0 is seen.
 const CODE: u32 = 0x1000;
+/// Where the descriptor tables are.
+const TABLES: u32 = (CODE + GuestCode::MAX_BYTES as u32).next_multiple_of(PAGE as u32);
 /// Where the control blocks begin.
-const BLOCKS: usize = (CODE as usize + GuestCode::MAX_BYTES).next_multiple_of(PAGE);
+const BLOCKS: usize = (TABLES as usize + apic::TABLES_BYTES).next_multiple_of(PAGE);
 
 /// CR0: protection on, paging off, x87 present and its errors native.
 const CR0_PE_ET_NE: u64 = 0x31;
 
 /// A VM with its vCPUs. It is destroyed when this is dropped.
 ///
-/// It has no interrupt controller, so HLT goes to the VMM and every vCPU is runnable at once.
+/// Without halts it has no interrupt controller, so HLT goes to the VMM and every vCPU is runnable at
+/// once.
 #[derive(Debug)]
 pub(super) struct Vm {
     /// The vCPUs by number.
     pub(super) vcpus: Vec<VcpuFd>,
     /// The program that all of them run.
     pub(super) code: GuestCode,
-    #[expect(dead_code, reason = "keeps the VM, also while it has no vCPU yet")]
+    /// The VM itself.
     fd: VmFd,
     doorbell: EventFd,
     // After the VM, which has it as its memory.
@@ -84,6 +88,12 @@ impl Vm {
         // SAFETY: the pages are mapped and live longer than the VM, which is dropped before them.
         unsafe { fd.set_user_memory_region(region) }
             .context("KVM_SET_USER_MEMORY_REGION failed")?;
+        if plan.halts() {
+            apic::create(&fd)?;
+            if !memory.write(TABLES as usize, &apic::tables(code.handler())) {
+                bail!("the guest's descriptor tables have no room");
+            }
+        }
         let doorbell = EventFd::new(EFD_NONBLOCK).context("an eventfd cannot be made")?;
         if plan.counts.get(Kind::FastMmio) > 0 {
             listen(&fd, &doorbell, plan)?;
@@ -93,7 +103,7 @@ impl Vm {
             .context("KVM_GET_SUPPORTED_CPUID failed")?;
         let vcpus = (0..plan.vcpus)
             .map(|number| {
-                vcpu(&fd, number, &cpuid).with_context(|| {
+                vcpu(&fd, number, &cpuid, plan.halts()).with_context(|| {
                     format!(
                         "vCPU {number} cannot be made; fewer --vcpus may do, or a higher limit of \
                          open files (ulimit -n)"
@@ -104,13 +114,13 @@ impl Vm {
         Ok(Self { vcpus, code, fd, doorbell, memory })
     }
 
-    /// The vCPUs with their control blocks, and the program.
+    /// The vCPUs with their control blocks, the program, and the VM.
     pub(super) fn split(
         &mut self,
-    ) -> (impl Iterator<Item = (&mut VcpuFd, Control<'_>)>, &GuestCode) {
+    ) -> (impl Iterator<Item = (&mut VcpuFd, Control<'_>)>, &GuestCode, &VmFd) {
         let (blocks, _) = self.memory.words().as_chunks::<{ control::WORDS }>();
         let blocks = blocks.iter().skip(BLOCKS / control::BYTES).map(Control::new);
-        (self.vcpus.iter_mut().zip(blocks), &self.code)
+        (self.vcpus.iter_mut().zip(blocks), &self.code, &self.fd)
     }
 
     /// How many writes the ioeventfds took since the last time.
@@ -135,7 +145,7 @@ fn listen(vm: &VmFd, doorbell: &EventFd, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-fn vcpu(vm: &VmFd, number: u32, cpuid: &CpuId) -> Result<VcpuFd> {
+fn vcpu(vm: &VmFd, number: u32, cpuid: &CpuId, halts: bool) -> Result<VcpuFd> {
     let vcpu = vm.create_vcpu(number.into()).context("KVM_CREATE_VCPU failed")?;
     vcpu.set_cpuid2(cpuid).context("KVM_SET_CPUID2 failed")?;
 
@@ -144,14 +154,21 @@ fn vcpu(vm: &VmFd, number: u32, cpuid: &CpuId) -> Result<VcpuFd> {
     sregs.cs = flat(0x08, CODE_EXECUTE_READ_ACCESSED);
     let data = flat(0x10, DATA_READ_WRITE_ACCESSED);
     (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
+    if halts {
+        apic::set_tables(&mut sregs, TABLES);
+    }
     vcpu.set_sregs(&sregs).context("KVM_SET_SREGS failed")?;
 
     let mut regs = vcpu.get_regs().context("KVM_GET_REGS failed")?;
     regs.rip = CODE.into();
     regs.rsi = (BLOCKS + number as usize * control::BYTES) as u64;
-    // Bit 1 of the flags is always 1; interrupts stay off.
+    regs.rsp = regs.rsi + control::BYTES as u64;
+    // Bit 1 of the flags is always 1; interrupts are off.
     regs.rflags = 2;
     vcpu.set_regs(&regs).context("KVM_SET_REGS failed")?;
+    if halts {
+        apic::switch_on(&vcpu)?;
+    }
     Ok(vcpu)
 }
 

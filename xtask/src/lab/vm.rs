@@ -207,6 +207,12 @@ impl Report {
         str::from_utf8(bytes).with_context(|| format!("{path} is not text"))
     }
 
+    /// The contents of all files whose path begins with `prefix`.
+    pub(super) fn below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        let files = self.files.iter().filter(move |(path, _)| path.starts_with(prefix));
+        files.map(|(_, contents)| contents.as_slice())
+    }
+
     /// How long the VM took, in words.
     pub(super) fn times(&self) -> String {
         let at = |name: &str| self.marks.get(name).copied().unwrap_or_default();

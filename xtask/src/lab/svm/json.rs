@@ -87,6 +87,8 @@ fn audit(json: &Value, lost: &Lost) -> Result<()> {
 /// When something is missing or unknown in it, or when a vCPU made other counts than `asked`.
 pub(super) fn workload(json: &str, asked: &[(&str, u64)]) -> Result<Threads> {
     let json: Value = serde_json::from_str(json).context("workload printed no JSON")?;
+    let sign_off = json.get("sign_off").and_then(Value::as_str);
+    let sign_off = sign_off.ok_or_else(|| anyhow!("the workload does not say its sign-off"))?;
     threads(&json, |vcpu| {
         let made: BTreeMap<_, _> = numbers(vcpu, "made")?.into_iter().collect();
         for (name, count) in asked {
@@ -94,34 +96,38 @@ pub(super) fn workload(json: &str, asked: &[(&str, u64)]) -> Result<Threads> {
                 bail!("the workload was asked for {count} {name} and made {made:?}");
             }
         }
-        promised(vcpu, &made)
+        promised(vcpu, &made, sign_off)
     })
 }
 
-/// The events that KVM on SVM shows for what a vCPU `made`.
-fn promised(vcpu: &Value, made: &BTreeMap<&str, u64>) -> Result<BTreeMap<Item, u64>> {
-    let mut counts = BTreeMap::new();
-    for (name, count) in made {
-        match *name {
-            // Every slice of work ends with one more.
-            "hlt" => {
-                let halts = count.saturating_add(number(vcpu, "sign_offs")?);
-                counts.insert(Item::Reason(reason("HLT")?), halts);
-            }
+/// The events that KVM on SVM shows for what a vCPU `made`, and for the `sign_off` that ends each slice
+/// of it.
+fn promised(
+    vcpu: &Value,
+    made: &BTreeMap<&str, u64>,
+    sign_off: &str,
+) -> Result<BTreeMap<Item, u64>> {
+    let mut counts: BTreeMap<Item, u64> = BTreeMap::new();
+    let interrupts = number(vcpu, "interrupts")?;
+    // The handler's end of interrupt is a write to an MSR.
+    let more = [(sign_off, number(vcpu, "sign_offs")?), ("msr_write", interrupts)];
+    for (name, count) in made.iter().map(|(name, count)| (*name, *count)).chain(more) {
+        let mut add = |item: Item| {
+            let sum = counts.entry(item).or_default();
+            *sum = sum.saturating_add(count);
+        };
+        match name {
+            // Whoever serves it, it is an exit.
+            "hlt" | "halt" => add(Item::Reason(reason("HLT")?)),
             // SVM has no fast path for ioeventfds (kvm_fast_mmio is in
             // arch/x86/kvm/vmx/vmx.c:handle_ept_misconfig alone): these are writes as any other.
-            "fast_mmio" | "mmio_write" => {
-                let writes: &mut u64 = counts.entry(Item::Class(MmioWrite)).or_default();
-                *writes = writes.saturating_add(*count);
-            }
+            "fast_mmio" | "mmio_write" => add(Item::Class(MmioWrite)),
             // Nothing in the kernel serves them, and the VMM completes every one.
             "mmio_read" => {
-                counts.insert(Item::Class(MmioReadUnsatisfied), *count);
-                counts.insert(Item::Class(MmioRead), *count);
+                add(Item::Class(MmioReadUnsatisfied));
+                add(Item::Class(MmioRead));
             }
-            _ => {
-                counts.insert(Item::Class(class(name)?), *count);
-            }
+            _ => add(Item::Class(class(name)?)),
         }
     }
     let calls = number(vcpu, "kvm_run_calls")?;
@@ -171,17 +177,17 @@ fn reason(name: &str) -> Result<u32> {
         .ok_or_else(|| anyhow!("there is no SVM exit code {name}"))
 }
 
-fn list<'a>(value: &'a Value, key: &str) -> Result<&'a [Value]> {
+pub(super) fn list<'a>(value: &'a Value, key: &str) -> Result<&'a [Value]> {
     let list = value.get(key).and_then(Value::as_array);
     list.map(Vec::as_slice).ok_or_else(|| anyhow!("there is no list `{key}` in {value}"))
 }
 
-fn number(value: &Value, key: &str) -> Result<u64> {
+pub(super) fn number(value: &Value, key: &str) -> Result<u64> {
     let number = value.get(key).and_then(Value::as_u64);
     number.ok_or_else(|| anyhow!("there is no number `{key}` in {value}"))
 }
 
-fn numbers<'a>(value: &'a Value, key: &str) -> Result<Vec<(&'a str, u64)>> {
+pub(super) fn numbers<'a>(value: &'a Value, key: &str) -> Result<Vec<(&'a str, u64)>> {
     let object = value.get(key).and_then(Value::as_object);
     object
         .ok_or_else(|| anyhow!("there is no object `{key}` in {value}"))?
@@ -212,8 +218,8 @@ mod tests {
     }
 
     fn work_json() -> Value {
-        json!({"vms": [{"vm": 0, "vcpus": [{"vcpu": 1, "tid": 7, "sign_offs": 1,
-            "kvm_run_calls": 9, "made":
+        json!({"sign_off": "hlt", "vms": [{"vm": 0, "vcpus": [{"vcpu": 1, "tid": 7, "sign_offs": 1,
+            "interrupts": 0, "kvm_run_calls": 9, "made":
             {"hlt": 3, "fast_mmio": 2, "mmio_write": 3, "mmio_read": 4, "pio_in": 1}}]}]})
     }
 
@@ -265,10 +271,28 @@ mod tests {
             (Item::Class(MmioReadUnsatisfied), 4),
             (Item::Class(MmioRead), 4),
             (Item::Class(MmioWrite), 5),
+            (Item::Class(MsrWrite), 0),
             (Item::Class(UserspaceExit), 9),
             (Item::Class(RunBegin), 9),
             (Item::Class(RunEnd), 9),
             (Item::Reason(0x78), 4),
+        ];
+        assert_eq!(threads[&7].counts, BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn halts_that_the_kernel_serves_are_exits_and_their_interrupts_end_with_an_msr() {
+        let json = json!({"sign_off": "pio_out", "vms": [{"vm": 0, "vcpus": [{"vcpu": 1, "tid": 7,
+            "sign_offs": 1, "interrupts": 6, "kvm_run_calls": 3, "made":
+            {"hlt": 0, "halt": 5, "msr_write": 2, "pio_out": 2}}]}]});
+        let threads = workload(&json.to_string(), &[]).unwrap();
+        let expected = [
+            (Item::Class(PioOut), 3),
+            (Item::Class(MsrWrite), 8),
+            (Item::Class(UserspaceExit), 3),
+            (Item::Class(RunBegin), 3),
+            (Item::Class(RunEnd), 3),
+            (Item::Reason(0x78), 5),
         ];
         assert_eq!(threads[&7].counts, BTreeMap::from(expected));
     }
