@@ -79,9 +79,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 async fn record(args: &Args) -> Result<Option<ExitStatus>> {
     let mut live = Live::open(args.source.options())?;
     let file = create(&args.output, args.force)?;
-    if !args.source.wait(&mut live).await? {
-        return Ok(None);
-    }
+    let Some(mut live) = args.source.wait(&mut live).await? else { return Ok(None) };
     // From here on they end the recording, not the process.
     let mut signals = Signals::new()?;
     let first = live.sample()?;

@@ -8,7 +8,10 @@ use tokio::{
     time::interval,
 };
 
-use crate::source::{Source, live::Options};
+use crate::{
+    model::sample::{Sample, VmKey, VmSample},
+    source::{Due, Source, live::Options},
+};
 
 /// Where the counters come from.
 #[derive(Clone, Debug, clap::Args)]
@@ -41,9 +44,10 @@ impl SourceArgs {
         }
     }
 
-    /// Waits for the VM that was asked for, if any; `false` if a signal came first.
-    pub(super) async fn wait(&self, source: &mut dyn Source) -> Result<bool> {
-        let Some(name) = &self.wait_vm else { return Ok(true) };
+    /// Waits for the VM that was asked for, if any. The source from then on, with the sample in which it
+    /// came; `None` if a signal came first.
+    pub(super) async fn wait<'s>(&self, source: &'s mut dyn Source) -> Result<Option<From<'s>>> {
+        let Some(name) = &self.wait_vm else { return Ok(Some(From { first: None, source })) };
         let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be caught")?;
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be caught")?;
         eprintln!("tdtrace: waiting for VM {name}");
@@ -51,13 +55,38 @@ impl SourceArgs {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                _ = interrupt.recv() => return Ok(false),
-                _ = terminate.recv() => return Ok(false),
+                _ = interrupt.recv() => return Ok(None),
+                _ = terminate.recv() => return Ok(None),
             }
-            let vms = source.sample()?.vms;
-            if vms.iter().any(|vm| *vm.name == **name || vm.pid.to_string() == *name) {
-                return Ok(true);
+            let sample = source.sample()?;
+            let is_it = |vm: &VmSample| *vm.name == **name || vm.pid.to_string() == *name;
+            if sample.vms.iter().any(is_it) {
+                return Ok(Some(From { first: Some(sample), source }));
             }
         }
+    }
+}
+
+/// A source whose next sample may have been taken already: a VM that has ended since is only there.
+pub(super) struct From<'s> {
+    first: Option<Sample>,
+    source: &'s mut dyn Source,
+}
+
+impl Source for From<'_> {
+    fn sample(&mut self) -> Result<Sample> {
+        self.first.take().map_or_else(|| self.source.sample(), Ok)
+    }
+
+    fn detail(&mut self, vm: Option<VmKey>) {
+        self.source.detail(vm);
+    }
+
+    fn attach(&mut self, attach: bool) -> Result<bool> {
+        self.source.attach(attach)
+    }
+
+    fn due(&self) -> Due {
+        self.source.due()
     }
 }

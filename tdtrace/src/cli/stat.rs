@@ -85,9 +85,9 @@ async fn count(args: &Args) -> Result<(ExitStatus, Snapshot)> {
     let (program, arguments) =
         args.command.split_first().ok_or_else(|| anyhow!("no command given"))?;
     let mut live = Live::open(args.source.options())?;
-    if !args.source.wait(&mut live).await? {
+    let Some(mut live) = args.source.wait(&mut live).await? else {
         bail!("interrupted before the VM came; nothing was counted");
-    }
+    };
     // The command gets the terminal's signals as well; stat stays to print what was counted.
     let mut interrupts = Interrupts::new()?;
     let mut aggregate = Aggregate::new();

@@ -82,13 +82,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         .context("the event loop cannot be started")?;
     let show = |source: &mut dyn Source| {
         runtime.block_on(async {
-            if !args.source.wait(source).await? {
-                return Ok(());
-            }
+            let Some(mut source) = args.source.wait(source).await? else { return Ok(()) };
             if args.batch {
-                return batch(args, source).await;
+                return batch(args, &mut source).await;
             }
-            terminal::run(source, args.delay, args.filter.get().cloned()).await
+            terminal::run(&mut source, args.delay, args.filter.get().cloned()).await
         })
     };
     let Some(path) = &args.replay else {

@@ -107,7 +107,11 @@ impl Loaded {
             let map = ebpf.take_map(name);
             maps.push((name, map.with_context(|| format!("the object has no map {name}"))?));
         }
-        Ok(Self { ebpf, _log: log, maps, probes: Arc::new([]), before: Losses::default() })
+        let (probes, before) = (Arc::new([]), Losses::default());
+        let mut loaded = Self { ebpf, _log: log, maps, probes, before };
+        loaded.fill_queue("FREE_ROWS", load.sizes.rows)?;
+        loaded.fill_queue("FREE_VCPUS", load.sizes.vcpus)?;
+        Ok(loaded)
     }
 
     /// Each probe and whether it counts.
@@ -147,17 +151,14 @@ impl Loaded {
         found.map(|(_, map)| map).with_context(|| format!("the object has no map {name}"))
     }
 
-    /// Lets the programs count. Only now do they find free slots: the probes are attached one after the
-    /// other, and of a guest that runs already all of them are to count the same time.
+    /// Lets the programs count. Only now do they find entries for VMs, and so slots: the probes are
+    /// attached one after the other, and of a guest that runs already all of them are to count the same
+    /// time.
     ///
     /// # Errors
     /// When the kernel refuses an entry.
     pub(crate) fn begin(&mut self) -> Result<()> {
         self.fill_queue("FREE_VMS", MAX_VMS)?;
-        let rows = self.map("LATENCY_ROWS")?.info()?.max_entries();
-        self.fill_queue("FREE_ROWS", rows)?;
-        let vcpus = self.map("VCPUS")?.info()?.max_entries();
-        self.fill_queue("FREE_VCPUS", vcpus)?;
         self.before = self.all_losses()?;
         Ok(())
     }

@@ -26,7 +26,7 @@ use crate::{
         Facts,
         btf::BtfSet,
         kvm::{Flavour, Generation},
-        layout::resolve,
+        layout::{Resolved, resolve},
     },
     model::sample::{Host, Isa, Losses, ProbeState, Sample, VmKey},
     probe::table::PROBES,
@@ -90,7 +90,8 @@ impl Live {
             detail: None,
         };
         if live.generation.has_kvm() || !options.wait_for_kvm {
-            live.load()?;
+            let prepared = live.load()?;
+            live.start(prepared)?;
         }
         Ok(live)
     }
@@ -119,27 +120,37 @@ impl Live {
         self.counters.as_ref().map_or(Ok(Vec::new()), |counters| counters.loaded().costs())
     }
 
-    /// Loads and attaches. The slots come last: the probes are attached one after the other, and of a
-    /// guest that runs already all of them are to count the same time.
-    fn load(&mut self) -> Result<()> {
+    /// Loads the object with the layout of this kernel: all that takes long.
+    fn load(&self) -> Result<Prepared> {
         let Options { max_vcpus, timed, debug_ebpf, .. } = self.options;
-        self.host = Arc::new(host(&Facts::running()));
+        let host = host(&Facts::running());
         let set = BtfSet::running(ROOT.as_ref()).context(
             "the layout of this kernel cannot be read; `tdtrace doctor` says what is missing",
         )?;
         let resolved = resolve(&set);
-        let mut loaded = Loaded::new(&Load {
+        let loaded = Loaded::new(&Load {
             layout: &resolved.layout,
             sizes: Sizes::new(max_vcpus, timed),
             timed,
             debug: debug_ebpf,
             synthetic: None,
         })?;
+        Ok(Prepared { loaded, resolved, host })
+    }
+
+    /// Attaches what was loaded and begins to count.
+    fn start(&mut self, prepared: Prepared) -> Result<()> {
+        let Prepared { mut loaded, resolved, host } = prepared;
         loaded.attach(&resolved)?;
         loaded.begin()?;
-        let isa = self.host.isa;
-        let reading = Reading { isa, timed, loads_before: self.loads, synthetic: false };
+        let reading = Reading {
+            isa: host.isa,
+            timed: self.options.timed,
+            loads_before: self.loads,
+            synthetic: false,
+        };
         self.counters = Some(Counters::new(loaded, reading)?);
+        self.host = Arc::new(host);
         self.loads += 1;
         Ok(())
     }
@@ -151,8 +162,10 @@ impl Live {
         if self.detached || generation == self.generation || !generation.has_kvm() {
             return Ok(None);
         }
+        // The gap in which nothing is attached is short: a guest may begin at once.
+        let prepared = self.load()?;
         let last = self.finish(now)?;
-        self.load()?;
+        self.start(prepared)?;
         self.generation = generation;
         Ok(last)
     }
@@ -165,6 +178,13 @@ impl Live {
         self.lost_before.add(&last.losses);
         Ok(Some(last))
     }
+}
+
+/// Programs that are not attached yet.
+struct Prepared {
+    loaded: Loaded,
+    resolved: Resolved,
+    host: Host,
 }
 
 /// Where the kernel's files are.
@@ -200,8 +220,9 @@ impl Source for Live {
 
     fn attach(&mut self, attach: bool) -> Result<bool> {
         if attach && self.detached {
-            self.load()?;
             self.generation = Generation::now(ROOT.as_ref());
+            let prepared = self.load()?;
+            self.start(prepared)?;
         } else if !attach {
             self.finish(monotonic())?;
         }

@@ -30,10 +30,36 @@ tdtrace top --batch --json --delay 0.3 --wait-vm tdtrace >/out/top.json 2>/out/t
 top=$!
 wait_for "waiting for VM" /out/top.err
 
+# The links that tdtrace holds: others after it has attached anew.
+links() {
+	cat /proc/"$top"/fdinfo/* 2>/dev/null | grep -A3 raw_tracepoint | grep link_id | sort
+}
+
 load() {
+	before=$(links)
 	for module in $modules; do
 		[ -e "/sys/module/$(echo "$module" | tr - _)" ] || insmod "/modules/$module.ko" || exit 1
 	done
+	# It attaches to kvm at once and anew when kvm_amd has come: that is over when nothing changes.
+	still=0
+	tries=0
+	last=
+	until [ "$still" -ge 12 ]; do
+		now=$(links)
+		if [ "$now" != "$before" ] && [ "$now" = "$last" ] && [ "$(echo "$now" | wc -l)" -ge 18 ]; then
+			still=$((still + 1))
+		else
+			still=0
+		fi
+		last=$now
+		tries=$((tries + 1))
+		if [ "$tries" -gt 150 ]; then
+			echo "lab: tdtrace has not attached: $now"
+			exit 1
+		fi
+		sleep 0.4
+	done
+	# What VMs are counted in comes after the links.
 	sleep 1
 }
 
@@ -45,5 +71,6 @@ rmmod kvm 2>/dev/null && echo unloaded >/out/pinned || echo pinned >/out/pinned
 load
 tdtrace workload --pio 700 --cpuid 100 >/out/work-after.json || exit 1
 wait_for '"pio_out":700' /out/top.json
+sleep 2
 kill -TERM "$top"
 wait "$top"
