@@ -12,6 +12,7 @@ pub mod probe;
 pub mod report;
 pub mod source;
 pub mod tui;
+pub mod verdict;
 pub mod workload;
 
 pub use cli::run;
