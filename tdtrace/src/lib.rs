@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod model;
 pub mod probe;
 pub mod report;
+pub mod sites;
 pub mod source;
 pub mod tui;
 pub mod verdict;

@@ -46,6 +46,21 @@ pub struct Accessor {
     pub line: u32,
 }
 
+impl Accessor {
+    /// Whether one of its instructions is of memory.
+    #[must_use]
+    pub fn touches_memory(&self) -> bool {
+        // Opcodes that are given in hex, but for OUT of a constant port.
+        self.emits.bytes().any(|byte| byte.is_ascii_digit()) && !self.emits.starts_with("E6")
+    }
+
+    /// Whether one of its instructions is of ports.
+    #[must_use]
+    pub fn touches_ports(&self) -> bool {
+        ["IN", "OUT", "E6"].iter().any(|word| self.emits.contains(word))
+    }
+}
+
 /// All accessors, each once.
 pub fn all() -> impl Iterator<Item = Accessor> {
     GROUPS.iter().flat_map(|group| group.functions.iter().map(|row| accessor(group, row)))
@@ -349,6 +364,23 @@ mod tests {
             assert_eq!(find(&frame("readl", Some(file))), None, "{file}");
         }
         assert_eq!(find(&frame("readl_", None)), None);
+    }
+
+    #[test]
+    fn accessors_are_of_memory_of_ports_or_of_both() {
+        for (name, memory, ports) in [
+            ("readl", true, false),
+            ("writeb", true, false),
+            ("memset_io", true, false),
+            ("ioread32_rep", true, true),
+            ("__inb", false, true),
+            ("insb", false, true),
+            ("native_io_delay", false, true),
+        ] {
+            let accessor = by_name(name).unwrap();
+            assert_eq!((accessor.touches_memory(), accessor.touches_ports()), (memory, ports));
+        }
+        assert!(all().all(|accessor| accessor.touches_memory() || accessor.touches_ports()));
     }
 
     #[test]

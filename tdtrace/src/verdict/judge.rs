@@ -51,7 +51,7 @@ const fn kind_of(class: Class) -> Kind {
 
 fn of_memory(access: &Access<'_>, form: Form) -> (Kind, Vec<String>) {
     let Some(chain) = access.chain else { return without_chain(access, form) };
-    if let Some((frame, accessor)) = deciding(chain, |_| true) {
+    if let Some((frame, accessor)) = deciding(chain, Accessor::touches_memory) {
         let mut evidence = vec![words::accessor(chain, frame, &accessor)];
         evidence.extend(words::odd_form(&accessor, form));
         return (kind_of(accessor.class), evidence);
@@ -104,7 +104,7 @@ fn of_port(access: &Access<'_>, form: Form, string: bool) -> (Kind, Vec<String>)
     if string || form == Form::StringPort {
         let mut evidence = vec![words::STRING_PORT.to_owned()];
         if let Some(chain) = access.chain {
-            let found = deciding(chain, |accessor| is_port(accessor));
+            let found = deciding(chain, Accessor::touches_ports);
             evidence.push(match found {
                 Some((frame, accessor)) => words::accessor(chain, frame, &accessor),
                 None => words::no_accessor(chain),
@@ -117,15 +117,10 @@ fn of_port(access: &Access<'_>, form: Form, string: bool) -> (Kind, Vec<String>)
         evidence.extend(words::symbol(access.symbol));
         return (Kind::Undecided, evidence);
     };
-    match deciding(chain, is_port) {
+    match deciding(chain, Accessor::touches_ports) {
         Some((frame, accessor)) => {
             (kind_of(accessor.class), vec![words::accessor(chain, frame, &accessor)])
         }
         None => (Kind::InlineAssembly, vec![words::no_accessor(chain), words::ASSEMBLY.into()]),
     }
-}
-
-/// Whether a port instruction can be the accessor's.
-fn is_port(accessor: &Accessor) -> bool {
-    ["IN", "OUT", "E6"].iter().any(|word| accessor.emits.contains(word))
 }

@@ -155,7 +155,8 @@ fn ports_have_their_accessors_too() {
     let delay = with(&[0xe6, 0x80], &[("native_io_delay", "arch/x86/kernel/io_delay.c")]);
     assert_eq!((delay.kind, delay.survives.fate), (Kind::ArchAccessor, Fate::Emulated));
     assert_eq!(with(IN_BYTE, &[("acme_irq", "acme.c")]).kind, Kind::InlineAssembly);
-    // readl cannot hold an IN.
+    // readl cannot hold an IN, and what __outb's arguments are read from is no port.
+    assert_eq!(with(MOVZX, &[("__outb", "")]).kind, Kind::PointerDereference);
     assert_eq!(with(IN_BYTE, &[("readl", IO_H)]).kind, Kind::InlineAssembly);
 }
 
