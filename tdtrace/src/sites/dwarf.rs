@@ -105,16 +105,40 @@ fn units(dwarf: &gimli::Dwarf<Reader>) -> gimli::Result<Vec<(Range<u64>, DebugIn
         let Some(offset) = header.debug_info_offset() else { continue };
         let Ok(unit) = dwarf.unit(header) else { continue };
         let before = units.len();
-        if let Ok(mut ranges) = dwarf.unit_ranges(&unit) {
-            while let Ok(Some(range)) = ranges.next() {
-                units.push((range.begin..range.end, offset));
-            }
+        if let Ok(ranges) = ranges(dwarf, &unit) {
+            units.extend(ranges.into_iter().map(|range| (range, offset)));
         }
         if units.len() == before {
             units.push((0..u64::MAX, offset));
         }
     }
     Ok(units)
+}
+
+/// The addresses that the unit names in its first entry. gimli's own `unit_ranges` adds without
+/// looking, and damaged files make it overflow.
+fn ranges(
+    dwarf: &gimli::Dwarf<Reader>,
+    unit: &gimli::Unit<Reader>,
+) -> gimli::Result<Vec<Range<u64>>> {
+    let mut entries = unit.entries();
+    let Some(root) = entries.next_dfs()? else { return Ok(Vec::new()) };
+    let mut ranges = Vec::new();
+    if let Some(value) = root.attr_value(gimli::DW_AT_ranges)
+        && let Some(offset) = dwarf.attr_ranges_offset(unit, value)?
+    {
+        let mut list = dwarf.ranges(unit, offset)?;
+        while let Some(range) = list.next()? {
+            ranges.push(range.begin..range.end);
+        }
+    } else if let Some(high) = root.attr_value(gimli::DW_AT_high_pc) {
+        let end = match high {
+            gimli::AttributeValue::Addr(end) => Some(end),
+            high => high.udata_value().and_then(|size| unit.low_pc.checked_add(size)),
+        };
+        ranges.extend(end.map(|end| unit.low_pc..end));
+    }
+    Ok(ranges)
 }
 
 /// Directories at the top of the kernel's tree.
@@ -126,9 +150,15 @@ const TOP: &[&str] = &[
 /// The path from the top of the kernel's tree on, where that can be seen: behind a directory such
 /// as `linux-6.12.117`. Between the two there may be one that the kernel was built in.
 fn tidy(path: &str) -> &str {
-    let Some(at) = path.rfind("/linux-") else { return path.trim_start_matches("./") };
-    let Some(slash) = path[at + 1..].find('/') else { return path };
-    let rest = &path[at + 1 + slash + 1..];
+    let rest = match path.rfind("/linux-") {
+        Some(at) => match path[at + 1..].find('/') {
+            Some(slash) => &path[at + 1 + slash + 1..],
+            None => return path,
+        },
+        // Debian's paths are relative.
+        None if path.starts_with("debian/build/") => path,
+        None => return path.trim_start_matches("./"),
+    };
     let mut start = 0;
     for part in rest.split('/') {
         if TOP.contains(&part) {
@@ -148,6 +178,7 @@ mod tests {
         for (path, tidied) in [
             ("/build/path/linux-6.12.117/arch/x86/include/asm/io.h", "arch/x86/include/asm/io.h"),
             ("/b/linux-6.12/debian/build/build_amd64/lib/iomap.c", "lib/iomap.c"),
+            ("debian/build/build_amd64_none/arch/x86/pci/i386.c", "arch/x86/pci/i386.c"),
             ("/build/linux-6.12/./kernel/fork.c", "kernel/fork.c"),
             ("./arch/x86/include/asm/io.h", "arch/x86/include/asm/io.h"),
             ("/home/me/acme/nic.c", "/home/me/acme/nic.c"),
