@@ -274,8 +274,66 @@ fn an_image_cut_anywhere_is_refused_or_read() {
     }
 }
 
+/// An ELF file with an entry of debug information for each of `depth` functions that are inlined
+/// into each other.
+fn nested(depth: usize) -> Vec<u8> {
+    const BASE: u64 = 0xffff_ffff_8100_0000;
+    // A unit and a subprogram with low and high addresses, an inlined subroutine with nothing.
+    let abbreviations: &[u8] =
+        b"\x01\x11\x01\x11\x01\x12\x07\0\0\x02\x2e\x01\x11\x01\x12\x07\0\0\x03\x1d\x01\0\0\0";
+    let mut entries = b"\x04\0\0\0\0\0\x08".to_vec();
+    for code in [1, 2] {
+        entries.push(code);
+        entries.extend(BASE.to_le_bytes());
+        entries.extend(16_u64.to_le_bytes());
+    }
+    entries.extend(vec![3; depth]);
+    entries.extend(vec![0; depth + 2]);
+    let mut info = (entries.len() as u32).to_le_bytes().to_vec();
+    info.extend(entries);
+    let names: &[u8] = b"\0.text\0.debug_info\0.debug_abbrev\0.names\0";
+    let code = [0x90; 16];
+    let parts: [(u32, u32, u64, u64, &[u8]); 4] = [
+        (1, 1, 6, BASE, &code),
+        (7, 1, 0, 0, &info),
+        (19, 1, 0, 0, abbreviations),
+        (33, 3, 0, 0, names),
+    ];
+    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
+    file.resize(64, 0);
+    let mut headers = vec![0; 64];
+    for (name, kind, flags, address, content) in parts {
+        let mut header = name.to_le_bytes().to_vec();
+        header.extend(kind.to_le_bytes());
+        let words = [flags, address, file.len() as u64, content.len() as u64, 0, 1, 0];
+        words.iter().for_each(|word| header.extend(word.to_le_bytes()));
+        headers.extend(header);
+        file.extend(content);
+    }
+    let table = file.len() as u64;
+    file[40..48].copy_from_slice(&table.to_le_bytes());
+    for (at, half) in [(52, 64_u16), (58, 64), (60, 5), (62, 4)] {
+        file[at..at + 2].copy_from_slice(&half.to_le_bytes());
+    }
+    file.extend(headers);
+    file
+}
+
+#[test]
+fn entries_that_are_nested_too_deeply_are_refused() {
+    let chain = |depth| {
+        let image = Image::parse("nested".into(), nested(depth).into()).unwrap();
+        Lines::of(&image).unwrap().chain(0xffff_ffff_8100_0004)
+    };
+    assert!(chain(100).is_ok());
+    for depth in [2_000, 4_000_000] {
+        let error = chain(depth).unwrap_err().to_string();
+        assert!(error.contains("nested deeper"), "{error}");
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
     fn damaged_images_are_refused_or_read(

@@ -106,7 +106,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         hex(text, &mut bytes).context("--bytes")?;
     }
     let mut notes = Vec::new();
-    let (site, kernel) = find(args, &place, !bytes.is_empty(), &mut notes)?;
+    let (site, kernel) = find(args, &place, !bytes.is_empty() || args.io.is_some(), &mut notes)?;
     if bytes.is_empty() {
         bytes.clone_from(&site.bytes);
         let length = insn::judge(&bytes).len.map_or(bytes.len(), usize::from);
@@ -140,12 +140,12 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     number::print(slice::from_ref(&answer), &args.output, lines)
 }
 
-/// The site, and the kernel that it is of. Where nothing can be looked up, bytes alone still make
-/// a verdict.
+/// The site, and the kernel that it is of. Where nothing can be looked up, the access alone, if it
+/// is known, still makes a verdict.
 fn find(
     args: &Args,
     place: &Place,
-    has_bytes: bool,
+    is_known: bool,
     notes: &mut Vec<String>,
 ) -> Result<(Site, Option<String>)> {
     let found = open(args).and_then(|mut sites| {
@@ -162,7 +162,7 @@ fn find(
         Ok((site, kernel))
     });
     match found {
-        Err(error) if has_bytes => {
+        Err(error) if is_known => {
             notes.push(format!("{error:#}"));
             let site = match place {
                 Place::Address(address) => Site { address: *address, ..Site::default() },
