@@ -26,6 +26,33 @@ const DIR: &str = "TDTRACE_DEBUG_DIR";
 /// Where to write a new fixture and the matrices, if set.
 const OUT: &str = "TDTRACE_VERDICTS_OUT";
 
+/// Modules that are looked at beside the kernel, those of them that are there.
+const MODULES: &[&str] = &[
+    "ahci",
+    "ata_piix",
+    "bnxt_en",
+    "e1000e",
+    "ena",
+    "i2c_i801",
+    "idxd",
+    "igb",
+    "ioatdma",
+    "libahci",
+    "libata",
+    "mgag200",
+    "mlx5_core",
+    "mt76",
+    "nvme",
+    "nvme_core",
+    "parport_pc",
+    "pata_legacy",
+    "r8169",
+    "snd_hda_intel",
+    "vmw_pvscsi",
+    "xhci_hcd",
+    "xhci_pci",
+];
+
 /// Sites of each accessor that are taken from a file.
 const OF_ACCESSOR: usize = 8;
 /// Of the other instructions in the same functions that touch memory, every so manieth is taken.
@@ -172,6 +199,7 @@ fn addr2line(file: &Path, addresses: &[u64]) -> Vec<Chain> {
         }
     }
     writer.join().unwrap();
+    assert!(child.wait().unwrap().success());
     assert_eq!(chains.len(), addresses.len());
     chains
 }
@@ -414,15 +442,17 @@ fn compare_chain(
 fn debug_files(dir: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
         let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
-        if path.is_dir() {
+        if path.is_dir() && !path.is_symlink() {
             debug_files(&path, files);
-        } else if name.starts_with("vmlinux")
-            || name.ends_with(".ko")
-            || name.ends_with(".ko.debug")
-        {
+        } else if name.starts_with("vmlinux") || is_wanted(&name) {
             files.push(path);
         }
     }
+}
+
+fn is_wanted(file: &str) -> bool {
+    let stem = file.strip_suffix(".debug").unwrap_or(file).strip_suffix(".ko");
+    stem.is_some_and(|stem| MODULES.contains(&stem.replace('-', "_").as_str()))
 }
 
 #[test]

@@ -237,7 +237,7 @@ ffffffffc0a00040 t acme_isr\t[acme]
                 if let Some(function) = symbols.at(ip) {
                     prop_assert!(function.address <= ip);
                 }
-                symbols.named("t", None);
+                prop_assert!(symbols.named("t", None).len() <= symbols.len());
             }
         }
     }

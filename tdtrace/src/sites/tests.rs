@@ -254,15 +254,15 @@ fn hidden_resources_say_so_and_bars_are_known_all_the_same() {
 /// Everything that can be asked of an image, of addresses in it.
 fn ask(image: Vec<u8>) {
     let Ok(image) = Image::parse("odd".into(), Bytes::from(image)) else { return };
-    image.functions();
-    image.release();
+    drop(image.functions());
+    drop(image.release());
     let Ok(lines) = Lines::of(&image) else { return };
     for section in image.sections().iter().take(8) {
         for offset in [0, 5, 0x10] {
             let address = section.addresses.start.wrapping_add(offset);
             drop(lines.chain(address));
-            lines.line(address);
-            image.read(address, CODE);
+            drop(lines.line(address));
+            assert!(image.read(address, CODE).is_none_or(|bytes| bytes.len() <= CODE));
         }
     }
 }

@@ -71,7 +71,7 @@ pub(super) fn of(access: &Access<'_>, form: Form) -> Survival {
         Target::Memory { gla, .. } => of_memory(access.bytes, *gla),
     };
     match fate {
-        Fate::Fatal => failed(access, reason),
+        Fate::Fatal => failed(access, &reason),
         _ => Survival { fate, reason },
     }
 }
@@ -126,7 +126,7 @@ fn of_memory(bytes: &[u8], gla: Option<u64>) -> (Fate, String) {
 }
 
 /// Where a failed access goes: the exception table, then `die_addr()`.
-fn failed(access: &Access<'_>, reason: String) -> Survival {
+fn failed(access: &Access<'_>, reason: &str) -> Survival {
     let zeropad = access.chain.and_then(|chain| chain.iter().find(|frame| is_zeropad(frame)));
     let (fate, way) = match (zeropad, access.in_exception_table) {
         (Some(_), _) => (

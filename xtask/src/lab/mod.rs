@@ -3,7 +3,7 @@
 //!
 //! [`kernel`] fetches and keeps kernels, [`module`] and [`initramfs`] make what they boot with,
 //! [`vm`] runs one boot and reads its report; a scenario such as [`svm`] says what runs in the VM
-//! and judges the report. Kernels and busybox are kept in the cache directory, logs in
+//! and judges the report. [`verdicts`] boots nothing: it reads a kernel's debug files. Kernels and busybox are kept in the cache directory, logs in
 //! `target/lab`; nothing else on the machine is touched, but for QEMU and decompressors, which are
 //! installed if they are missing.
 
@@ -14,6 +14,7 @@ mod kernel;
 mod module;
 mod programs;
 mod svm;
+mod verdicts;
 mod vm;
 
 use std::{
@@ -38,6 +39,8 @@ pub(crate) struct Args {
 enum Scenario {
     /// Count the exits of nested KVM guests and compare with what tracefs counts
     Svm(Options),
+    /// Judge sites of a kernel with debug information and compare with what binutils say
+    Verdicts(verdicts::Options),
 }
 
 /// What every scenario can be told.
@@ -75,6 +78,7 @@ pub(crate) fn missing() -> Option<String> {
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.scenario {
         Scenario::Svm(options) => run_svm(options),
+        Scenario::Verdicts(options) => verdicts::run(options),
     }
 }
 
