@@ -137,7 +137,9 @@ fn movs_and_copying_functions_are_memcpy_on_iomem() {
     assert_eq!((inlined.kind, inlined.survives.fate), (Kind::MemcpyOnIomem, Fate::Fatal));
     assert_eq!(with(MOV_LOAD, &[("memcpy_orig", "")]).kind, Kind::MemcpyOnIomem);
     let io = [("rep_movs", "arch/x86/lib/iomem.c"), ("memcpy_fromio", "arch/x86/lib/iomem.c")];
-    assert_eq!(with(REP_MOVS, &io).kind, Kind::IoAccessor);
+    let io = with(REP_MOVS, &io);
+    assert_eq!((io.kind, io.survives.fate), (Kind::IoAccessor, Fate::Fatal));
+    assert!(io.advice.contains("CC_ATTR_GUEST_UNROLL_STRING_IO"), "{io:?}");
 }
 
 #[test]

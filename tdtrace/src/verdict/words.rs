@@ -133,6 +133,10 @@ pub(super) fn advice(kind: Kind, form: Form, access: &Access<'_>) -> String {
     }
     let port = matches!(access.target, Target::Port(_));
     match kind {
+        Kind::IoAccessor if form == Form::Movs => {
+            "a TD copies without MOVS here; find out why CC_ATTR_GUEST_UNROLL_STRING_IO is not set"
+                .into()
+        }
         Kind::IoAccessor | Kind::ArchAccessor if port => {
             "nothing to change; fewer accesses are faster, each is a TDVMCALL".into()
         }
