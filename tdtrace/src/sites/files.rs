@@ -14,19 +14,23 @@ use crate::verdict::Frame;
 
 /// Text of a small file that is read at most.
 const SMALL: u64 = 1 << 16;
-/// Bytes of an entry of the exception table.
-const TABLE_ENTRY: u64 = 12;
 
 /// A file that is open, what it says read when it is asked for.
 pub(super) struct Opened {
     pub(super) image: Image,
     symbols: OnceCell<Symbols>,
     lines: OnceCell<Result<Lines, String>>,
+    exceptions: OnceCell<Option<Vec<u64>>>,
 }
 
 impl Opened {
     fn new(image: Image) -> Self {
-        Self { image, symbols: OnceCell::new(), lines: OnceCell::new() }
+        Self {
+            image,
+            symbols: OnceCell::new(),
+            lines: OnceCell::new(),
+            exceptions: OnceCell::new(),
+        }
     }
 
     pub(super) fn kernel(path: &Path) -> Result<Self> {
@@ -83,24 +87,10 @@ impl Opened {
         }
     }
 
-    /// Whether the exception table names the instruction; that of a module has no addresses yet.
+    /// Whether the exception table names the instruction.
     fn in_exception_table(&self, address: u64) -> Option<bool> {
-        if self.image.is_module() {
-            return None;
-        }
-        let sections = self.image.sections();
-        let table = sections.iter().find(|section| section.name == "__ex_table")?;
-        let length = usize::try_from(table.addresses.end - table.addresses.start).ok()?;
-        let content = self.image.read(table.addresses.start, length)?;
-        let mut at = table.addresses.start;
-        for entry in content.chunks_exact(TABLE_ENTRY as usize) {
-            let offset = i32::from_le_bytes(*entry.first_chunk()?);
-            if at.wrapping_add_signed(offset.into()) == address {
-                return Some(true);
-            }
-            at += TABLE_ENTRY;
-        }
-        Some(false)
+        let table = self.exceptions.get_or_init(|| self.image.exception_table());
+        table.as_ref().map(|table| table.binary_search(&address).is_ok())
     }
 }
 

@@ -24,6 +24,8 @@ use super::{
 /// Where the first section of a module is put.
 const MODULE_BASE: u64 = 0x10_0000;
 const PAGE: u64 = 4096;
+/// Bytes of an entry of the exception table (`arch/x86/include/asm/extable.h`).
+const TABLE_ENTRY: u64 = 12;
 /// Symbols that are read at most; a large kernel has some 300,000.
 const SYMBOLS_LIMIT: usize = 4 << 20;
 
@@ -211,15 +213,7 @@ impl Image {
         offset: u64,
         relocation: &object::Relocation,
     ) {
-        let RelocationTarget::Symbol(index) = relocation.target() else { return };
-        let Ok(symbol) = file.symbol_by_index(index) else { return };
-        let home = symbol.section_index();
-        let base =
-            self.sections.iter().find(|section| Some(section.index) == home.map(|index| index.0));
-        let value = base
-            .map_or(0, |section| section.addresses.start)
-            .wrapping_add(symbol.address())
-            .wrapping_add_signed(relocation.addend());
+        let Some(value) = self.target(file, relocation) else { return };
         let size = match relocation.flags() {
             RelocationFlags::Elf { r_type: elf::R_X86_64_64 } => 8,
             RelocationFlags::Elf { r_type: elf::R_X86_64_32 | elf::R_X86_64_32S } => 4,
@@ -230,6 +224,42 @@ impl Image {
         if let Some(place) = place {
             place.copy_from_slice(&value.to_le_bytes()[..size]);
         }
+    }
+
+    /// The instructions that the exception table names, sorted; none without a table.
+    #[must_use]
+    pub fn exception_table(&self) -> Option<Vec<u64>> {
+        let table = self.sections.iter().find(|section| section.name == "__ex_table")?;
+        let mut instructions = Vec::new();
+        if self.is_module {
+            // Relative offsets, which only the relocations know; the instruction's comes first.
+            let file = object::File::parse(&*self.bytes).ok()?;
+            let section = file.section_by_index(object::SectionIndex(table.index)).ok()?;
+            let entries = section.relocations().filter(|(offset, _)| offset % TABLE_ENTRY == 0);
+            instructions
+                .extend(entries.filter_map(|(_, relocation)| self.target(&file, &relocation)));
+        } else {
+            let length = usize::try_from(table.addresses.end - table.addresses.start).ok()?;
+            let content = self.read(table.addresses.start, length)?;
+            let entries = content.chunks_exact(TABLE_ENTRY as usize);
+            instructions.extend(entries.zip(0..).filter_map(|(entry, number): (&[u8], u64)| {
+                let offset = i32::from_le_bytes(*entry.first_chunk()?);
+                let place = table.addresses.start + number * TABLE_ENTRY;
+                Some(place.wrapping_add_signed(offset.into()))
+            }));
+        }
+        instructions.sort_unstable();
+        Some(instructions)
+    }
+
+    /// The address that a relocation means.
+    fn target(&self, file: &object::File<'_>, relocation: &object::Relocation) -> Option<u64> {
+        let RelocationTarget::Symbol(index) = relocation.target() else { return None };
+        let symbol = file.symbol_by_index(index).ok()?;
+        let home = symbol.section_index().map(|index| index.0);
+        let base = self.sections.iter().find(|section| Some(section.index) == home);
+        let base = base.map_or(0, |section| section.addresses.start);
+        Some(base.wrapping_add(symbol.address()).wrapping_add_signed(relocation.addend()))
     }
 
     /// Its debug information as gimli takes it.

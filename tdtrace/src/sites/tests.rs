@@ -91,6 +91,21 @@ fn a_site_of_the_running_kernel_has_its_chain_wherever_the_kernel_is() {
 }
 
 #[test]
+fn the_exception_table_is_read_of_kernels_and_of_modules() {
+    for (image, function) in [(VMLINUX, "core_try"), (MODULE, "acme_try")] {
+        let image = Image::parse("image".into(), image.to_vec().into()).unwrap();
+        let table = image.exception_table().unwrap();
+        let functions = image.functions();
+        let [only] = table[..] else { panic!("{table:x?}") };
+        assert_eq!(functions.at(only).unwrap().name, function);
+        // MOV, as it is the instruction and not the way out.
+        assert_eq!(image.read(only, 1), Some(&[0x8b][..]));
+    }
+    let machine = Machine::with_debug_files();
+    assert_eq!(machine.sites().at(TEXT).in_exception_table, Some(false));
+}
+
+#[test]
 fn a_modules_sections_are_where_sysfs_says() {
     let machine = Machine::with_debug_files();
     let mut sites = machine.sites();
@@ -256,6 +271,7 @@ fn ask(image: Vec<u8>) {
     let Ok(image) = Image::parse("odd".into(), Bytes::from(image)) else { return };
     drop(image.functions());
     drop(image.release());
+    drop(image.exception_table());
     let Ok(lines) = Lines::of(&image) else { return };
     for section in image.sections().iter().take(8) {
         for offset in [0, 5, 0x10] {

@@ -116,6 +116,20 @@ fn a_form_that_no_accessor_has_proves_a_dereference_without_a_chain() {
 }
 
 #[test]
+fn every_sentence_of_evidence_begins_and_ends_as_one() {
+    let chain = frames(&[("readl", IO_H)]);
+    for bytes in [TEST, MOVZX, &[0x0f, 0x11, 0x02], &[0x89, 0xc8], &[0xc0, 0x22, 1], &[0x62], &[]] {
+        for chain in [None, Some(&chain[..]), Some(&[])] {
+            for sentence in judge(&access(bytes, chain)).evidence {
+                let named = sentence.starts_with("readl");
+                assert!(sentence.starts_with(char::is_uppercase) || named, "{sentence}");
+                assert!(sentence.ends_with('.'), "{sentence}");
+            }
+        }
+    }
+}
+
+#[test]
 fn what_accessors_also_emit_stays_undecided_without_a_chain() {
     for bytes in [MOV_LOAD, MOV_STORE, REP_MOVS, MOVDIR64B, IN_BYTE, &[]] {
         let verdict = without(bytes);

@@ -50,7 +50,7 @@ pub(super) fn odd_form(accessor: &Accessor, form: Form) -> Option<String> {
         format!(
             "{} is not what {} emits ({}): it is code around the access that the compiler counts \
              as part of it, or the bytes are of another place.",
-            form.name(),
+            capital(form.name()),
             accessor.name,
             accessor.emits
         )
@@ -96,12 +96,18 @@ pub(super) fn could_be_either(form: Form) -> String {
 pub(super) fn foreign_form(form: Form) -> Option<String> {
     let known = !matches!(form, Form::Unknown) && !form.can_be_accessor();
     known.then(|| {
-        let name = form.name();
+        let name = capital(form.name());
         format!(
             "{name} cannot come from read* or write*: they emit MOV between memory and a register \
              and nothing else."
         )
     })
+}
+
+/// `text` as a sentence begins.
+fn capital(text: &str) -> String {
+    let mut rest = text.chars();
+    rest.next().map_or(String::new(), |first| first.to_uppercase().chain(rest).collect())
 }
 
 /// What the symbol's name suggests, without making it a verdict.

@@ -25,17 +25,20 @@ use crate::{
 /// Say where an access came from: function, module, line with the inlined functions, device, and
 /// whether it went through io.h
 ///
-/// PLACE is an address or what an oops prints, such as nvme_poll+0x3c/0x120 [nvme]. It is looked up
-/// in the running kernel, or with --vmlinux or --module of another kernel in these files, and then
-/// addresses are the files'.
+/// PLACE is an address or a function as an oops prints it: name, offset, size, and the module in
+/// brackets. It is looked up in the running kernel, or with --vmlinux or --module of another kernel
+/// in these files, and then addresses are the files'.
 ///
 /// JSON: "address", "function", "offset", "module", "kernel", "debug_file", "chain" (innermost
 /// first: "function", "file", "line"), "bytes", "device", "verdict" ("kind", "evidence", "survives"
 /// ("fate", "reason"), "advice"), "notes". What is not known is left out.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Address, or FUNCTION[+OFFSET[/SIZE]] [[MODULE]]
-    #[arg(required = true, value_name = "PLACE")]
+    #[arg(
+        required = true,
+        value_name = "PLACE",
+        help = "Address, or a function such as nvme_poll+0x3c/0x120 [nvme]"
+    )]
     place: Vec<String>,
     /// Bytes of the instruction in hex, instead of those found there
     #[arg(long, value_name = "HEX")]
