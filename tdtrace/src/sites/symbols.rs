@@ -51,8 +51,8 @@ pub struct Function<'a> {
 pub enum SymbolsError {
     /// Every address is zero.
     #[error(
-        "the kernel hides its addresses (all of /proc/kallsyms is zero); run as root, or set \
-         kernel.kptr_restrict to 1 or 0"
+        "the kernel hides its addresses (all of /proc/kallsyms is zero); run as root with \
+         CAP_SYSLOG, and with kernel.kptr_restrict at 0 or 1"
     )]
     Hidden,
     /// No function in the text.
