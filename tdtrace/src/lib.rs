@@ -11,8 +11,10 @@ pub mod model;
 pub mod probe;
 pub mod recording;
 pub mod report;
+pub mod sites;
 pub mod source;
 pub mod tui;
+pub mod verdict;
 pub mod workload;
 
 pub use cli::run;

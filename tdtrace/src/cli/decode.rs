@@ -5,6 +5,7 @@ mod insn;
 mod number;
 mod pferr;
 mod qualification;
+mod site;
 mod status;
 mod tdvmcall;
 mod ve;
@@ -30,6 +31,7 @@ enum Kind {
     Status(status::Args),
     Pferr(pferr::Args),
     Ve(ve::Args),
+    Site(site::Args),
 }
 
 pub(super) fn run(args: Args) -> Result<ExitCode> {
@@ -41,5 +43,6 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         Kind::Status(args) => status::run(&args),
         Kind::Pferr(args) => pferr::run(&args),
         Kind::Ve(args) => ve::run(&args),
+        Kind::Site(args) => site::run(&args),
     }
 }

@@ -75,6 +75,17 @@ pub fn gpa(value: u64, shared_bit: Option<SharedBit>) -> Gpa {
     Gpa { value: Hex(value), sharing, unknown_bits: Hex(value >> width << width) }
 }
 
+/// The address without its shared bit; where that may be either bit, the one that is set.
+#[must_use]
+pub fn without_shared_bit(value: u64, shared_bit: Option<SharedBit>) -> u64 {
+    let bit = shared_bit.unwrap_or(if value >> SharedBit::Bit51.number() & 1 == 1 {
+        SharedBit::Bit51
+    } else {
+        SharedBit::Bit47
+    });
+    value & !(1 << bit.number())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,6 +98,15 @@ mod tests {
         assert_eq!(gpa(mmio, Some(SharedBit::Bit51)).sharing, Sharing::Private);
         assert_eq!(gpa(1 << 51, None).sharing, Sharing::Shared);
         assert_eq!(gpa(0xfee0_0000, None).sharing, Sharing::Private);
+    }
+
+    #[test]
+    fn the_shared_bit_can_be_taken_off() {
+        assert_eq!(without_shared_bit(1 << 51 | 0xfee0_0000, None), 0xfee0_0000);
+        assert_eq!(without_shared_bit(1 << 47 | 0xfee0_0000, None), 0xfee0_0000);
+        let wide = 1 << 47 | 1 << 51 | 0x1000;
+        assert_eq!(without_shared_bit(wide, Some(SharedBit::Bit51)), 1 << 47 | 0x1000);
+        assert_eq!(without_shared_bit(0x1000, None), 0x1000);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! [`kernel`] fetches and keeps kernels, [`module`] and [`initramfs`] make what they boot with,
 //! [`vm`] runs one boot and reads its report; a scenario such as [`svm`] says what runs in the VM
-//! and judges the report. Kernels and busybox are kept in the cache directory, logs in
+//! and judges the report; [`verdicts`] boots nothing, it reads a kernel's debug files. Kernels and busybox are kept in the cache directory, logs in
 //! `target/lab`; nothing else on the machine is touched, but for QEMU, decompressors and musl's
 //! compiler, which are installed if they are missing.
 
@@ -15,6 +15,7 @@ mod module;
 mod programs;
 mod reload;
 mod svm;
+mod verdicts;
 mod vm;
 
 use std::{
@@ -41,6 +42,8 @@ enum Scenario {
     Svm(Options),
     /// Start tdtrace before KVM, and load kvm_amd anew while it runs
     Reload(Options),
+    /// Judge sites of a kernel with debug information and compare with what binutils say
+    Verdicts(verdicts::Options),
 }
 
 /// What every scenario can be told.
@@ -79,6 +82,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.scenario {
         Scenario::Svm(options) => run_svm(options),
         Scenario::Reload(options) => run_reload(options),
+        Scenario::Verdicts(options) => verdicts::run(options),
     }
 }
 

@@ -110,7 +110,8 @@ fn parse_line(line: &[u8], bytes: &mut Vec<u8>) -> Result<()> {
     }
 }
 
-fn parse_hex(text: &str, bytes: &mut Vec<u8>) -> Result<()> {
+/// Reads the bytes that `text` spells in hex.
+pub(super) fn parse_hex(text: &str, bytes: &mut Vec<u8>) -> Result<()> {
     bytes.clear();
     for word in text.split_ascii_whitespace() {
         let digits = word.strip_prefix("0x").or_else(|| word.strip_prefix("0X")).unwrap_or(word);
