@@ -59,8 +59,7 @@ pub enum Context {
 
 impl Context {
     /// Every context, in the order of its number.
-    pub const ALL: [Self; 5] =
-        [Self::Unknown, Self::Task, Self::Softirq, Self::Hardirq, Self::Nmi];
+    pub const ALL: [Self; 5] = [Self::Unknown, Self::Task, Self::Softirq, Self::Hardirq, Self::Nmi];
 
     /// The context that `preempt_count` says (`include/linux/preempt.h`, Linux 6.1 to 7.3).
     #[must_use]
@@ -123,7 +122,7 @@ impl GuestAddresses {
         Self { per_cpu_offset: NO_ADDRESS, preempt_count: NO_ADDRESS, cc_mask: NO_ADDRESS };
 }
 
-/// What the collector tells the programs while they run, and the other way round. One element.
+/// What the collector tells the programs while they run. One element.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GuestControl {
@@ -134,9 +133,15 @@ pub struct GuestControl {
     /// The page of the HPET's registers (GPA without the shared bit), within whose #VEs the clock is
     /// never read; [`NO_ADDRESS`] if there is none.
     pub hpet: u64,
-    /// Number of the last #VE that began. Written by the programs.
+}
+
+/// What the programs tell the collector. One element.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GuestState {
+    /// Number of the last #VE that began.
     pub sequence: u64,
-    /// The value of `cc_mask`, 0 as long as no EPT violation was seen. Written by the programs.
+    /// The value of `cc_mask`, 0 as long as no EPT violation was seen.
     pub cc_mask: u64,
 }
 
@@ -497,7 +502,7 @@ impl GuestLoss {
     }
 }
 
-const _: () = assert!(size_of::<GuestControl>() == 5 * 8);
+const _: () = assert!(size_of::<GuestControl>() == 3 * 8);
 const _: () = assert!(size_of::<VeInfo>() == 40);
 const _: () = assert!(size_of::<Entry>() == 5 * 8 + 40 + 16);
 const _: () = assert!(size_of::<VeKey>() == 24);
@@ -510,7 +515,7 @@ const _: () = assert!(size_of::<CallValue>() == 6 * 8);
 mod pod {
     use super::{
         CallEntry, CallEntryKey, CallKey, CallValue, Entry, EntryKey, GuestAddresses, GuestControl,
-        VeEvent, VeKey, VeStats, VeValue,
+        GuestState, VeEvent, VeKey, VeStats, VeValue,
     };
 
     macro_rules! pod {
@@ -523,7 +528,7 @@ mod pod {
     }
 
     pod! { CallEntry CallEntryKey CallKey CallValue Entry EntryKey GuestAddresses GuestControl }
-    pod! { VeEvent VeKey VeStats VeValue }
+    pod! { GuestState VeEvent VeKey VeStats VeValue }
 }
 
 #[cfg(test)]

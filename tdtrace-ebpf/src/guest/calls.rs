@@ -2,7 +2,9 @@
 
 use aya_ebpf::{
     EbpfContext,
-    programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext, tracing::StackIdContext},
+    programs::{
+        FEntryContext, FExitContext, ProbeContext, RetProbeContext, tracing::StackIdContext,
+    },
 };
 use tdtrace_common::guest::{
     CallEntry, CallEntryKey, CallKey, CallValue, GuestLoss, Operation, has_failed,
@@ -38,11 +40,8 @@ enum Bytes {
 }
 
 /// `int __set_memory_enc_pgtable(unsigned long addr, int numpages, bool enc)`
-pub(super) const CONVERT: Function = Function {
-    operation: Operation::ToShared,
-    private: Operation::ToPrivate,
-    bytes: Bytes::Pages,
-};
+pub(super) const CONVERT: Function =
+    Function { operation: Operation::ToShared, private: Operation::ToPrivate, bytes: Bytes::Pages };
 /// `tdx_enc_status_change_prepare(unsigned long vaddr, int numpages, bool enc)`
 pub(super) const PREPARE: Function =
     Function { operation: Operation::Prepare, private: Operation::Prepare, bytes: Bytes::Pages };
@@ -56,8 +55,11 @@ pub(super) const MAP_GPA: Function = Function {
     bytes: Bytes::Range,
 };
 /// `bool tdx_accept_memory(phys_addr_t start, phys_addr_t end)`
-pub(super) const ACCEPT_TDX: Function =
-    Function { operation: Operation::AcceptTdx, private: Operation::AcceptTdx, bytes: Bytes::Range };
+pub(super) const ACCEPT_TDX: Function = Function {
+    operation: Operation::AcceptTdx,
+    private: Operation::AcceptTdx,
+    bytes: Bytes::Range,
+};
 /// `void accept_memory(phys_addr_t start, unsigned long size)`
 pub(super) const ACCEPT: Function =
     Function { operation: Operation::Accept, private: Operation::Accept, bytes: Bytes::Size };

@@ -10,7 +10,8 @@ use aya_ebpf::{
 use tdtrace_common::{
     guest::{
         CallEntry, CallEntryKey, CallKey, CallValue, Entry, EntryKey, GuestAddresses, GuestControl,
-        GuestLoss, NO_ADDRESS, OPERATIONS, VE_REASONS, VeEvent, VeInfo, VeKey, VeStats, VeValue,
+        GuestLoss, GuestState, NO_ADDRESS, OPERATIONS, VE_REASONS, VeEvent, VeInfo, VeKey, VeStats,
+        VeValue,
     },
     layout::GuestLayout,
 };
@@ -70,6 +71,9 @@ pub(crate) fn returns(operation: u32) -> u8 {
 #[map]
 static GUEST_CONTROL: Array<GuestControl> = Array::with_max_entries(1, 0);
 
+#[map]
+static GUEST_STATE: Array<GuestState> = Array::with_max_entries(1, 0);
+
 /// #VE handlers that run.
 #[map]
 pub(crate) static VE_ENTRIES: HashMap<EntryKey, Entry> = HashMap::with_max_entries(1, 0);
@@ -109,6 +113,12 @@ pub(crate) fn control() -> Option<*mut GuestControl> {
     // SAFETY: the map's element.
     let on = unsafe { core::ptr::read_volatile(&raw const (*control).on) };
     (on != 0).then_some(control)
+}
+
+/// What the programs tell the collector.
+#[inline(always)]
+pub(crate) fn state() -> Option<*mut GuestState> {
+    GUEST_STATE.get_ptr_mut(0)
 }
 
 /// The time, if it may be read; 0 otherwise. `ve` is the #VE within which it is read, if any.

@@ -18,7 +18,7 @@ use super::{
     frame::{self, Registers},
     maps::{
         VE_ENTRIES, VE_EVENTS, VE_PLACES, VE_SCRATCH, VE_STATS, add, addresses, control,
-        is_streaming, lose, next, now, own_process, stack, thread,
+        is_streaming, lose, next, now, own_process, stack, state, thread,
     },
 };
 use crate::kernel::read;
@@ -36,7 +36,7 @@ const UNKNOWN_OBJECT: u64 = u64::MAX;
 /// A #VE begins: `regs` and `ve` are the handler's arguments, `frame` says which handler it is.
 #[inline(always)]
 pub(super) fn begin(frame: u64, regs: u64, ve: u64) {
-    let Some(control) = control() else {
+    let (Some(control), Some(state)) = (control(), state()) else {
         return;
     };
     let (Some(ve), Some(regs)) = (frame::ve_info(ve), frame::registers(regs)) else {
@@ -45,7 +45,7 @@ pub(super) fn begin(frame: u64, regs: u64, ve: u64) {
     let (preempt_count, context) = frame::context();
     let entry = Entry {
         // SAFETY: the map's element.
-        sequence: next(unsafe { &raw mut (*control).sequence }),
+        sequence: next(unsafe { &raw mut (*state).sequence }),
         at: now(control, Some(&ve)),
         ve,
         ip: regs.ip,
@@ -106,7 +106,7 @@ pub(super) fn end<C: EbpfContext + StackIdContext>(
     {
         event.flags |= VE_OWN;
     }
-    note_shared_bit(control, event);
+    note_shared_bit(event);
     count(event);
     place(ctx, event, value);
     if is_streaming() {
@@ -189,7 +189,7 @@ fn guess(event: &mut VeEvent, ve: Option<VeInfo>, regs: Option<Registers>, handl
 
 /// Reads the shared bit once there is something that has it.
 #[inline(always)]
-fn note_shared_bit(control: *mut GuestControl, event: &VeEvent) {
+fn note_shared_bit(event: &VeEvent) {
     if event.ve.reason != EPT_VIOLATION {
         return;
     }
@@ -197,12 +197,15 @@ fn note_shared_bit(control: *mut GuestControl, event: &VeEvent) {
     if address == NO_ADDRESS {
         return;
     }
+    let Some(state) = state() else {
+        return;
+    };
     // SAFETY: the map's element. All that write it write the same.
     unsafe {
-        if (*control).cc_mask == 0
+        if (*state).cc_mask == 0
             && let Some(mask) = read::<u64>(address, 0)
         {
-            (*control).cc_mask = mask;
+            (*state).cc_mask = mask;
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod decode;
 mod doctor;
+mod guest;
 mod source;
 mod stat;
 mod top;
@@ -27,6 +28,7 @@ struct Cli {
 enum Command {
     Top(top::Args),
     Stat(stat::Args),
+    Guest(guest::Args),
     Doctor(doctor::Args),
     Decode(decode::Args),
     Workload(workload::Args),
@@ -34,7 +36,7 @@ enum Command {
 
 /// Runs the command line of this process.
 ///
-/// Exit codes: 0 done, 1 failed, 2 wrong usage; `stat` passes on the code of its command.
+/// Exit codes: 0 done, 1 failed, 2 wrong usage; `stat` and `guest stat` pass on the code of its command.
 #[must_use]
 pub fn run() -> ExitCode {
     match dispatch(Cli::parse()) {
@@ -50,6 +52,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Top(args) => top::run(&args),
         Command::Stat(args) => stat::run(&args),
+        Command::Guest(args) => guest::run(&args),
         Command::Doctor(args) => doctor::run(args),
         Command::Decode(args) => decode::run(args),
         Command::Workload(args) => workload::run(args),

@@ -7,6 +7,7 @@
 pub mod aggregate;
 pub mod counts;
 pub mod field;
+pub mod guest;
 pub mod latency;
 pub mod places;
 pub mod sample;

@@ -1,8 +1,9 @@
 //! Where samples come from.
 //!
 //! A source delivers the counters at the moment it is asked; whatever comes after it does not know
-//! which source it was. [`live`] is the running kernel. Replay and demo will stand beside it.
+//! which source it was. [`live`] is the running kernel, [`guest`] the same seen from within a TD. Replay and demo will stand beside it.
 
+pub mod guest;
 pub mod live;
 
 use anyhow::Result;

@@ -32,7 +32,8 @@ use crate::{
 };
 
 /// The compiled programs; `build.rs` made them. Aligned, because the parser reads them in place.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tdtrace-ebpf.o"));
+pub(in crate::source) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tdtrace-ebpf.o"));
 
 /// VMs that can be counted at the same time.
 const MAX_VMS: u32 = 512;
@@ -105,7 +106,7 @@ pub(super) fn attach(options: Options) -> Result<Attached> {
     Ok(attached)
 }
 
-fn check_privilege(facts: &Facts) -> Result<()> {
+pub(in crate::source) fn check_privilege(facts: &Facts) -> Result<()> {
     if facts.privilege.lockdown.known() == Some(&Lockdown::Confidentiality) {
         bail!(
             "kernel lockdown is `confidentiality`, which forbids reading kernel memory; boot with lockdown=integrity or without it"
@@ -337,7 +338,7 @@ fn ignore_absent(result: Result<(), MapError>) -> Result<(), MapError> {
     }
 }
 
-fn load_failure(error: &ProgramError) -> String {
+pub(in crate::source) fn load_failure(error: &ProgramError) -> String {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();

@@ -28,7 +28,7 @@ pub(super) fn read<M: std::borrow::Borrow<aya::maps::MapData>>(
 
 /// Runs of a program that the kernel skipped, because the program was running on that CPU already
 /// (`recursion_misses` in the fdinfo of its file descriptor; `kernel/bpf/syscall.c:bpf_prog_show_fdinfo`).
-pub(super) fn recursion_misses(program: &ProgramFd) -> Result<u64> {
+pub(in crate::source) fn recursion_misses(program: &ProgramFd) -> Result<u64> {
     use std::os::fd::AsFd as _;
     let path = format!("/proc/self/fdinfo/{}", program.as_fd().as_raw_fd());
     let text = fs::read_to_string(&path)

@@ -4,12 +4,12 @@
 //! [`vcpus`] reads vCPUs from them and [`durations`] their durations, [`losses`] what was not counted, [`reclaim`] gives the slots of dead vCPUs back,
 //! [`identity`] says who runs a VM, [`cost`] is the time that the programs take.
 
-mod attach;
+pub(super) mod attach;
 pub mod cost;
 mod durations;
 mod identity;
 mod log;
-mod losses;
+pub(super) mod losses;
 mod reclaim;
 mod slots;
 mod vcpus;
@@ -237,7 +237,7 @@ fn add_losses(losses: &mut Losses, vcpu: &Vcpu) {
 }
 
 /// The clock of the programs, `CLOCK_MONOTONIC`.
-fn monotonic() -> Duration {
+pub(super) fn monotonic() -> Duration {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is a timespec. The clock exists on every Linux.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };

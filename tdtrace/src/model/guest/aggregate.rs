@@ -1,0 +1,287 @@
+//! From one sample after the other to snapshots: names, sites out of places, rates.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use tdtrace_common::{
+    guest::{CallKey, CallValue, Operation, VE_OTHER, VE_OWN, VE_USER, VeKey, VeStats, VeValue},
+    vmx,
+};
+
+use super::{
+    event::{context, process, text},
+    sample::GuestSample,
+    shared_bit::SharedBit,
+    snapshot::{Call, GuestSnapshot, Object, ObjectCount, Reason, Site, Total, rate},
+};
+use crate::{
+    decode::{bits::Hex, qualification},
+    model::latency::Histogram,
+};
+
+/// Programs at the end of a #VE; one of them is attached.
+const ENDS: [&str; 2] = ["ve_fexit", "ve_kretprobe"];
+/// Parts of a conversion and of the probes themselves, which are nobody's callers.
+const INNER: [&str; 16] = [
+    "bpf_",
+    "__bpf_",
+    "__set_memory_enc",
+    "set_memory_encrypted",
+    "set_memory_decrypted",
+    "tdx_enc_status_",
+    "tdx_map_gpa",
+    "tdx_accept_memory",
+    "accept_memory",
+    "accept_page",
+    "__accept_page",
+    "tdx_report_new",
+    "tdx_hcall_get_quote",
+    "arch_rethook",
+    "rethook_",
+    "kretprobe_",
+];
+
+/// What makes snapshots of samples.
+#[derive(Debug, Default)]
+pub struct GuestAggregate {
+    before: Option<Before>,
+}
+
+/// What rates need of the sample before.
+#[derive(Debug)]
+struct Before {
+    at: std::time::Duration,
+    reasons: HashMap<usize, u64>,
+    sites: HashMap<SiteKey, u64>,
+}
+
+/// What makes places one site: reason, address and whether that is a process's.
+type SiteKey = (u32, u64, bool);
+
+impl GuestAggregate {
+    /// Before the first sample.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The snapshot of `sample`, with rates since the one before.
+    pub fn apply(&mut self, sample: &GuestSample) -> GuestSnapshot {
+        let interval = self.before.as_ref().map(|before| sample.at.saturating_sub(before.at));
+        let seconds = interval.map_or(0.0, |interval| interval.as_secs_f64());
+        let mut sites = sites(sample);
+        let mut reasons = reasons(sample, &sites);
+        if let Some(before) = &self.before {
+            for (reason, (index, _)) in reasons.iter_mut().zip(&sample.reasons) {
+                let earlier = before.reasons.get(index).copied().unwrap_or(0);
+                reason.rate = rate(reason.count.saturating_sub(earlier), seconds);
+            }
+            for (key, site) in &mut sites {
+                let earlier = before.sites.get(key).copied().unwrap_or(0);
+                site.rate = rate(site.count.saturating_sub(earlier), seconds);
+            }
+        }
+        self.before = Some(Before {
+            at: sample.at,
+            reasons: sample.reasons.iter().map(|(index, stats)| (*index, stats.count)).collect(),
+            sites: sites.iter().map(|(key, site)| (*key, site.count)).collect(),
+        });
+        let mut sites: Vec<Site> = sites.into_values().collect();
+        sites.sort_by_key(|site| std::cmp::Reverse((site.failed, site.count)));
+        let total = total(sample);
+        reasons.sort_by_key(|reason| std::cmp::Reverse(reason.count));
+        GuestSnapshot {
+            at: sample.at,
+            interval,
+            release: Arc::clone(&sample.release),
+            is_td: sample.is_td,
+            probes: Arc::clone(&sample.probes),
+            clock: sample.clock.clone(),
+            layout_assumed: sample.layout_assumed,
+            shared_bit: sample.shared_bit,
+            total,
+            reasons,
+            sites,
+            objects: objects(sample),
+            calls: calls(sample),
+            losses: sample.losses.clone(),
+            missed: ENDS.iter().map(|name| sample.losses.missed(name)).sum(),
+        }
+    }
+}
+
+fn total(sample: &GuestSample) -> Total {
+    sample.reasons.iter().fold(Total::default(), |sum, (_, stats)| Total {
+        count: sum.count.saturating_add(stats.count),
+        failed: sum.failed.saturating_add(stats.failed),
+        user: sum.user.saturating_add(stats.user),
+        own: sum.own.saturating_add(stats.own),
+        unpaired: sum.unpaired.saturating_add(stats.unpaired),
+    })
+}
+
+fn reason_name(reason: u32) -> &'static str {
+    vmx::exit_reason(reason).unwrap_or("?")
+}
+
+fn reasons(sample: &GuestSample, sites: &BTreeMap<SiteKey, Site>) -> Vec<Reason> {
+    let mut placed: HashMap<usize, u64> = HashMap::new();
+    for site in sites.values() {
+        let index = (site.reason as usize).min(VE_OTHER);
+        *placed.entry(index).or_default() += site.count;
+    }
+    let reason = |(index, stats): &(usize, VeStats)| {
+        let number = u32::try_from(*index).ok().filter(|_| *index < VE_OTHER);
+        let mut durations = Histogram::default();
+        for (bucket, count) in stats.buckets.iter().enumerate() {
+            durations.add(bucket, *count);
+        }
+        Reason {
+            reason: number,
+            name: number.map_or("other", reason_name),
+            count: stats.count,
+            rate: None,
+            failed: stats.failed,
+            user: stats.user,
+            own: stats.own,
+            unpaired: stats.unpaired,
+            other: stats.count.saturating_sub(placed.get(index).copied().unwrap_or(0)),
+            durations,
+            ns: stats.ns,
+            max_ns: stats.max_ns,
+        }
+    };
+    sample.reasons.iter().map(reason).collect()
+}
+
+/// Places of one instruction are one site, whatever they are about and in whichever context.
+fn sites(sample: &GuestSample) -> BTreeMap<SiteKey, Site> {
+    let mut sites: BTreeMap<SiteKey, (Site, BTreeMap<&str, u64>, BTreeMap<Object, u64>, u64, u64)> =
+        BTreeMap::new();
+    for (key, value) in &sample.places {
+        let user = key.mode & VE_USER != 0;
+        let entry = sites.entry((key.reason, key.ip, user));
+        let (site, contexts, objects, timed, ns) = entry.or_insert_with(|| {
+            (new_site(sample, key, value), BTreeMap::new(), BTreeMap::new(), 0, 0)
+        });
+        site.count += value.count;
+        site.failed += value.failed;
+        if key.mode & VE_OWN != 0 {
+            site.own += value.count;
+        }
+        if value.errno < 0 {
+            site.errno = Some(value.errno);
+        }
+        *contexts.entry(context(key.mode)).or_default() += value.count;
+        if let Some(object) = object(key, sample.shared_bit) {
+            *objects.entry(object).or_default() += value.count;
+        }
+        *timed += value.timed;
+        *ns += value.ns;
+    }
+    let finished = sites.into_iter().map(|(key, (mut site, contexts, objects, timed, ns))| {
+        site.contexts = contexts.into_iter().collect();
+        site.objects = objects.into_iter().collect();
+        site.objects.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        site.mean_ns = ns.checked_div(timed);
+        (key, site)
+    });
+    finished.collect()
+}
+
+fn new_site(sample: &GuestSample, key: &VeKey, value: &VeValue) -> Site {
+    let user = key.mode & VE_USER != 0;
+    let (pid, tid) = process(value.thread);
+    let length = (value.bytes_len as usize).min(value.bytes.len());
+    Site {
+        reason: key.reason,
+        name: reason_name(key.reason),
+        ip: (key.ip != 0).then_some(key.ip),
+        symbol: sample.names.get(&key.ip).filter(|_| !user).cloned(),
+        user,
+        count: 0,
+        rate: None,
+        failed: 0,
+        own: 0,
+        errno: None,
+        contexts: Vec::new(),
+        objects: Vec::new(),
+        bytes: value.bytes[..length].to_vec(),
+        pid,
+        tid,
+        comm: text(&value.comm),
+        stack: stack(sample, value.stack),
+        mean_ns: None,
+    }
+}
+
+fn stack(sample: &GuestSample, number: i32) -> Vec<(u64, Option<Arc<str>>)> {
+    let frames = sample.stacks.get(&number).map_or(&[][..], |frames| frames);
+    frames.iter().map(|ip| (*ip, sample.names.get(ip).cloned())).collect()
+}
+
+/// What a place is about; `None` where the reason has nothing, or it is not known.
+fn object(key: &VeKey, shared_bit: SharedBit) -> Option<Object> {
+    match key.reason {
+        30 => {
+            let io = qualification::io(key.object);
+            let (port, direction, size, string) = (io.port, io.direction, io.size, io.string);
+            Some(Object::Port { port, direction, size, string })
+        }
+        48 => {
+            let (gpa, shared) = shared_bit.split(key.object);
+            Some(Object::Page { gpa: Hex(gpa), shared })
+        }
+        31 | 32 => Some(Object::Msr { index: key.object as u32, write: key.reason == 32 }),
+        10 if key.object != u64::MAX => {
+            Some(Object::Cpuid { leaf: key.object as u32, subleaf: (key.object >> 32) as u32 })
+        }
+        _ => None,
+    }
+}
+
+fn objects(sample: &GuestSample) -> Vec<ObjectCount> {
+    let mut sums: BTreeMap<Object, (u64, u64)> = BTreeMap::new();
+    for (key, value) in &sample.places {
+        if let Some(object) = object(key, sample.shared_bit) {
+            let sum = sums.entry(object).or_default();
+            sum.0 += value.count;
+            sum.1 += value.failed;
+        }
+    }
+    let mut objects: Vec<ObjectCount> = sums
+        .into_iter()
+        .map(|(object, (count, failed))| ObjectCount { object, count, failed })
+        .collect();
+    objects.sort_by_key(|object| std::cmp::Reverse(object.count));
+    objects
+}
+
+fn calls(sample: &GuestSample) -> Vec<Call> {
+    let call = |(key, value): &(CallKey, CallValue)| {
+        let operation = Operation::ALL.get(key.operation as usize)?;
+        let stack = stack(sample, key.stack);
+        let caller = stack.iter().filter_map(|(_, name)| name.clone()).find(|name| {
+            // The caller of a program is the program's own frame, which has no name here.
+            !INNER.iter().any(|inner| name.starts_with(inner))
+        });
+        Some(Call {
+            operation: *operation,
+            caller,
+            stack,
+            count: value.count,
+            failed: value.failed,
+            last_failure: value.last_failure,
+            bytes: value.bytes,
+            mean_ns: value.ns.checked_div(value.timed),
+        })
+    };
+    let mut calls: Vec<Call> = sample.calls.iter().filter_map(call).collect();
+    calls.sort_by_key(|call| (call.operation, std::cmp::Reverse(call.count)));
+    calls
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,205 @@
+//! A TD guest from within: its #VEs, conversions, acceptance, quotes and bounces.
+//!
+//! [`attach`] loads the object and attaches the guest's programs, the host's are not loaded;
+//! [`counters`] reads the maps, [`clock`] watches the clocksource. Nobody wakes this up: it looks when
+//! it is asked, since an IPI may itself be a #VE.
+
+mod attach;
+mod clock;
+mod counters;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Result;
+use tdtrace_common::guest::{EntryKey, GuestControl, NO_ADDRESS, VeEvent};
+
+use self::{attach::Attached, clock::Watch};
+use super::live::monotonic;
+use crate::{
+    kernel::{guest, symbols::Symbols},
+    model::guest::{
+        sample::{GuestLosses, GuestSample},
+        shared_bit::SharedBit,
+    },
+};
+
+pub use attach::Prefer;
+
+/// What the guest source is asked to do differently.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Attach even if this is no TD.
+    pub force: bool,
+    /// How functions are attached to.
+    pub prefer: Prefer,
+    /// Stream each #VE; see [`GuestLive::events`].
+    pub stream: bool,
+    /// Places that can be counted.
+    pub max_places: u32,
+    /// The shared bit of a GPA, if the user knows it.
+    pub shared_bit: Option<u32>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            force: false,
+            prefer: Prefer::Fentry,
+            stream: false,
+            max_places: 8192,
+            shared_bit: None,
+        }
+    }
+}
+
+/// How long an unfinished #VE may be before it is taken for one whose end was missed.
+const STALE: Duration = Duration::from_secs(2);
+
+/// The running guest. Dropping it detaches.
+pub struct GuestLive {
+    attached: Attached,
+    watch: Watch,
+    control: GuestControl,
+    began: Duration,
+    symbols: Option<Symbols>,
+    names: BTreeMap<u64, Arc<str>>,
+    stacks: BTreeMap<i32, Arc<[u64]>>,
+    shared_bit: Option<u32>,
+    /// Skipped runs before the counting began.
+    before: GuestLosses,
+    /// Unfinished #VEs at the last look, with their number.
+    unfinished: HashMap<EntryKey, u64>,
+    swept: Duration,
+}
+
+impl GuestLive {
+    /// Loads the programs, attaches what this kernel has and begins counting.
+    ///
+    /// # Errors
+    /// Not a TD and not forced, no privilege, or a kernel where nothing can be attached: one sentence
+    /// with the next step.
+    pub fn open(options: Options) -> Result<Self> {
+        let symbols = Symbols::running().ok();
+        let mut attached = attach::attach(options, symbols.as_ref())?;
+        let watch = Watch::new(Path::new("/"));
+        let before = attached.losses()?;
+        let control = GuestControl {
+            on: 1,
+            clock: u64::from(watch.state().used),
+            hpet: guest::hpet(Path::new("/")),
+        };
+        attached.set_control(control)?;
+        let now = monotonic();
+        Ok(Self {
+            attached,
+            watch,
+            control,
+            began: now,
+            symbols,
+            names: BTreeMap::new(),
+            stacks: BTreeMap::new(),
+            shared_bit: options.shared_bit,
+            before,
+            unfinished: HashMap::new(),
+            swept: now,
+        })
+    }
+
+    /// What has to be done every so often, 100 ms apart at most: looks at the clocksource, and removes
+    /// what #VEs left whose end was missed.
+    ///
+    /// # Errors
+    /// When a map cannot be used.
+    pub fn tick(&mut self) -> Result<()> {
+        if self.watch.look() {
+            self.control.clock = u64::from(self.watch.state().used);
+            self.attached.set_control(self.control)?;
+        }
+        let now = monotonic();
+        if now.saturating_sub(self.swept) >= STALE {
+            self.swept = now;
+            self.unfinished = self.attached.sweep(&self.unfinished)?;
+        }
+        Ok(())
+    }
+
+    /// #VEs that ended since this was called last, in the order in which they ended; none unless they
+    /// are streamed.
+    pub fn events(&mut self) -> Vec<VeEvent> {
+        self.attached.events()
+    }
+
+    /// Where the shared bit is, as far as it is known by now.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn shared_bit(&self) -> Result<SharedBit> {
+        Ok(match self.shared_bit {
+            Some(bit) => SharedBit::Given(bit),
+            None => SharedBit::from_mask(self.attached.state()?.cc_mask),
+        })
+    }
+
+    /// Stops counting; what was counted stays readable.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub fn stop(&mut self) -> Result<()> {
+        self.control.on = 0;
+        self.attached.set_control(self.control)
+    }
+
+    /// The counters now.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn sample(&mut self) -> Result<GuestSample> {
+        let places = self.attached.places()?;
+        let calls = self.attached.calls()?;
+        let reasons = self.attached.reasons()?;
+        let stacks = places.iter().map(|(_, value)| value.stack);
+        for stack in stacks.chain(calls.iter().map(|(key, _)| key.stack)) {
+            if stack >= 0 && !self.stacks.contains_key(&stack) {
+                self.stacks.insert(stack, self.attached.stack(stack));
+            }
+        }
+        let frames = self.stacks.values().flat_map(|frames| frames.iter().copied());
+        let ips = places.iter().map(|(key, _)| key.ip);
+        for address in ips.chain(frames).collect::<Vec<_>>() {
+            self.name(address);
+        }
+        let mut losses = self.attached.losses()?;
+        for ((_, count), (_, before)) in losses.misses.iter_mut().zip(&self.before.misses) {
+            *count = count.saturating_sub(*before);
+        }
+        Ok(GuestSample {
+            at: monotonic().saturating_sub(self.began),
+            release: Arc::clone(&self.attached.release),
+            is_td: self.attached.is_td,
+            probes: Arc::clone(&self.attached.probes),
+            clock: self.watch.state().clone(),
+            layout_assumed: self.attached.layout_assumed,
+            shared_bit: self.shared_bit()?,
+            reasons,
+            places,
+            calls,
+            stacks: self.stacks.clone(),
+            names: self.names.clone(),
+            losses,
+        })
+    }
+
+    fn name(&mut self, address: u64) {
+        if address == 0 || address == NO_ADDRESS || self.names.contains_key(&address) {
+            return;
+        }
+        if let Some(name) = self.symbols.as_ref().and_then(|symbols| symbols.name(address)) {
+            self.names.insert(address, name.into());
+        }
+    }
+}
