@@ -9,6 +9,8 @@
 
 mod apt;
 mod binary;
+mod guest;
+mod headers;
 mod initramfs;
 mod kernel;
 mod module;
@@ -38,6 +40,8 @@ pub(crate) struct Args {
 enum Scenario {
     /// Count the exits of nested KVM guests and compare with what tracefs counts
     Svm(Options),
+    /// Take #VEs in a stock kernel and compare each with what tracefs sees
+    Guest(guest::Args),
 }
 
 /// What every scenario can be told.
@@ -75,6 +79,7 @@ pub(crate) fn missing() -> Option<String> {
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.scenario {
         Scenario::Svm(options) => run_svm(options),
+        Scenario::Guest(args) => guest::run(args),
     }
 }
 
