@@ -161,6 +161,7 @@ int tdlab_scenario_irq(const u64 *args)
 	hrtimer_start(&ticker.timer, TICK, HRTIMER_MODE_REL_HARD);
 	while (atomic_read(&ticker.left) > 0 && !error) {
 		error = tdlab_run_shape(read);
+		udelay(50);
 		cond_resched();
 	}
 	hrtimer_cancel(&ticker.timer);
