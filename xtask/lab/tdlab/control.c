@@ -5,7 +5,22 @@
  * What user space sees is in /sys/kernel/debug/tdlab:
  *
  *   run          write `<scenario> [number…]`; the write ends with the scenario, and fails with EILSEQ
- *                if the kernel did something else with a #VE than expected. Reading lists the scenarios.
+ *                if the kernel did something else than expected. Reading lists the scenarios.
+ *
+ *                shapes <rounds>        each instruction of instructions.S once a round
+ *                storm <#VEs> <threads> from kernel threads tdlab/<cpu>, as fast as they can
+ *                irq <rounds>           in hard and soft interrupts, nested into #VEs of the caller
+ *                convert                set_memory_decrypted() and _encrypted(), with RETRY, refused
+ *                                       accepts of 2 MiB, and a refusal
+ *                driver <rounds>        the life of the driver in tdlab_drv.ko
+ *                hpet                   from now on accesses to the HPET are #VEs
+ *                disarm                 no longer
+ *                user 1|0               `int $20` in user mode is a #VE, or an error
+ *                td 1|0                 the kernel takes itself for a TD when it converts memory
+ *                feature 1|0            so does tdx-guest.ko when it is loaded
+ *                private                a #VE on private memory: the kernel's panic
+ *                oops                   a #VE that cannot be handled: the caller dies
+ *
  *   truth        a line for each #VE, in the order in which the kernel fetched its information:
  *                    seq reason qual gla gpa len pid tid cpu context ip where expected outcome comm
  *                seq from 1 on; reason decimal; qual, gla, gpa, ip hexadecimal without 0x; gpa with
@@ -52,6 +67,11 @@ static int td_mode(const u64 *args)
 	return tdlab_td_mode(args[0]);
 }
 
+static int cpu_feature(const u64 *args)
+{
+	return tdlab_cpu_feature(args[0]);
+}
+
 static const struct scenario scenarios[] = {
 	{ "shapes", tdlab_scenario_shapes },
 	{ "storm", tdlab_scenario_storm },
@@ -62,6 +82,7 @@ static const struct scenario scenarios[] = {
 	{ "disarm", tdlab_disarm_all },
 	{ "user", user_gate },
 	{ "td", td_mode },
+	{ "feature", cpu_feature },
 	{ "private", tdlab_scenario_private, .ends = true },
 	{ "oops", tdlab_scenario_oops, .ends = true },
 };

@@ -106,6 +106,17 @@ int tdlab_td_mode(bool on)
 	       tdlab_poke(vendor_at, &vendor, sizeof(vendor));
 }
 
+/* Whether drivers that match CPUs find those of a TD; what was patched at boot stays as it is. */
+int tdlab_cpu_feature(bool on)
+{
+	if (on)
+		set_cpu_cap(&boot_cpu_data, X86_FEATURE_TDX_GUEST);
+	else
+		clear_bit(X86_FEATURE_TDX_GUEST,
+			  (unsigned long *)boot_cpu_data.x86_capability);
+	return 0;
+}
+
 /* Whether `int $20` is allowed in user mode. */
 int tdlab_user_gate(bool on)
 {
@@ -136,6 +147,7 @@ int tdlab_kernel_init(void)
 void tdlab_kernel_exit(void)
 {
 	tdlab_td_mode(false);
+	tdlab_cpu_feature(false);
 	tdlab_user_gate(false);
 	tdlab_poke(mkenc_at, mkenc_before, sizeof(mkenc_before));
 }

@@ -61,6 +61,7 @@ void tdlab_kernel_exit(void);
 void *tdlab_symbol(const char *name);
 int tdlab_poke(void *address, const void *bytes, size_t length);
 int tdlab_td_mode(bool on);
+int tdlab_cpu_feature(bool on);
 int tdlab_user_gate(bool on);
 
 /* truth.c: the log of what was raised */

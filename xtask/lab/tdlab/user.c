@@ -1,15 +1,46 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Takes #VEs in user mode: `user cpuid <times>` or `user wbinvd` or `user in`. Static and without a C
- * library, so that nothing else in it executes CPUID.
+ * Takes #VEs in user mode: `user cpuid <times>`, `user wbinvd`, `user in`; or asks for a TDREPORT:
+ * `user report`. Static and without a C library, so that nothing else in it executes CPUID.
  *
  * Exit code: 0 if all was as in a TD, 1 if a leaf outside of 0x4000_0000 was not answered with zeros
- * or one within was, 2 for other arguments.
+ * or one within was, or if the report does not hold the data; 2 for other arguments.
  */
+static long call(long number, long one, long two, long three)
+{
+	long result;
+
+	asm volatile("syscall"
+		     : "=a"(result)
+		     : "a"(number), "D"(one), "S"(two), "d"(three)
+		     : "rcx", "r11", "memory");
+	return result;
+}
+
 static _Noreturn void leave(int code)
 {
-	asm volatile("syscall" : : "a"(231L), "D"((long)code) : "rcx", "r11", "memory");
+	call(231, code, 0, 0);
 	__builtin_unreachable();
+}
+
+/* TDX_CMD_GET_REPORT0 of include/uapi/linux/tdx-guest.h. */
+static int report(void)
+{
+	static struct {
+		unsigned char data[64];
+		unsigned char report[1024];
+	} request;
+	long file = call(2, (long)"/dev/tdx_guest", 2, 0);
+	int i;
+
+	for (i = 0; i < 64; i++)
+		request.data[i] = i + 1;
+	if (file < 0 || call(16, file, 3UL << 30 | sizeof(request) << 16 | 'T' << 8 | 1, (long)&request))
+		return 1;
+	for (i = 0; i < 64; i++)
+		if (request.report[128 + i] != i + 1)
+			return 1;
+	return 0;
 }
 
 static unsigned int cpuid_as_ve(unsigned int leaf)
@@ -39,6 +70,8 @@ __attribute__((used)) static void start(long *stack)
 
 	if (what[0] == 'c' && stack[0] > 2)
 		leave(cpuid_times((const char *)stack[3]));
+	if (what[0] == 'r')
+		leave(report());
 	if (what[0] == 'w')
 		asm volatile("int $20\n\twbinvd");
 	if (what[0] == 'i')

@@ -7,6 +7,8 @@
 //! `tdtrace … -- sh -c '…'`, with `$OUT`, the directory for what it wants to report, and `$STEP`, the
 //! step's name, in its environment. `--tdtrace` puts a static tdtrace in the VM's `PATH`.
 //!
+//! The step `private` ends in the kernel's panic and has a boot of its own.
+//!
 //! For each step the module's truth log is compared with what a kprobe event saw: each #VE with all
 //! that the kernel's handler was given, and the numbers by exit reason and result. A probe that says
 //! it missed hits may have fewer, but no others.
@@ -27,6 +29,7 @@ use super::{
     Base, Options, binary, headers,
     headers::{Debug, Sources},
     initramfs::{Archive, SCENARIO},
+    module::{self, Module},
     prepare, programs,
     vm::{Report, Vm},
 };
@@ -35,6 +38,9 @@ use self::{
     steps::{Sizes, Step},
     truth::{Context, Event, Outcome, Totals, Truth},
 };
+
+/// The step that ends the VM.
+const PRIVATE: &str = "private";
 
 /// What the scenario can be told.
 #[derive(Clone, Debug, clap::Args)]
@@ -45,7 +51,7 @@ pub(crate) struct Args {
     #[arg(long, value_delimiter = ',', value_name = "STEP")]
     only: Vec<String>,
     /// #VEs of the step storm
-    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     storm: u64,
     /// Command in the VM that each step runs in, with the step's as its last arguments
     #[arg(long, value_name = "COMMAND")]
@@ -72,6 +78,8 @@ struct Seen {
     reasons: BTreeMap<u64, u64>,
     /// The handler's results: 1 for handled.
     results: BTreeMap<u64, u64>,
+    /// What else the step reported, by name.
+    files: BTreeMap<String, Vec<u8>>,
     /// Hits that each of the two probes missed.
     missed: [u64; 2],
 }
@@ -83,49 +91,104 @@ struct Seen {
 pub(super) fn run(args: &Args) -> Result<()> {
     let chosen = choose(&args.only)?;
     programs::ensure(headers::NEEDED)?;
-    let Base { kernel, archive, limit } = prepare(&args.options, &[])?;
+    let base = prepare(&args.options, &[])?;
     let cache = xtask::toolchain::cache_dir()?.join("lab");
     let sources = Sources {
         dir: &binary::workspace().join("xtask/lab/tdlab"),
         modules: &[("tdlab", Debug::Removed), ("tdlab_drv", Debug::Kept)],
         programs: &["user"],
     };
-    let built = headers::build(&sources, &kernel, &cache)?;
-    let dir = binary::target_dir()?.join("lab").join(format!("guest-{}", kernel.release));
-    let sizes = Sizes { storm: args.storm };
-    let vm = Vm {
-        vmlinuz: kernel.vmlinuz,
-        initramfs: vec![archive, scenario(args, &chosen, sizes, &built.dir)?],
-        dir: dir.clone(),
-        limit,
-    };
-    let report = vm.run()?;
-    let differ = judge(&report, &chosen, sizes)
-        .with_context(|| format!("the files are in {}", dir.display()))?;
-    println!("kernel {}: {}", report.text("release")?.trim(), report.times());
-    if differ > 0 {
-        bail!("{differ} steps differ; the files are in {}", dir.display());
+    let built = headers::build(&sources, &base.kernel, &cache)?;
+    let files = files(args, &base, &built.dir)?;
+    if !chosen.is_empty() {
+        run_steps(args, &base, &files, &chosen)?;
+    }
+    if args.only.is_empty() || args.only.iter().any(|name| name == PRIVATE) {
+        run_private(&base, &files)?;
     }
     Ok(())
 }
 
+/// A VM whose files are left in `target/lab/<name>-<release>`.
+fn vm(name: &str, base: &Base, archives: &[&[u8]]) -> Result<Vm> {
+    let name = format!("{name}-{}", base.kernel.release);
+    let mut initramfs = vec![base.archive.clone()];
+    initramfs.extend(archives.iter().map(|archive| archive.to_vec()));
+    Ok(Vm {
+        vmlinuz: base.kernel.vmlinuz.clone(),
+        initramfs,
+        dir: binary::target_dir()?.join("lab").join(name),
+        limit: base.limit,
+    })
+}
+
+fn run_steps(args: &Args, base: &Base, files: &[u8], chosen: &[&Step]) -> Result<()> {
+    let sizes = Sizes { storm: args.storm };
+    let vm = vm("guest", base, &[files, &scenario(chosen, sizes)?])?;
+    let report = vm.run()?;
+    let dir = vm.dir.display();
+    let differ =
+        judge(&report, chosen, sizes).with_context(|| format!("the files are in {dir}"))?;
+    println!("kernel {}: {}", report.text("release")?.trim(), report.times());
+    if differ > 0 {
+        bail!("{differ} steps differ; the files are in {dir}");
+    }
+    Ok(())
+}
+
+/// A #VE on private memory, after others of which the log must be complete.
+fn run_private(base: &Base, files: &[u8]) -> Result<()> {
+    let mut archive = Archive::default();
+    archive.file(SCENARIO, include_bytes!("guest/private.sh"))?;
+    let vm = vm("guest-private", base, &[files, &archive.finish()?])?;
+    let report = vm.run_to_panic("Unexpected EPT-violation on private memory.")?;
+    let truth = truth::read(report.text("truth")?)?;
+    if truth.len() as u64 != steps::SHAPES_OF_A_ROUND {
+        bail!("{} #VEs before the panic; the files are in {}", truth.len(), vm.dir.display());
+    }
+    println!("{PRIVATE}: panic after {} #VEs; VM {:.1} s", truth.len(), report.wall.as_secs_f64());
+    Ok(())
+}
+
 fn choose(only: &[String]) -> Result<Vec<&'static Step>> {
-    let known = |name: &str| {
+    let known = |name: &String| {
         steps::ALL.iter().find(|step| step.name == name).ok_or_else(|| {
             let names: Vec<_> = steps::ALL.iter().map(|step| step.name).collect();
-            anyhow!("there is no step {name}; there are {}", names.join(", "))
+            anyhow!("there is no step {name}; there are {}, {PRIVATE}", names.join(", "))
         })
     };
     if only.is_empty() {
         return Ok(steps::ALL.iter().collect());
     }
-    only.iter().map(|name| known(name)).collect()
+    only.iter().filter(|name| *name != PRIVATE).map(known).collect()
 }
 
-fn scenario(args: &Args, chosen: &[&Step], sizes: Sizes, built: &Path) -> Result<Vec<u8>> {
+/// What every boot has: modules, programs, and what is to run around the steps.
+fn files(args: &Args, base: &Base, built: &Path) -> Result<Vec<u8>> {
     let read = |path: PathBuf| {
         fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))
     };
+    let mut archive = Archive::default();
+    if let Some(around) = &args.around {
+        archive.file("lab/around", format!("{around}\n").as_bytes())?;
+    }
+    for module in ["tdlab.ko", "tdlab_drv.ko"] {
+        archive.file(&format!("lab/{module}"), &read(built.join(module))?)?;
+    }
+    let quote = module::closure(&base.kernel, &["tdx-guest"])?;
+    for Module { name, object } in &quote {
+        archive.file(&format!("lab/{name}.ko"), object)?;
+    }
+    let order: String = quote.iter().map(|module| format!("{}\n", module.name)).collect();
+    archive.file("lab/quote", order.as_bytes())?;
+    archive.program("lab/user", &read(built.join("user"))?)?;
+    if let Some(tdtrace) = &args.options.tdtrace {
+        archive.program("bin/tdtrace", &read(tdtrace.clone())?)?;
+    }
+    archive.finish()
+}
+
+fn scenario(chosen: &[&Step], sizes: Sizes) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     archive.file(SCENARIO, include_bytes!("guest/guest.sh"))?;
     let lines: String = chosen
@@ -136,16 +199,6 @@ fn scenario(args: &Args, chosen: &[&Step], sizes: Sizes, built: &Path) -> Result
         })
         .collect();
     archive.file("lab/steps", lines.as_bytes())?;
-    if let Some(around) = &args.around {
-        archive.file("lab/around", format!("{around}\n").as_bytes())?;
-    }
-    for module in ["tdlab.ko", "tdlab_drv.ko"] {
-        archive.file(&format!("lab/{module}"), &read(built.join(module))?)?;
-    }
-    archive.program("lab/user", &read(built.join("user"))?)?;
-    if let Some(tdtrace) = &args.options.tdtrace {
-        archive.program("bin/tdtrace", &read(tdtrace.clone())?)?;
-    }
     archive.finish()
 }
 
@@ -193,7 +246,12 @@ impl Seen {
         } else {
             (Vec::new(), Vec::new())
         };
+        let prefix = format!("{}/", step.name);
+        let files = report.files.iter().filter_map(|(path, contents)| {
+            Some((path.strip_prefix(&prefix)?.to_owned(), contents.clone()))
+        });
         Ok(Self {
+            files: files.collect(),
             totals: Totals::read(text("totals")?)?,
             truth,
             traced,
@@ -211,7 +269,10 @@ impl Seen {
             }
         }
         self.compare_counts()?;
-        if let Some(other) = self.truth.iter().find(|truth| truth.outcome != truth.expected) {
+        // One that has not come back has no other outcome, and is for the step to judge.
+        let strange =
+            |truth: &&Truth| truth.outcome != truth.expected && truth.outcome != Outcome::Open;
+        if let Some(other) = self.truth.iter().find(strange) {
             bail!("expected {:?}, came to {:?} in {}", other.expected, other.outcome, other.place);
         }
         if self.truth.is_empty() && self.traced.is_empty() {
@@ -248,10 +309,16 @@ impl Seen {
         }
         let result = |handled| self.results.get(&handled).copied().unwrap_or(0);
         let results = (result(1), result(0));
-        if self.missed[1] == 0 && results != (of("handled"), of("failed")) {
-            bail!("handled and failed {results:?} instead of {:?}", (of("handled"), of("failed")));
+        let raised = (of("handled"), of("failed") + self.open());
+        if self.missed[1] == 0 && results != raised {
+            bail!("handled and failed {results:?} instead of {raised:?}");
         }
         Ok(())
+    }
+
+    /// #VEs from which the kernel has not come back; it has decided that it cannot handle them.
+    fn open(&self) -> u64 {
+        self.truth.iter().filter(|truth| truth.outcome == Outcome::Open).count() as u64
     }
 
     /// #VEs that were raised in `context`.

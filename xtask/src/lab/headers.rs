@@ -60,12 +60,13 @@ pub(super) fn build(sources: &Sources<'_>, kernel: &Image, cache: &Path) -> Resu
     let files = read(sources.dir)?;
     let mut hash = DefaultHasher::new();
     (&kernel.release, &files).hash(&mut hash);
-    let dir = cache.join("modules").join(format!("{}-{:016x}", kernel.release, hash.finish()));
+    let name = format!("{}-{:016x}", kernel.release, hash.finish());
+    let dir = cache.join("modules").join(&name);
     if dir.exists() {
         return Ok(Built { dir });
     }
     let tree = fetch(kernel, cache)?;
-    let fresh = dir.with_extension(format!("new-{}", process::id()));
+    let fresh = cache.join("modules").join(format!("{name}.new-{}", process::id()));
     let built = build_in(&fresh, &files, sources, &tree).and_then(|()| {
         fs::rename(&fresh, &dir).with_context(|| format!("{} cannot be made", dir.display()))
     });

@@ -69,7 +69,7 @@ impl Default for Options {
 
 /// What the lab lacks that it cannot install, as a sentence.
 pub(crate) fn missing() -> Option<String> {
-    programs::cannot_install(programs::NEEDED)
+    programs::cannot_install(programs::NEEDED).or_else(|| programs::cannot_install(headers::NEEDED))
 }
 
 /// Runs the scenario that `args` names.
@@ -89,6 +89,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// As [`run`].
 pub(crate) fn run_svm(options: &Options) -> Result<()> {
     svm::run(options)
+}
+
+/// Runs the steps of the scenario `guest` that take seconds: the kernel's #VE handler against tracefs.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_guest() -> Result<()> {
+    guest::run(&guest::Args::quick())
 }
 
 /// A VM's base: which kernel, and the archive that it boots with.

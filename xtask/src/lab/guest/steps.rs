@@ -13,9 +13,13 @@ const SHAPES: u64 = 3;
 /// Shapes that the kernel emulates, and those that it does not (xtask/lab/tdlab/instructions.S).
 const HANDLED_SHAPES: u64 = 26;
 const FAILED_SHAPES: u64 = 12;
+/// #VEs of a round of all shapes.
+pub(super) const SHAPES_OF_A_ROUND: u64 = HANDLED_SHAPES + FAILED_SHAPES;
 const USER_CPUIDS: u64 = 200;
 const IRQ_ROUNDS: u64 = 200;
 const DRIVER_ROUNDS: u64 = 20;
+/// Length of the quote that the module makes up; each byte is 7 times its number.
+const QUOTE_BYTES: u32 = 4096;
 
 /// What the steps can be told.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +49,9 @@ pub(super) const ALL: &[Step] = &[
     Step { name: "irq", traced: true, command: |_| run("irq", IRQ_ROUNDS), check: irq },
     Step { name: "storm", traced: false, command: |sizes| run("storm", sizes.storm), check: storm },
     Step { name: "convert", traced: true, command: |_| run("convert", 1), check: convert },
+    Step { name: "hpet", traced: true, command: |_| hpet_command(), check: hpet },
+    Step { name: "quote", traced: true, command: |_| quote_command(), check: quote },
+    Step { name: "oops", traced: true, command: |_| oops_command(), check: oops },
 ];
 
 fn run(scenario: &str, count: u64) -> String {
@@ -58,6 +65,33 @@ fn user_command() -> String {
          for what in wbinvd in; do /lab/user $what; [ $? = 139 ] || exit 2; done; \
          echo user 0 >{RUN}"
     )
+}
+
+/// Time is read from the HPET, its registers are #VEs, and the clocksource changes back and forth.
+fn hpet_command() -> String {
+    format!(
+        "c=/sys/devices/system/clocksource/clocksource0/current_clocksource; \
+         before=$(cat $c); echo hpet >$c && [ $(cat $c) = hpet ] && echo hpet >{RUN} || exit 1; \
+         sleep 0.3; echo $before >$c; sleep 0.1; echo hpet >$c; sleep 0.3; echo $before >$c; \
+         [ $(cat $c) = $before ] && echo disarm >{RUN}"
+    )
+}
+
+/// The real driver of a TD makes a quote buffer shared, asks for a quote and a report, and goes.
+fn quote_command() -> String {
+    format!(
+        "echo td 1 >{RUN} && echo feature 1 >{RUN} && \
+         while read -r module; do insmod /lab/$module.ko || exit 1; done </lab/quote && \
+         mount -t configfs configfs /sys/kernel/config && r=/sys/kernel/config/tsm/report/lab && \
+         mkdir $r && seq 100 199 | head -c 64 >$r/inblob && cat $r/outblob >$OUT/outblob && \
+         cat $r/provider >$OUT/provider && /lab/user report && rmdir $r && rmmod tdx_guest && \
+         echo feature 0 >{RUN} && echo td 0 >{RUN}"
+    )
+}
+
+/// The shell that writes is the one that dies.
+fn oops_command() -> String {
+    format!("sh -c 'echo oops >{RUN}'; [ $? = 139 ] && echo 1 >/sys/kernel/debug/tdlab/survive")
 }
 
 fn expect(what: &str, found: u64, expected: u64) -> Result<()> {
@@ -119,4 +153,40 @@ fn convert(seen: &Seen, _: Sizes) -> Result<()> {
     expect("MapGPA that had to go on or was refused", seen.totals.of("vmcall.65537.failed"), 3)?;
     expect("accepts", seen.totals.of("tdcall.6"), 1 + 513 + 4)?;
     expect("accepts that were refused", seen.totals.of("tdcall.6.failed"), 1)
+}
+
+fn hpet(seen: &Seen, _: Sizes) -> Result<()> {
+    let read = |context| seen.in_functions("read_hpet", context);
+    if read(Context::Task) == 0 || read(Context::Hardirq) == 0 {
+        bail!(
+            "read_hpet in tasks {}, in hard interrupts {}",
+            read(Context::Task),
+            read(Context::Hardirq)
+        );
+    }
+    expect("failed", seen.totals.of("failed"), 0)
+}
+
+fn quote(seen: &Seen, _: Sizes) -> Result<()> {
+    expect("TDVMCALLs GetQuote", seen.totals.of("vmcall.65538"), 1)?;
+    expect("reports of the TDX module", seen.totals.of("tdcall.4"), 2)?;
+    expect("TDVMCALLs MapGPA", seen.totals.of("vmcall.65537"), 2)?;
+    // The buffer has 8 KiB in 6.12 and 128 KiB later (GET_QUOTE_BUF_SIZE of tdx-guest.c).
+    let accepts = seen.totals.of("tdcall.6");
+    if ![2, 32].contains(&accepts) {
+        bail!("{accepts} pages of the quote buffer were accepted");
+    }
+    let outblob: Vec<u8> = (0..QUOTE_BYTES).map(|at| (at * 7 % 256) as u8).collect();
+    if seen.files.get("outblob") != Some(&outblob) {
+        bail!("the quote is not what the VMM wrote");
+    }
+    match seen.files.get("provider") {
+        Some(name) if name == b"tdx_guest\n" => Ok(()),
+        other => bail!("the quote comes from {other:?}"),
+    }
+}
+
+fn oops(seen: &Seen, _: Sizes) -> Result<()> {
+    expect("raised", seen.totals.of("ve"), 1)?;
+    expect("not come back", seen.open(), 1)
 }
