@@ -14,7 +14,10 @@
  *                                       accepts of 2 MiB, and a refusal
  *                driver <rounds>        the life of the driver in tdlab_drv.ko
  *                hpet                   from now on accesses to the HPET are #VEs
- *                disarm                 no longer
+ *                ioapic                 the same for the first I/O APIC
+ *                arm <address> <pages>  the same for a device that is mapped there
+ *                ports                  from now on port I/O of some functions (ports.c) is a #VE
+ *                disarm                 the end of all these
  *                user 1|0               `int $20` in user mode is a #VE, or an error
  *                td 1|0                 the kernel takes itself for a TD when it converts memory
  *                feature 1|0            so does tdx-guest.ko when it is loaded
@@ -79,6 +82,9 @@ static const struct scenario scenarios[] = {
 	{ "convert", tdlab_scenario_convert },
 	{ "driver", tdlab_scenario_driver },
 	{ "hpet", tdlab_arm_hpet },
+	{ "ioapic", tdlab_arm_ioapic },
+	{ "arm", tdlab_arm_range },
+	{ "ports", tdlab_arm_ports },
 	{ "disarm", tdlab_disarm_all },
 	{ "user", user_gate },
 	{ "td", td_mode },

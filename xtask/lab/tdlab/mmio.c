@@ -11,6 +11,7 @@
 #include <linux/module.h>
 #include <linux/uaccess.h>
 #include <linux/vmalloc.h>
+#include <asm/fixmap.h>
 #include <asm/insn.h>
 #include <asm/trap_pf.h>
 
@@ -177,6 +178,7 @@ int tdlab_disarm_all(const u64 *args)
 {
 	unsigned int i, count = armed_count;
 
+	tdlab_ports_disarm();
 	for (i = 0; i < count; i++)
 		set_pte(armed[i].pte, armed[i].before);
 	flush_all();
@@ -196,6 +198,23 @@ int tdlab_arm_hpet(const u64 *args)
 	if (!at || !*at)
 		return -ENODEV;
 	return tdlab_arm((unsigned long)*at);
+}
+
+/* `ioapic`: the same for the first I/O APIC. */
+int tdlab_arm_ioapic(const u64 *args)
+{
+	return tdlab_arm(__fix_to_virt(FIX_IO_APIC_BASE_0));
+}
+
+/* `arm <address> <pages>`: the same for a mapping of a device. */
+int tdlab_arm_range(const u64 *args)
+{
+	u64 page;
+	int error = 0;
+
+	for (page = 0; page < args[1] && !error; page++)
+		error = tdlab_arm(args[0] + page * PAGE_SIZE);
+	return error;
 }
 
 static const struct tdlab_driver *driver;

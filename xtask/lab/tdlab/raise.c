@@ -17,17 +17,34 @@ bool tdlab_survive = true;
 static DEFINE_PER_CPU(struct tdlab_ve *[4], pending);
 static int (*decode)(struct insn *insn, const void *bytes, int length, enum insn_mode mode);
 
+/* 0 in a task, 1 in a soft interrupt, 2 in a hard one, 3 in an NMI. */
+static unsigned int level_of(unsigned int count)
+{
+	return count & NMI_MASK ? 3 : count & HARDIRQ_MASK ? 2 : count & SOFTIRQ_OFFSET ? 1 : 0;
+}
+
 static unsigned int level(void)
 {
-	return in_nmi() ? 3 : in_hardirq() ? 2 : in_serving_softirq() ? 1 : 0;
+	return level_of(preempt_count());
+}
+
+static void pend_at(struct tdlab_ve *ve, unsigned int at)
+{
+	__preempt_count_add(1);
+	barrier();
+	this_cpu_write(pending[at], ve);
 }
 
 /* Announces `ve`. Until the kernel fetches it the task stays on this CPU. */
 void tdlab_pend(struct tdlab_ve *ve)
 {
-	__preempt_count_add(1);
-	barrier();
-	this_cpu_write(pending[level()], ve);
+	pend_at(ve, level());
+}
+
+/* The same in a breakpoint's exception, which counts as an NMI, for what it interrupted. */
+void tdlab_pend_below(struct tdlab_ve *ve)
+{
+	pend_at(ve, level_of(preempt_count() - NMI_OFFSET - HARDIRQ_OFFSET));
 }
 
 /* A #VE that a user program made with `int $20` before an instruction. */
@@ -74,6 +91,8 @@ struct tdlab_ve *tdlab_take_pending(void)
 		barrier();
 		/* Interrupts are off and this is an exception: nothing is preempted here. */
 		__preempt_count_sub(1);
+		if (ve->unattended)
+			tdlab_truth_end(ve, ve->expected);
 		return ve;
 	}
 	ve = user_ve(this_cpu_ptr(&user));

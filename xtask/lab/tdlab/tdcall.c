@@ -272,6 +272,8 @@ static int on_die(struct notifier_block *block, unsigned long event, void *data)
 		return NOTIFY_DONE;
 	if (event == DIE_GPF && args->trapnr == X86_TRAP_VE && tdlab_survive)
 		return survive(args->regs);
+	if (event == DIE_INT3)
+		return tdlab_on_int3(args->regs) ? NOTIFY_STOP : NOTIFY_DONE;
 	if (event != DIE_TRAP || args->trapnr != X86_TRAP_UD || !is_tdcall(args->regs->ip))
 		return NOTIFY_DONE;
 	leaf = args->regs->ax;

@@ -51,6 +51,8 @@ struct tdlab_ve {
 	u64 ip;
 	u32 len;
 	enum tdlab_outcome expected;
+	/* Nobody waits for it to come back; what is expected is taken for what became of it. */
+	bool unattended;
 	/* Number in the truth log, set when the kernel fetches the VE information. */
 	u64 seq;
 };
@@ -101,6 +103,7 @@ extern struct tdlab_vmm tdlab_vmm;
 /* raise.c: making the kernel take a #VE */
 int tdlab_raise_init(void);
 void tdlab_pend(struct tdlab_ve *ve);
+void tdlab_pend_below(struct tdlab_ve *ve);
 struct tdlab_ve *tdlab_take_pending(void);
 void tdlab_mark_survived(struct pt_regs *regs);
 bool tdlab_was_survived(struct pt_regs *regs);
@@ -144,7 +147,14 @@ void *tdlab_device_va(void);
 int tdlab_mmio_access(u64 gpa, unsigned int size, bool write, u64 *value);
 int tdlab_arm(unsigned long va);
 int tdlab_arm_hpet(const u64 *args);
+int tdlab_arm_ioapic(const u64 *args);
+int tdlab_arm_range(const u64 *args);
 int tdlab_disarm_all(const u64 *args);
 int tdlab_scenario_driver(const u64 *args);
+
+/* ports.c: port I/O of the kernel's own functions */
+int tdlab_arm_ports(const u64 *args);
+void tdlab_ports_disarm(void);
+bool tdlab_on_int3(struct pt_regs *regs);
 
 #endif

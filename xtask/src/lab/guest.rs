@@ -35,7 +35,7 @@ use super::{
 };
 
 use self::{
-    steps::{Sizes, Step},
+    steps::{Boot, Sizes, Step},
     truth::{Context, Event, Outcome, Totals, Truth},
 };
 
@@ -100,8 +100,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
     };
     let built = headers::build(&sources, &base.kernel, &cache)?;
     let files = files(args, &base, &built.dir)?;
-    if !chosen.is_empty() {
-        run_steps(args, &base, &files, &chosen)?;
+    for boot in Boot::ALL {
+        let steps: Vec<_> = chosen.iter().copied().filter(|step| step.boot == boot).collect();
+        if !steps.is_empty() {
+            run_steps(args, &base, &files, boot, &steps)?;
+        }
     }
     if args.only.is_empty() || args.only.iter().any(|name| name == PRIVATE) {
         run_private(&base, &files)?;
@@ -122,10 +125,10 @@ fn vm(name: &str, base: &Base, archives: &[&[u8]]) -> Result<Vm> {
     })
 }
 
-fn run_steps(args: &Args, base: &Base, files: &[u8], chosen: &[&Step]) -> Result<()> {
+fn run_steps(args: &Args, base: &Base, files: &[u8], boot: Boot, chosen: &[&Step]) -> Result<()> {
     let sizes = Sizes { storm: args.storm };
-    let vm = vm("guest", base, &[files, &scenario(chosen, sizes)?])?;
-    let report = vm.run()?;
+    let vm = vm(boot.name(), base, &[files, &scenario(chosen, sizes)?])?;
+    let report = vm.run_with(boot.devices())?;
     let dir = vm.dir.display();
     let differ =
         judge(&report, chosen, sizes).with_context(|| format!("the files are in {dir}"))?;
@@ -175,12 +178,14 @@ fn files(args: &Args, base: &Base, built: &Path) -> Result<Vec<u8>> {
     for module in ["tdlab.ko", "tdlab_drv.ko"] {
         archive.file(&format!("lab/{module}"), &read(built.join(module))?)?;
     }
-    let quote = module::closure(&base.kernel, &["tdx-guest"])?;
-    for Module { name, object } in &quote {
-        archive.file(&format!("lab/{name}.ko"), object)?;
+    for (list, wanted) in [("quote", "tdx-guest"), ("net", "virtio-net")] {
+        let modules = module::closure(&base.kernel, &[wanted])?;
+        for Module { name, object } in &modules {
+            archive.file(&format!("lab/{name}.ko"), object)?;
+        }
+        let order: String = modules.iter().map(|module| format!("{}\n", module.name)).collect();
+        archive.file(&format!("lab/{list}"), order.as_bytes())?;
     }
-    let order: String = quote.iter().map(|module| format!("{}\n", module.name)).collect();
-    archive.file("lab/quote", order.as_bytes())?;
     archive.program("lab/user", &read(built.join("user"))?)?;
     if let Some(tdtrace) = &args.options.tdtrace {
         archive.program("bin/tdtrace", &read(tdtrace.clone())?)?;

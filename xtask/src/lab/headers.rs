@@ -73,8 +73,12 @@ pub(super) fn build(sources: &Sources<'_>, kernel: &Image, cache: &Path) -> Resu
     if built.is_err() {
         // The error that led here says more than one about what is left behind.
         let _ = fs::remove_dir_all(&fresh);
+        // Somebody else may have built the same at the same time.
+        if !dir.exists() {
+            built?;
+        }
     }
-    built.map(|()| Built { dir })
+    Ok(Built { dir })
 }
 
 /// The files of `dir` by name, in a fixed order.

@@ -72,7 +72,13 @@ impl Vm {
     /// When QEMU does not run or reaches the limit, when the report is not complete, or when the
     /// scenario failed: all with the last lines of the console and where the rest is.
     pub(super) fn run(&self) -> Result<Report> {
-        let report = self.boot(Report::parse).map_err(|error| self.with_console(&error))?;
+        self.run_with(&[])
+    }
+
+    /// The same with more of QEMU's arguments, for devices.
+    pub(super) fn run_with(&self, devices: &[&str]) -> Result<Report> {
+        let report =
+            self.boot(devices, Report::parse).map_err(|error| self.with_console(&error))?;
         self.leave(&report)?;
         if report.status != 0 {
             let error = anyhow!("the scenario ended with exit code {}", report.status);
@@ -88,7 +94,8 @@ impl Vm {
     /// When QEMU does not run or reaches the limit, when the VM ends in another way, or when a line
     /// of the report is strange: all with the last lines of the console and where the rest is.
     pub(super) fn run_to_panic(&self, message: &str) -> Result<Report> {
-        let report = self.boot(Report::parse_cut).map_err(|error| self.with_console(&error))?;
+        let report =
+            self.boot(&[], Report::parse_cut).map_err(|error| self.with_console(&error))?;
         let console = fs::read(self.console()).unwrap_or_default();
         let panic = format!("Kernel panic - not syncing: {message}");
         if !String::from_utf8_lossy(&console).contains(&panic) {
@@ -116,7 +123,7 @@ impl Vm {
         Ok(())
     }
 
-    fn boot(&self, parse: fn(&[u8]) -> Result<Report>) -> Result<Report> {
+    fn boot(&self, devices: &[&str], parse: fn(&[u8]) -> Result<Report>) -> Result<Report> {
         fs::create_dir_all(&self.dir)
             .with_context(|| format!("{} cannot be made", self.dir.display()))?;
         let initramfs = self.dir.join("initramfs.cpio");
@@ -139,6 +146,7 @@ impl Vm {
             .arg("-initrd")
             .arg(&initramfs)
             .args(["-append", COMMAND_LINE])
+            .args(devices)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::File::create(self.dir.join("qemu.log")).context("no qemu.log")?);

@@ -28,11 +28,52 @@ pub(super) struct Sizes {
     pub(super) storm: u64,
 }
 
+/// The VMs that steps run in, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Boot {
+    /// Without devices.
+    Plain,
+    /// With a disk and a network card.
+    Devices,
+}
+
+impl Boot {
+    /// All of them, in the order in which they run.
+    pub(super) const ALL: [Self; 2] = [Self::Plain, Self::Devices];
+
+    /// How the VM's directory begins.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "guest",
+            Self::Devices => "guest-devices",
+        }
+    }
+
+    /// What QEMU is told. The disk has no contents, and the network ends in QEMU.
+    pub(super) fn devices(self) -> &'static [&'static str] {
+        match self {
+            Self::Plain => &[],
+            Self::Devices => &[
+                "-blockdev",
+                "driver=null-co,node-name=disk,size=16777216,read-zeroes=on",
+                "-device",
+                "nvme,serial=lab,drive=disk",
+                "-netdev",
+                "user,id=net,restrict=on",
+                "-device",
+                "virtio-net-pci,netdev=net,romfile=",
+            ],
+        }
+    }
+}
+
 /// A step.
 #[derive(Clone, Copy)]
 pub(super) struct Step {
     /// Its name, also that of its directory in the report.
     pub(super) name: &'static str,
+    /// The VM that it runs in.
+    pub(super) boot: Boot,
     /// Whether each #VE is compared, or only their numbers.
     pub(super) traced: bool,
     /// What the VM's shell runs.
@@ -43,16 +84,27 @@ pub(super) struct Step {
 
 /// All steps, in the order in which they run.
 pub(super) const ALL: &[Step] = &[
-    Step { name: "shapes", traced: true, command: |_| run("shapes", SHAPES), check: shapes },
-    Step { name: "user", traced: true, command: |_| user_command(), check: user },
-    Step { name: "driver", traced: true, command: |_| run("driver", DRIVER_ROUNDS), check: driver },
-    Step { name: "irq", traced: true, command: |_| run("irq", IRQ_ROUNDS), check: irq },
-    Step { name: "storm", traced: false, command: |sizes| run("storm", sizes.storm), check: storm },
-    Step { name: "convert", traced: true, command: |_| run("convert", 1), check: convert },
-    Step { name: "hpet", traced: true, command: |_| hpet_command(), check: hpet },
-    Step { name: "quote", traced: true, command: |_| quote_command(), check: quote },
-    Step { name: "oops", traced: true, command: |_| oops_command(), check: oops },
+    plain("shapes", |_| run("shapes", SHAPES), shapes),
+    plain("user", |_| user_command(), user),
+    plain("driver", |_| run("driver", DRIVER_ROUNDS), driver),
+    plain("irq", |_| run("irq", IRQ_ROUNDS), irq),
+    Step { traced: false, ..plain("storm", |sizes| run("storm", sizes.storm), storm) },
+    plain("convert", |_| run("convert", 1), convert),
+    plain("hpet", |_| hpet_command(), hpet),
+    plain("quote", |_| quote_command(), quote),
+    plain("oops", |_| oops_command(), oops),
+    Step { boot: Boot::Devices, ..plain("devices", |_| devices_command(), devices) },
+    Step { boot: Boot::Devices, ..plain("ports", |_| ports_command(), ports) },
 ];
+
+/// A traced step that needs no device.
+const fn plain(
+    name: &'static str,
+    command: fn(Sizes) -> String,
+    check: fn(&Seen, Sizes) -> Result<()>,
+) -> Step {
+    Step { name, boot: Boot::Plain, traced: true, command, check }
+}
 
 fn run(scenario: &str, count: u64) -> String {
     format!("echo {scenario} {count} >{RUN}")
@@ -92,6 +144,33 @@ fn quote_command() -> String {
 /// The shell that writes is the one that dies.
 fn oops_command() -> String {
     format!("sh -c 'echo oops >{RUN}'; [ $? = 139 ] && echo 1 >/sys/kernel/debug/tdlab/survive")
+}
+
+/// The mappings of both devices are where the kernel says, each with a guard page behind it.
+fn devices_command() -> String {
+    format!(
+        "while read -r module; do insmod /lab/$module.ko || exit 1; done </lab/net; \
+         ip addr add 10.0.2.15/24 dev eth0 && ip link set eth0 up && \
+         ping -c 1 -W 5 10.0.2.2 || exit 2; \
+         grep -E 'nvme|vp_modern' /proc/vmallocinfo >$OUT/mappings; \
+         while read -r range size _; do \
+         echo arm 0x${{range%%-*}} $((size / 4096 - 1)) | sed s/0x0x/0x/ >{RUN} || exit 3; \
+         done <$OUT/mappings; echo ioapic >{RUN} || exit 4; \
+         ping -c 3 -i 0.2 -W 5 10.0.2.2 || exit 5; \
+         dd if=/dev/nvme0n1 of=/dev/null bs=64k count=16 || exit 6; \
+         for cpu in 1 2 1 2; do echo $cpu >/proc/irq/4/smp_affinity || exit 7; \
+         echo the serial port interrupts CPU mask $cpu; sleep 0.1; done; \
+         echo disarm >{RUN} && ping -c 1 -W 5 10.0.2.2"
+    )
+}
+
+/// What reads PCI configuration and the clock.
+fn ports_command() -> String {
+    format!(
+        "echo ports >{RUN} || exit 1; \
+         for device in /sys/bus/pci/devices/*; do cat $device/config >/dev/null || exit 2; done; \
+         hwclock -r; cat /proc/driver/rtc; echo disarm >{RUN}"
+    )
 }
 
 fn expect(what: &str, found: u64, expected: u64) -> Result<()> {
@@ -189,4 +268,36 @@ fn quote(seen: &Seen, _: Sizes) -> Result<()> {
 fn oops(seen: &Seen, _: Sizes) -> Result<()> {
     expect("raised", seen.totals.of("ve"), 1)?;
     expect("not come back", seen.open(), 1)
+}
+
+fn devices(seen: &Seen, _: Sizes) -> Result<()> {
+    let anywhere = |function| {
+        [Context::Task, Context::Softirq, Context::Hardirq]
+            .map(|context| seen.in_functions(function, context))
+            .iter()
+            .sum::<u64>()
+    };
+    // The compiler splits the first off in some kernels.
+    let submitted = anywhere("nvme_submit_cmds.part.0") + anywhere("nvme_submit_cmds");
+    for (what, count) in [
+        ("the disk's submission doorbell", submitted + anywhere("nvme_queue_rq")),
+        ("nvme_poll_cq in hard interrupts", seen.in_functions("nvme_poll_cq", Context::Hardirq)),
+        ("iowrite16 of the network card", anywhere("iowrite16")),
+        ("ioapic_configure_entry", anywhere("ioapic_configure_entry")),
+        ("mask_ioapic_irq", anywhere("mask_ioapic_irq")),
+    ] {
+        if count == 0 {
+            bail!("no #VE of {what}");
+        }
+    }
+    expect("failed", seen.totals.of("failed"), 0)
+}
+
+fn ports(seen: &Seen, _: Sizes) -> Result<()> {
+    for function in ["pci_conf1_read", "rtc_cmos_read"] {
+        if seen.in_functions(function, Context::Task) == 0 {
+            bail!("no #VE of {function}");
+        }
+    }
+    expect("failed", seen.totals.of("failed"), 0)
 }
