@@ -2,10 +2,10 @@
 //! machine does not have.
 //!
 //! [`kernel`] fetches and keeps kernels, [`module`] and [`initramfs`] make what they boot with,
-//! [`vm`] runs one boot and reads its report; a scenario such as [`svm`] says what runs in the VM
-//! and judges the report. Kernels and busybox are kept in the cache directory, logs in
-//! `target/lab`; nothing else on the machine is touched, but for QEMU and decompressors, which are
-//! installed if they are missing.
+//! [`vm`] runs one boot and reads its report; a scenario such as [`svm`] or [`guest`] says what runs
+//! in the VM and judges the report. [`headers`] builds modules of our own. Kernels, headers and what
+//! was built are kept in the cache directory, logs in `target/lab`; nothing else on the machine is
+//! touched, but for QEMU, decompressors and a compiler, which are installed if they are missing.
 
 mod apt;
 mod binary;

@@ -33,6 +33,8 @@ while read -r name traced command; do
 	echo 'hist:keys=reason:clear' >>$events/ve/trigger
 	echo 'hist:keys=handled:clear' >>$events/result/trigger
 	echo >$tracing/trace
+	# An oops turns it off.
+	echo 1 >$tracing/tracing_on
 	[ "$traced" = traced ] && echo 1 >$events/ve/enable
 	if [ -n "$around" ]; then
 		OUT=$out STEP=$name sh -c "$around \"\$@\"" around sh -c "$command" </dev/null

@@ -11,10 +11,6 @@ send() {
 	cat "$1" >&3
 }
 
-insmod /lab/tdlab.ko || exit 1
-around=
-[ -f /lab/around ] && read -r around </lab/around
-
 body() {
 	echo shapes 1 >$lab/run || exit 1
 	# Time for what runs around it to flush.
@@ -31,7 +27,12 @@ body() {
 
 if [ "$1" = body ]; then
 	body
-elif [ -n "$around" ]; then
+	exit 1
+fi
+insmod /lab/tdlab.ko || exit 1
+around=
+[ -f /lab/around ] && read -r around </lab/around
+if [ -n "$around" ]; then
 	OUT=/out STEP=private FLUSH=3 sh -c "$around \"\$@\"" around sh /lab/scenario.sh body </dev/null
 else
 	body
