@@ -2,13 +2,15 @@
 //! machine does not have.
 //!
 //! [`kernel`] fetches and keeps kernels, [`module`] and [`initramfs`] make what they boot with,
-//! [`vm`] runs one boot and reads its report; a scenario such as [`svm`] says what runs in the VM
-//! and judges the report. Kernels and busybox are kept in the cache directory, logs in
-//! `target/lab`; nothing else on the machine is touched, but for QEMU and decompressors, which are
-//! installed if they are missing.
+//! [`vm`] runs one boot and reads its report; a scenario such as [`svm`] or [`guest`] says what runs
+//! in the VM and judges the report. [`headers`] builds modules of our own. Kernels, headers and what
+//! was built are kept in the cache directory, logs in `target/lab`; nothing else on the machine is
+//! touched, but for QEMU, decompressors and a compiler, which are installed if they are missing.
 
 mod apt;
 mod binary;
+mod guest;
+mod headers;
 mod initramfs;
 mod kernel;
 mod module;
@@ -38,6 +40,8 @@ pub(crate) struct Args {
 enum Scenario {
     /// Count the exits of nested KVM guests and compare with what tracefs counts
     Svm(Options),
+    /// Take #VEs in a stock kernel and compare each with what tracefs sees
+    Guest(guest::Args),
 }
 
 /// What every scenario can be told.
@@ -65,7 +69,7 @@ impl Default for Options {
 
 /// What the lab lacks that it cannot install, as a sentence.
 pub(crate) fn missing() -> Option<String> {
-    programs::cannot_install(programs::NEEDED)
+    programs::cannot_install(programs::NEEDED).or_else(|| programs::cannot_install(headers::NEEDED))
 }
 
 /// Runs the scenario that `args` names.
@@ -75,6 +79,7 @@ pub(crate) fn missing() -> Option<String> {
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.scenario {
         Scenario::Svm(options) => run_svm(options),
+        Scenario::Guest(args) => guest::run(args),
     }
 }
 
@@ -84,6 +89,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// As [`run`].
 pub(crate) fn run_svm(options: &Options) -> Result<()> {
     svm::run(options)
+}
+
+/// Runs the steps of the scenario `guest` that take seconds: the kernel's #VE handler against tracefs.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_guest() -> Result<()> {
+    guest::run(&guest::Args::quick())
 }
 
 /// A VM's base: which kernel, and the archive that it boots with.

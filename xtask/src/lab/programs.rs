@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use super::apt::run;
 
 /// A program and the Debian package that has it.
-type Program = (&'static str, &'static str);
+pub(super) type Program = (&'static str, &'static str);
 
 /// What every scenario needs; all else comes from packages that are only unpacked.
 pub(super) const NEEDED: &[Program] = &[
