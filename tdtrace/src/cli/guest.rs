@@ -121,7 +121,7 @@ fn count(
     args: &StatArgs,
     live: &mut GuestLive,
     events: &mut Option<Events>,
-    stop: &AtomicBool,
+    stop: &Stop,
 ) -> Result<Option<ExitStatus>> {
     let mut child = match args.command.split_first() {
         Some((program, arguments)) => {
@@ -132,12 +132,23 @@ fn count(
         None => None,
     };
     loop {
-        if let Some(child) = &mut child {
-            if let Some(status) = child.try_wait().context("waiting for the command")? {
-                return Ok(Some(status));
+        match &mut child {
+            Some(child) => {
+                if let Some(status) = child.try_wait().context("waiting for the command")? {
+                    return Ok(Some(status));
+                }
+                // An interrupt goes to the command as well, which is in the same foreground group.
+                if stop.terminated.swap(false, Ordering::Relaxed) {
+                    terminate(child);
+                }
             }
-        } else if stop.load(Ordering::Relaxed) {
-            return Ok(None);
+            None => {
+                if stop.interrupted.load(Ordering::Relaxed)
+                    || stop.terminated.load(Ordering::Relaxed)
+                {
+                    return Ok(None);
+                }
+            }
         }
         live.tick()?;
         if let Some(events) = events {
@@ -202,11 +213,24 @@ fn print(args: &StatArgs, snapshot: &GuestSnapshot, mut output: Box<dyn Write>) 
     }
 }
 
-/// Set once SIGINT or SIGTERM has come. The command gets the terminal's signals as well; this process
-/// stays to print what was counted.
-fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+fn terminate(child: &std::process::Child) {
+    if let Ok(pid) = i32::try_from(child.id()) {
+        // SAFETY: no memory involved; the child is not yet waited for, so the number is still its.
+        unsafe { libc::kill(pid, libc::SIGTERM) };
+    }
+}
+
+/// Signals that have come. This process stays to print what was counted.
+#[derive(Default)]
+struct Stop {
+    interrupted: AtomicBool,
+    terminated: AtomicBool,
+}
+
+/// Catches SIGINT and SIGTERM.
+fn stop_on_signals() -> Result<Arc<Stop>> {
     use tokio::signal::unix::{SignalKind, signal};
-    let stop = Arc::new(AtomicBool::new(false));
+    let stop = Arc::new(Stop::default());
     let set = Arc::clone(&stop);
     let (ready, is_ready) = std::sync::mpsc::channel();
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
@@ -223,10 +247,9 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>> {
             let _ = ready.send(());
             loop {
                 tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => set.interrupted.store(true, Ordering::Relaxed),
+                    _ = terminate.recv() => set.terminated.store(true, Ordering::Relaxed),
                 }
-                set.store(true, Ordering::Relaxed);
             }
         });
     })?;

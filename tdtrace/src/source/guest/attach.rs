@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::Map,
-    programs::{FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint},
+    programs::{FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint, kprobe::KProbeError},
     sys::SyscallError,
 };
 
@@ -157,7 +157,8 @@ impl Attached {
         for probe in GUEST_PROBES {
             let missing = probe.needs.iter().find_map(|need| resolved.why_missing(need));
             let (how, missing) = match missing {
-                Some(why) => (None, Some(why.to_owned())),
+                // The structures are there only with the code that uses them.
+                Some(why) => (None, Some(format!("{why}; it has no CONFIG_INTEL_TDX_GUEST"))),
                 None => self.attach_probe(probe, btf.as_ref().map_err(String::as_str))?,
             };
             states.push(GuestProbeState {
@@ -206,7 +207,11 @@ impl Attached {
                 if let Some(pair) = kprobe {
                     match self.attach_pair(pair, |program| attach_kprobe(program, name, module)) {
                         Ok(()) => return Ok((Some("kprobe"), why)),
-                        Err(error) => why = Some(error),
+                        // Where there are none at all, what fentry says is more.
+                        Err(error) => {
+                            let is_more = why.is_some() && error == NO_KPROBES;
+                            why = if is_more { why } else { Some(error) };
+                        }
                     }
                 }
                 Ok((None, why))
@@ -287,6 +292,9 @@ fn load_kprobe(program: &mut KProbe, function: &str) -> Result<(), ProgramError>
     program.attach(function, 0).map(drop)
 }
 
+/// A kernel without CONFIG_KPROBE_EVENTS.
+const NO_KPROBES: &str = "this kernel has no kprobes";
+
 /// Why a program is not attached to `place`.
 fn failure(error: &ProgramError, place: &str, module: Option<&str>) -> String {
     let absent = || match module {
@@ -305,14 +313,11 @@ fn failure(error: &ProgramError, place: &str, module: Option<&str>) -> String {
             }
         }
         ProgramError::Btf(_) => absent(),
-        other => {
-            // kprobes through tracefs, for instance.
-            let why = other.to_string();
-            if why.contains("No such file") {
-                absent()
-            } else {
-                format!("{place} cannot be attached to: {why}")
-            }
+        ProgramError::KProbeError(KProbeError::FileError { io_error, .. })
+            if io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            NO_KPROBES.to_owned()
         }
+        other => format!("{place} cannot be attached to: {other}"),
     }
 }
