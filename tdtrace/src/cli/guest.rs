@@ -72,6 +72,8 @@ struct StatArgs {
 
 /// How often events are fetched and the clocksource is looked at.
 const TICK: Duration = Duration::from_millis(20);
+/// Events of a tick behind which nothing is waited for.
+const BUSY: usize = 4096;
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     match &args.command {
@@ -151,10 +153,11 @@ fn count(
             }
         }
         live.tick()?;
-        if let Some(events) = events {
-            events.fetch(live)?;
+        let fetched = events.as_mut().map_or(Ok(0), |events| events.fetch(live))?;
+        // Where many come, they are fetched at once.
+        if fetched < BUSY {
+            thread::sleep(TICK);
         }
-        thread::sleep(TICK);
     }
 }
 
@@ -165,10 +168,13 @@ struct Events {
 }
 
 impl Events {
-    fn fetch(&mut self, live: &mut GuestLive) -> Result<()> {
+    /// Fetches what is there and writes what is in order; how many were fetched.
+    fn fetch(&mut self, live: &mut GuestLive) -> Result<usize> {
         let batch = live.events();
+        let fetched = batch.len();
         let ready = self.order.push(batch);
-        self.write(live, &ready)
+        self.write(live, &ready)?;
+        Ok(fetched)
     }
 
     /// Fetches and writes all that is left.

@@ -275,12 +275,43 @@ fn calls(sample: &GuestSample) -> Vec<Call> {
             failed: value.failed,
             last_failure: value.last_failure,
             bytes: value.bytes,
-            mean_ns: value.ns.checked_div(value.timed),
+            mean_ns: None,
         })
     };
-    let mut calls: Vec<Call> = sample.calls.iter().filter_map(call).collect();
+    // Calls from several places of one function, and by several ways to it, are its calls.
+    let mut by_caller: BTreeMap<(Operation, Option<String>), (Call, u64, u64)> = BTreeMap::new();
+    for ((_, value), call) in sample.calls.iter().filter_map(|entry| Some((entry, call(entry)?))) {
+        let function = call.caller.as_deref().map(function_of);
+        let entry = by_caller.entry((call.operation, function));
+        let (sum, timed, ns) =
+            entry.or_insert_with(|| (Call { count: 0, failed: 0, bytes: 0, ..call.clone() }, 0, 0));
+        sum.count += call.count;
+        sum.failed += call.failed;
+        sum.bytes = sum.bytes.saturating_add(call.bytes);
+        if call.failed > 0 {
+            sum.last_failure = call.last_failure;
+        }
+        *timed += value.timed;
+        *ns += value.ns;
+    }
+    type Summed = ((Operation, Option<String>), (Call, u64, u64));
+    let finish = |((_, caller), (mut call, timed, ns)): Summed| {
+        call.caller = caller.map(Arc::from);
+        call.mean_ns = ns.checked_div(timed);
+        call
+    };
+    let mut calls: Vec<Call> = by_caller.into_iter().map(finish).collect();
     calls.sort_by_key(|call| (call.operation, std::cmp::Reverse(call.count)));
     calls
+}
+
+/// `name+0x12 [module]` without the offset.
+fn function_of(name: &str) -> String {
+    let (function, rest) = name.split_once('+').unwrap_or((name, ""));
+    match rest.split_once(' ') {
+        Some((_, module)) => format!("{function} {module}"),
+        None => function.to_owned(),
+    }
 }
 
 #[cfg(test)]

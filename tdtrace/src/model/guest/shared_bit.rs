@@ -1,7 +1,7 @@
 //! Which bit of a guest physical address says that the page is shared with the VMM.
 //!
 //! It is the highest bit of the TD's address width, which only the TD knows: bit 47 or 51 on today's
-//! modules, another one where the kernel says so. Addresses are kept as they came; the bit is taken off
+//! modules. Addresses are kept as they came; the bit is taken off
 //! for display where its place is known.
 
 use std::fmt;
@@ -21,10 +21,15 @@ pub enum SharedBit {
 }
 
 impl SharedBit {
-    /// The bit in `cc_mask` (`arch/x86/coco/core.c`), which a kernel outside of a TD leaves empty.
+    /// The bit in `cc_mask` (`arch/x86/coco/core.c`), which a kernel outside of a TD leaves empty. Above
+    /// bit 51 there are no physical addresses.
     #[must_use]
     pub const fn from_mask(mask: u64) -> Self {
-        if mask.is_power_of_two() { Self::Kernel(mask.trailing_zeros()) } else { Self::Unknown }
+        if mask.is_power_of_two() && mask <= 1 << 51 {
+            Self::Kernel(mask.trailing_zeros())
+        } else {
+            Self::Unknown
+        }
     }
 
     /// Its number, if known.
@@ -71,7 +76,7 @@ mod tests {
     #[test]
     fn the_bit_is_taken_off_where_its_place_is_known_and_only_there() {
         let hpet = 0xfed0_0000;
-        for bit in [47, 51, 52] {
+        for bit in [47, 51] {
             let shared = SharedBit::from_mask(1 << bit);
             assert_eq!(shared.split(1 << bit | hpet), (hpet, Some(true)), "{bit}");
             assert_eq!(shared.split(hpet), (hpet, Some(false)), "{bit}");
@@ -81,7 +86,7 @@ mod tests {
 
     #[test]
     fn without_a_known_place_bit_51_is_shared_and_bit_47_is_left_alone() {
-        for mask in [0, 3 << 47] {
+        for mask in [0, 3 << 47, 1 << 52] {
             assert_eq!(SharedBit::from_mask(mask), SharedBit::Unknown);
         }
         let unknown = SharedBit::Unknown;

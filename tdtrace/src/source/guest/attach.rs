@@ -7,7 +7,10 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::Map,
-    programs::{FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint, kprobe::KProbeError},
+    programs::{
+        FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint, kprobe::KProbeError,
+        links::FdLink,
+    },
     sys::SyscallError,
 };
 
@@ -64,7 +67,7 @@ const HOST_MAPS: [&str; 9] = [
 /// #VE handlers and calls that can run at the same time: several a CPU, if tasks are preempted in them.
 const RUNNING: u32 = 4096;
 /// Stacks that are kept.
-const STACKS: u32 = 4096;
+const STACKS: u32 = 8192;
 /// Operations and callers.
 const CALLS: u32 = 4096;
 /// Bytes of the buffer between two looks; a power of two pages.
@@ -76,6 +79,8 @@ pub(super) struct Attached {
     pub(super) maps: Vec<(&'static str, Map)>,
     /// Programs that are attached.
     pub(super) programs: Vec<&'static str>,
+    /// Links of those that are kprobes, as far as the kernel has such links.
+    pub(super) kprobes: Vec<(&'static str, FdLink)>,
     /// Release of the kernel.
     pub(super) release: Arc<str>,
     /// Whether this is a TD.
@@ -105,6 +110,7 @@ pub(super) fn attach(options: Options, symbols: Option<&Symbols>) -> Result<Atta
         ebpf,
         maps,
         programs: Vec::new(),
+        kprobes: Vec::new(),
         release: facts.release.known().map_or("?", String::as_str).into(),
         is_td,
         layout_assumed: resolved.assumed,
@@ -176,6 +182,25 @@ impl Attached {
         Ok(())
     }
 
+    /// Attaches what lies in modules that were not there before; whether anything was attached.
+    pub(super) fn attach_modules(&mut self) -> Result<bool> {
+        let mut attached = false;
+        for (index, probe) in GUEST_PROBES.iter().enumerate() {
+            let Place::Function { module: Some(module), .. } = probe.place else { continue };
+            let is_attached = self.probes.get(index).is_none_or(|state| state.how.is_some());
+            if is_attached || !Path::new("/sys/module").join(module).exists() {
+                continue;
+            }
+            let (how, missing) = self.attach_probe(probe, Err("it is in a module"))?;
+            let mut states = self.probes.to_vec();
+            states[index].how = how;
+            states[index].missing = missing;
+            self.probes = states.into();
+            attached |= how.is_some();
+        }
+        Ok(attached)
+    }
+
     /// Attaches `probe`: how, and why not or not better.
     fn attach_probe(
         &mut self,
@@ -223,21 +248,26 @@ impl Attached {
     fn attach_pair(
         &mut self,
         pair: Pair,
-        attach: impl Fn(&mut Program) -> Result<(), String>,
+        attach: impl Fn(&mut Program) -> Result<Option<FdLink>, String>,
     ) -> Result<(), String> {
+        let mut links = Vec::new();
         let names = || pair.entry.into_iter().chain([pair.exit]);
         for name in names() {
             let program = program(&mut self.ebpf, name).map_err(|error| format!("{error:#}"))?;
-            if let Err(why) = attach(program) {
-                for name in names() {
-                    if let Some(program) = self.ebpf.program_mut(name) {
-                        // One that was not loaded has nothing to be taken away.
-                        let _ = unload(program);
+            match attach(program) {
+                Ok(link) => links.extend(link.map(|link| (name, link))),
+                Err(why) => {
+                    for name in names() {
+                        if let Some(program) = self.ebpf.program_mut(name) {
+                            // One that was not loaded has nothing to be taken away.
+                            let _ = unload(program);
+                        }
                     }
+                    return Err(why);
                 }
-                return Err(why);
             }
         }
+        self.kprobes.extend(links);
         self.programs.extend(names());
         Ok(())
     }
@@ -256,13 +286,17 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
     ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))
 }
 
-fn attach_fentry(program: &mut Program, function: &str, btf: &Btf) -> Result<(), String> {
+fn attach_fentry(
+    program: &mut Program,
+    function: &str,
+    btf: &Btf,
+) -> Result<Option<FdLink>, String> {
     let result = match program {
         Program::FEntry(program) => load_fentry(program, function, btf),
         Program::FExit(program) => load_fexit(program, function, btf),
         _ => return Err(format!("the program on {function} is of another type")),
     };
-    result.map_err(|error| failure(&error, function, None))
+    result.map(|()| None).map_err(|error| failure(&error, function, None))
 }
 
 fn load_fentry(program: &mut FEntry, function: &str, btf: &Btf) -> Result<(), ProgramError> {
@@ -279,7 +313,7 @@ fn attach_kprobe(
     program: &mut Program,
     function: &str,
     module: Option<&str>,
-) -> Result<(), String> {
+) -> Result<Option<FdLink>, String> {
     let Program::KProbe(program) = program else {
         return Err(format!("the program on {function} is of another type"));
     };
@@ -287,9 +321,18 @@ fn attach_kprobe(
     result.map_err(|error| failure(&error, function, module))
 }
 
-fn load_kprobe(program: &mut KProbe, function: &str) -> Result<(), ProgramError> {
-    program.load()?;
-    program.attach(function, 0).map(drop)
+fn load_kprobe(program: &mut KProbe, function: &str) -> Result<Option<FdLink>, ProgramError> {
+    match program.load() {
+        // From an earlier attempt, before the module was there.
+        Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
+        Err(error) => return Err(error),
+    }
+    let link = program.attach(function, 0)?;
+    if let Ok(link) = FdLink::try_from(program.take_link(link)?) {
+        return Ok(Some(link));
+    }
+    // The kernel has no links for it, and what was attached is gone with the attempt.
+    program.attach(function, 0).map(|_| None)
 }
 
 /// A kernel without CONFIG_KPROBE_EVENTS.

@@ -12,7 +12,7 @@ use tdtrace_common::{
     latency::BUCKETS,
 };
 
-use super::{super::live::losses::recursion_misses, attach::Attached};
+use super::{super::live::losses::recursion_misses, attach::Attached, missed::missed};
 use crate::model::guest::sample::GuestLosses;
 
 /// Events that one look takes at most, so that it ends.
@@ -124,7 +124,9 @@ impl Attached {
         }
         for name in &self.programs {
             if let Some(program) = self.ebpf.program(name) {
-                losses.misses.push((name, recursion_misses(program.fd()?)?));
+                let of_probe = self.kprobes.iter().find(|(other, _)| other == name);
+                let of_probe = of_probe.and_then(|(_, link)| missed(link)).unwrap_or(0);
+                losses.misses.push((name, recursion_misses(program.fd()?)? + of_probe));
             }
         }
         Ok(losses)

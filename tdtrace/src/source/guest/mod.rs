@@ -7,6 +7,7 @@
 mod attach;
 mod clock;
 mod counters;
+mod missed;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -16,7 +17,7 @@ use std::{
 };
 
 use anyhow::Result;
-use tdtrace_common::guest::{EntryKey, GuestControl, NO_ADDRESS, VeEvent};
+use tdtrace_common::guest::{EntryKey, GuestControl, VeEvent};
 
 use self::{attach::Attached, clock::Watch};
 use super::live::monotonic;
@@ -67,6 +68,8 @@ pub struct GuestLive {
     control: GuestControl,
     began: Duration,
     symbols: Option<Symbols>,
+    /// The text of `/proc/modules` when the symbols were read.
+    modules: String,
     names: BTreeMap<u64, Arc<str>>,
     stacks: BTreeMap<i32, Arc<[u64]>>,
     shared_bit: Option<u32>,
@@ -84,6 +87,7 @@ impl GuestLive {
     /// Not a TD and not forced, no privilege, or a kernel where nothing can be attached: one sentence
     /// with the next step.
     pub fn open(options: Options) -> Result<Self> {
+        let modules = modules();
         let symbols = Symbols::running().ok();
         let mut attached = attach::attach(options, symbols.as_ref())?;
         let watch = Watch::new(Path::new("/"));
@@ -101,6 +105,7 @@ impl GuestLive {
             control,
             began: now,
             symbols,
+            modules,
             names: BTreeMap::new(),
             stacks: BTreeMap::new(),
             shared_bit: options.shared_bit,
@@ -110,8 +115,8 @@ impl GuestLive {
         })
     }
 
-    /// What has to be done every so often, 100 ms apart at most: looks at the clocksource, and removes
-    /// what #VEs left whose end was missed.
+    /// What has to be done every so often, 100 ms apart at most: looks at the clocksource, attaches to
+    /// modules that have come, and removes what #VEs left whose end was missed.
     ///
     /// # Errors
     /// When a map cannot be used.
@@ -120,6 +125,7 @@ impl GuestLive {
             self.control.clock = u64::from(self.watch.state().used);
             self.attached.set_control(self.control)?;
         }
+        self.attached.attach_modules()?;
         let now = monotonic();
         if now.saturating_sub(self.swept) >= STALE {
             self.swept = now;
@@ -170,12 +176,11 @@ impl GuestLive {
         }
         let frames = self.stacks.values().flat_map(|frames| frames.iter().copied());
         let ips = places.iter().map(|(key, _)| key.ip);
-        for address in ips.chain(frames).collect::<Vec<_>>() {
-            self.name(address);
-        }
+        let addresses: Vec<u64> = ips.chain(frames).collect();
+        self.name(&addresses);
         let mut losses = self.attached.losses()?;
-        for ((_, count), (_, before)) in losses.misses.iter_mut().zip(&self.before.misses) {
-            *count = count.saturating_sub(*before);
+        for (name, count) in &mut losses.misses {
+            *count = count.saturating_sub(self.before.missed(name));
         }
         Ok(GuestSample {
             at: monotonic().saturating_sub(self.began),
@@ -194,12 +199,28 @@ impl GuestLive {
         })
     }
 
-    fn name(&mut self, address: u64) {
-        if address == 0 || address == NO_ADDRESS || self.names.contains_key(&address) {
+    /// Names those of `addresses` that have none yet. Modules may have come since the symbols were read.
+    fn name(&mut self, addresses: &[u64]) {
+        let is_new = |address: &u64| *address >> 63 == 1 && !self.names.contains_key(address);
+        let new: Vec<u64> = addresses.iter().copied().filter(is_new).collect();
+        if new.is_empty() {
             return;
         }
-        if let Some(name) = self.symbols.as_ref().and_then(|symbols| symbols.name(address)) {
-            self.names.insert(address, name.into());
+        let modules = modules();
+        if modules != self.modules {
+            self.modules = modules;
+            self.symbols = Symbols::running().ok();
+        }
+        let Some(symbols) = &self.symbols else { return };
+        for address in new {
+            if let Some(name) = symbols.name(address) {
+                self.names.insert(address, name.into());
+            }
         }
     }
+}
+
+/// The names and addresses of the loaded modules.
+fn modules() -> String {
+    std::fs::read_to_string("/proc/modules").unwrap_or_default()
 }

@@ -115,14 +115,18 @@ fn the_caller_of_a_conversion_is_who_asked_for_it() {
         sample.names.insert(ip, name.into());
     }
     let value = CallValue { count: 2, bytes: 8192, timed: 2, ns: 10, ..CallValue::default() };
+    sample.stacks.insert(5, vec![1, 2, 3, 6].into());
+    sample.names.insert(6, "dma_alloc+0x9".into());
     sample.calls = vec![
         (CallKey { operation: Operation::ToShared as u32, stack: 3 }, value),
+        (CallKey { operation: Operation::ToShared as u32, stack: 5 }, value),
         (CallKey { operation: 99, stack: 3 }, value),
     ];
     let snapshot = GuestAggregate::new().apply(&sample);
     let [call] = &snapshot.calls[..] else { panic!("{:?}", snapshot.calls) };
-    assert_eq!(call.caller.as_deref(), Some("dma_alloc+0x3"));
-    assert_eq!((call.mean_ns, call.stack.len()), (Some(5), 4));
+    assert_eq!(call.caller.as_deref(), Some("dma_alloc"));
+    assert_eq!((call.mean_ns, call.count, call.bytes, call.stack.len()), (Some(5), 4, 16384, 4));
+    assert_eq!(function_of("probe+0x4 [acme]"), "probe [acme]");
 }
 
 #[test]
