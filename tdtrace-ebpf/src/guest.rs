@@ -1,13 +1,14 @@
 //! The programs in a TD guest, each in two kinds: fentry and fexit, or where those are not to be had
 //! kprobe and kretprobe.
 //!
-//! `ve` counts #VEs, `calls` conversions and the like, `frame` reads what the handler is given, `maps`
+//! `ve` and `place` count #VEs, `calls` conversions and the like, `frame` reads what the handler is given, `maps`
 //! has the maps. The handler of a #VE runs in every context, with interrupts as they were, and another
 //! #VE may interrupt it; nothing here touches what the instruction accessed.
 
 mod calls;
 mod frame;
 mod maps;
+mod place;
 mod ve;
 
 use aya_ebpf::{

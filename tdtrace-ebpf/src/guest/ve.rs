@@ -1,15 +1,10 @@
-//! A #VE from its beginning to its end, and how it is counted.
+//! A #VE from its beginning to its end, and how it is counted by reason.
 
-use aya_ebpf::{
-    EbpfContext,
-    helpers::{bpf_get_current_comm, bpf_get_smp_processor_id},
-    programs::tracing::StackIdContext,
-};
+use aya_ebpf::{EbpfContext, helpers::bpf_get_smp_processor_id, programs::tracing::StackIdContext};
 use tdtrace_common::{
     guest::{
         Context, Entry, EntryKey, GuestControl, GuestLoss, NO_ADDRESS, VE_ERRNO, VE_HANDLED,
-        VE_MODE, VE_OWN, VE_TIMED, VE_UNPAIRED, VE_UNREAD, VE_USER, VeEvent, VeInfo, VeKey,
-        VeValue, ve_reason_index,
+        VE_OWN, VE_TIMED, VE_UNPAIRED, VE_UNREAD, VE_USER, VeEvent, VeInfo, ve_reason_index,
     },
     latency::{BUCKETS, bucket},
 };
@@ -17,21 +12,12 @@ use tdtrace_common::{
 use super::{
     frame::{self, Registers},
     maps::{
-        VE_ENTRIES, VE_EVENTS, VE_PLACES, VE_SCRATCH, VE_STATS, add, addresses, control,
-        is_streaming, lose, next, now, own_process, stack, state, thread,
+        VE_ENTRIES, VE_EVENTS, VE_SCRATCH, VE_STATS, addresses, control, is_streaming, lose, next,
+        now, own_process, state, thread,
     },
+    place::{EPT_VIOLATION, count_place, describe},
 };
 use crate::kernel::read;
-
-/// An EPT violation: MMIO.
-const EPT_VIOLATION: u64 = 48;
-/// CPUID, port I/O, RDMSR and WRMSR.
-const CPUID: u64 = 10;
-const IO: u64 = 30;
-const RDMSR: u64 = 31;
-const WRMSR: u64 = 32;
-/// Stands for the object of a CPUID whose registers are gone.
-const UNKNOWN_OBJECT: u64 = u64::MAX;
 
 /// A #VE begins: `regs` and `ve` are the handler's arguments, `frame` says which handler it is.
 #[inline(always)]
@@ -108,7 +94,7 @@ pub(super) fn end<C: EbpfContext + StackIdContext>(
     }
     note_shared_bit(event);
     count(event);
-    place(ctx, event, value);
+    count_place(ctx, event, value);
     if is_streaming() {
         describe(ctx, event);
         // The collector comes by itself: waking it up may be an IPI, and that a #VE.
@@ -235,78 +221,4 @@ fn count(event: &VeEvent) {
             stats.buckets[index] += 1;
         }
     }
-}
-
-/// What the instruction is about.
-#[inline(always)]
-fn object(event: &VeEvent) -> u64 {
-    match event.ve.reason {
-        IO => event.ve.qualification & 0xffff_ffff,
-        EPT_VIOLATION => event.ve.gpa & !0xfff,
-        RDMSR | WRMSR => event.cx & 0xffff_ffff,
-        CPUID if event.flags & VE_UNPAIRED != 0 => UNKNOWN_OBJECT,
-        CPUID => event.ax & 0xffff_ffff | event.cx << 32,
-        _ => 0,
-    }
-}
-
-/// Counts it by its place, made if there is none.
-#[inline(always)]
-fn place<C: EbpfContext + StackIdContext>(ctx: &C, event: &mut VeEvent, new: &mut VeValue) {
-    let key = VeKey {
-        reason: event.ve.reason as u32,
-        mode: event.flags & VE_MODE,
-        ip: event.ip,
-        object: object(event),
-    };
-    let place = match VE_PLACES.get_ptr_mut(&key) {
-        Some(place) => Some(place),
-        None => {
-            describe(ctx, event);
-            *new = VeValue {
-                thread: event.thread,
-                stack: event.stack,
-                bytes_len: event.bytes_len,
-                bytes: event.bytes,
-                comm: event.comm,
-                ..VeValue::default()
-            };
-            const NO_EXIST: u64 = 1;
-            // Another CPU may have been faster; what is there then counts.
-            let _ = VE_PLACES.insert(&key, &*new, NO_EXIST);
-            VE_PLACES.get_ptr_mut(&key)
-        }
-    };
-    let Some(place) = place else {
-        return lose(GuestLoss::Places);
-    };
-    // SAFETY: the value of a preallocated map whose elements are never removed; sums are atomic, the
-    // rest are single words of which the last stays.
-    unsafe {
-        add(&raw mut (*place).count, 1);
-        if event.flags & VE_HANDLED == 0 {
-            add(&raw mut (*place).failed, 1);
-            if event.flags & VE_ERRNO != 0 {
-                (*place).errno = event.errno;
-            }
-        }
-        if event.flags & VE_TIMED != 0 {
-            add(&raw mut (*place).timed, 1);
-            add(&raw mut (*place).ns, event.ns);
-        }
-        (*place).qualification = event.ve.qualification;
-        (*place).gpa = event.ve.gpa;
-    }
-}
-
-/// Reads what costs more: instruction, stack and name. Once an event.
-#[inline(always)]
-fn describe<C: EbpfContext + StackIdContext>(ctx: &C, event: &mut VeEvent) {
-    if event.bytes_len != 0 || event.comm[0] != 0 {
-        return;
-    }
-    let user = event.flags & VE_USER != 0;
-    event.bytes_len = frame::instruction(event.ip, user, &mut event.bytes);
-    event.stack = stack(ctx);
-    event.comm = bpf_get_current_comm().unwrap_or_default();
 }

@@ -60,7 +60,7 @@ struct StatArgs {
     #[arg(long)]
     kprobe: bool,
     /// The bit of a guest physical address that says shared, where the kernel does not say
-    #[arg(long, value_name = "BIT", value_parser = clap::value_parser!(u32).range(32..64))]
+    #[arg(long, value_name = "BIT", value_parser = clap::value_parser!(u32).range(32..52))]
     shared_bit: Option<u32>,
     /// Places that can be counted
     #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]

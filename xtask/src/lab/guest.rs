@@ -13,6 +13,7 @@
 //! that the kernel's handler was given, and the numbers by exit reason and result. A probe that says
 //! it missed hits may have fewer, but no others.
 
+mod compare;
 mod steps;
 mod trace;
 mod truth;
@@ -56,13 +57,26 @@ pub(crate) struct Args {
     /// Command in the VM that each step runs in, with the step's as its last arguments
     #[arg(long, value_name = "COMMAND")]
     around: Option<String>,
+    /// Let tdtrace count each step and compare what it saw with the truth log, event for event
+    #[arg(long, conflicts_with = "around")]
+    compare: bool,
+    /// The same with kprobes instead of fentry
+    #[arg(long, requires = "compare")]
+    kprobe: bool,
 }
 
 impl Args {
     /// The steps that take seconds.
     pub(crate) fn quick() -> Self {
         let only = ["shapes", "user", "driver", "irq"].map(str::to_owned).to_vec();
-        Self { options: Options::default(), only, storm: 1, around: None }
+        Self {
+            options: Options::default(),
+            only,
+            storm: 1,
+            around: None,
+            compare: true,
+            kprobe: false,
+        }
     }
 }
 
@@ -172,7 +186,14 @@ fn files(args: &Args, base: &Base, built: &Path) -> Result<Vec<u8>> {
         fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))
     };
     let mut archive = Archive::default();
-    if let Some(around) = &args.around {
+    let around = match &args.around {
+        None if args.compare && args.kprobe => {
+            Some(compare::AROUND.replace("--guest", "--guest --kprobe"))
+        }
+        None if args.compare => Some(compare::AROUND.to_owned()),
+        around => around.clone(),
+    };
+    if let Some(around) = around {
         archive.file("lab/around", format!("{around}\n").as_bytes())?;
     }
     for module in ["tdlab.ko", "tdlab_drv.ko"] {
@@ -187,8 +208,12 @@ fn files(args: &Args, base: &Base, built: &Path) -> Result<Vec<u8>> {
         archive.file(&format!("lab/{list}"), order.as_bytes())?;
     }
     archive.program("lab/user", &read(built.join("user"))?)?;
-    if let Some(tdtrace) = &args.options.tdtrace {
-        archive.program("bin/tdtrace", &read(tdtrace.clone())?)?;
+    let tdtrace = match &args.options.tdtrace {
+        None if args.compare => Some(binary::build()?),
+        tdtrace => tdtrace.clone(),
+    };
+    if let Some(tdtrace) = tdtrace {
+        archive.program("bin/tdtrace", &read(tdtrace)?)?;
     }
     archive.finish()
 }
@@ -210,26 +235,32 @@ fn scenario(chosen: &[&Step], sizes: Sizes) -> Result<Vec<u8>> {
 /// Prints what each step showed; how many showed a difference.
 fn judge(report: &Report, chosen: &[&Step], sizes: Sizes) -> Result<usize> {
     println!(
-        "{:<10} {:>9} {:>9} {:>9} {:>9} {:>7}",
-        "step", "raised", "handled", "failed", "kprobe", "missed"
+        "{:<10} {:>9} {:>9} {:>9} {:>9} {:>7} {:>9} {:>7} {:>7}",
+        "step", "raised", "handled", "failed", "kprobe", "missed", "tdtrace", "missed", "equal"
     );
     let (mut differ, mut before) = (0, [0; 2]);
     for step in chosen {
         let seen = Seen::read(report, step, &mut before)
             .with_context(|| format!("step {} left no complete report", step.name))?;
         let verdict = seen.compare().and_then(|()| (step.check)(&seen, sizes));
+        let compared = compare::compare(&seen);
         let of = |name| seen.totals.of(name);
         println!(
-            "{:<10} {:>9} {:>9} {:>9} {:>9} {:>7}{}",
+            "{:<10} {:>9} {:>9} {:>9} {:>9} {:>7} {}{}",
             step.name,
             of("ve"),
             of("handled"),
             of("failed"),
             seen.reasons.values().sum::<u64>(),
             seen.missed[0],
+            match &compared {
+                Ok(Some(of)) => format!("{:>9} {:>7} {:>7}", of.seen, of.missed, of.equal),
+                Ok(None) => String::new(),
+                Err(error) => format!(" {error:#}"),
+            },
             verdict.as_ref().map_or_else(|error| format!("  {error:#}"), |()| String::new())
         );
-        differ += usize::from(verdict.is_err());
+        differ += usize::from(verdict.is_err() || compared.is_err());
     }
     Ok(differ)
 }

@@ -217,9 +217,16 @@ fn new_site(sample: &GuestSample, key: &VeKey, value: &VeValue) -> Site {
     }
 }
 
+/// A stack without the program that took it, whose frames have no name or one of the kernel's for
+/// programs.
 fn stack(sample: &GuestSample, number: i32) -> Vec<(u64, Option<Arc<str>>)> {
     let frames = sample.stacks.get(&number).map_or(&[][..], |frames| frames);
-    frames.iter().map(|ip| (*ip, sample.names.get(ip).cloned())).collect()
+    let named = frames.iter().map(|ip| (*ip, sample.names.get(ip).cloned()));
+    let is_program =
+        |name: &Option<Arc<str>>| name.as_ref().is_none_or(|name| name.starts_with("bpf_"));
+    let stack: Vec<_> = named.clone().skip_while(|(_, name)| is_program(name)).collect();
+    // Where no frame has a name, all are shown.
+    if stack.is_empty() { named.collect() } else { stack }
 }
 
 /// What a place is about; `None` where the reason has nothing, or it is not known.

@@ -257,7 +257,9 @@ impl Attached {
             match attach(program) {
                 Ok(link) => links.extend(link.map(|link| (name, link))),
                 Err(why) => {
-                    for name in names() {
+                    // Nothing is attached if it was the first; loaded, it is quicker next time.
+                    let is_first = Some(name) == names().next();
+                    for name in names().filter(|_| !is_first) {
                         if let Some(program) = self.ebpf.program_mut(name) {
                             // One that was not loaded has nothing to be taken away.
                             let _ = unload(program);

@@ -17,7 +17,7 @@ use std::{
 };
 
 use anyhow::Result;
-use tdtrace_common::guest::{EntryKey, GuestControl, VeEvent};
+use tdtrace_common::guest::{CallKey, CallValue, EntryKey, GuestControl, VeEvent, VeKey, VeValue};
 
 use self::{attach::Attached, clock::Watch};
 use super::live::monotonic;
@@ -130,6 +130,8 @@ impl GuestLive {
         if now.saturating_sub(self.swept) >= STALE {
             self.swept = now;
             self.unfinished = self.attached.sweep(&self.unfinished)?;
+            // A module may go and take its names with it.
+            self.look_up(&self.attached.places()?, &self.attached.calls()?);
         }
         Ok(())
     }
@@ -168,16 +170,7 @@ impl GuestLive {
         let places = self.attached.places()?;
         let calls = self.attached.calls()?;
         let reasons = self.attached.reasons()?;
-        let stacks = places.iter().map(|(_, value)| value.stack);
-        for stack in stacks.chain(calls.iter().map(|(key, _)| key.stack)) {
-            if stack >= 0 && !self.stacks.contains_key(&stack) {
-                self.stacks.insert(stack, self.attached.stack(stack));
-            }
-        }
-        let frames = self.stacks.values().flat_map(|frames| frames.iter().copied());
-        let ips = places.iter().map(|(key, _)| key.ip);
-        let addresses: Vec<u64> = ips.chain(frames).collect();
-        self.name(&addresses);
+        self.look_up(&places, &calls);
         let mut losses = self.attached.losses()?;
         for (name, count) in &mut losses.misses {
             *count = count.saturating_sub(self.before.missed(name));
@@ -197,6 +190,20 @@ impl GuestLive {
             names: self.names.clone(),
             losses,
         })
+    }
+
+    /// Reads the stacks of `places` and `calls` and names the code in them, if that has not been done.
+    fn look_up(&mut self, places: &[(VeKey, VeValue)], calls: &[(CallKey, CallValue)]) {
+        let stacks = places.iter().map(|(_, value)| value.stack);
+        for stack in stacks.chain(calls.iter().map(|(key, _)| key.stack)) {
+            if stack >= 0 && !self.stacks.contains_key(&stack) {
+                self.stacks.insert(stack, self.attached.stack(stack));
+            }
+        }
+        let frames = self.stacks.values().flat_map(|frames| frames.iter().copied());
+        let ips = places.iter().map(|(key, _)| key.ip);
+        let addresses: Vec<u64> = ips.chain(frames).collect();
+        self.name(&addresses);
     }
 
     /// Names those of `addresses` that have none yet. Modules may have come since the symbols were read.

@@ -125,7 +125,7 @@ fn the_caller_of_a_conversion_is_who_asked_for_it() {
     let snapshot = GuestAggregate::new().apply(&sample);
     let [call] = &snapshot.calls[..] else { panic!("{:?}", snapshot.calls) };
     assert_eq!(call.caller.as_deref(), Some("dma_alloc"));
-    assert_eq!((call.mean_ns, call.count, call.bytes, call.stack.len()), (Some(5), 4, 16384, 4));
+    assert_eq!((call.mean_ns, call.count, call.bytes, call.stack.len()), (Some(5), 4, 16384, 3));
     assert_eq!(function_of("probe+0x4 [acme]"), "probe [acme]");
 }
 
