@@ -156,16 +156,28 @@ fn reasons(sample: &GuestSample, sites: &BTreeMap<SiteKey, Site>) -> Vec<Reason>
     sample.reasons.iter().map(reason).collect()
 }
 
+/// A site in the making.
+struct Gathered {
+    site: Site,
+    contexts: BTreeMap<&'static str, u64>,
+    objects: BTreeMap<Object, u64>,
+    timed: u64,
+    ns: u64,
+}
+
 /// Places of one instruction are one site, whatever they are about and in whichever context.
 fn sites(sample: &GuestSample) -> BTreeMap<SiteKey, Site> {
-    let mut sites: BTreeMap<SiteKey, (Site, BTreeMap<&str, u64>, BTreeMap<Object, u64>, u64, u64)> =
-        BTreeMap::new();
+    let mut sites: BTreeMap<SiteKey, Gathered> = BTreeMap::new();
     for (key, value) in &sample.places {
         let user = key.mode & VE_USER != 0;
-        let entry = sites.entry((key.reason, key.ip, user));
-        let (site, contexts, objects, timed, ns) = entry.or_insert_with(|| {
-            (new_site(sample, key, value), BTreeMap::new(), BTreeMap::new(), 0, 0)
+        let gathered = sites.entry((key.reason, key.ip, user)).or_insert_with(|| Gathered {
+            site: new_site(sample, key, value),
+            contexts: BTreeMap::new(),
+            objects: BTreeMap::new(),
+            timed: 0,
+            ns: 0,
         });
+        let site = &mut gathered.site;
         site.count += value.count;
         site.failed += value.failed;
         if key.mode & VE_OWN != 0 {
@@ -174,21 +186,27 @@ fn sites(sample: &GuestSample) -> BTreeMap<SiteKey, Site> {
         if value.errno < 0 {
             site.errno = Some(value.errno);
         }
-        *contexts.entry(context(key.mode)).or_default() += value.count;
+        *gathered.contexts.entry(context(key.mode)).or_default() += value.count;
         if let Some(object) = object(key, sample.shared_bit) {
-            *objects.entry(object).or_default() += value.count;
+            *gathered.objects.entry(object).or_default() += value.count;
         }
-        *timed += value.timed;
-        *ns += value.ns;
+        gathered.timed += value.timed;
+        gathered.ns += value.ns;
     }
-    let finished = sites.into_iter().map(|(key, (mut site, contexts, objects, timed, ns))| {
-        site.contexts = contexts.into_iter().collect();
-        site.objects = objects.into_iter().collect();
-        site.objects.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        site.mean_ns = ns.checked_div(timed);
-        (key, site)
-    });
-    finished.collect()
+    sites.into_iter().map(|(key, gathered)| (key, gathered.finish())).collect()
+}
+
+impl Gathered {
+    fn finish(self) -> Site {
+        let mut objects: Vec<(Object, u64)> = self.objects.into_iter().collect();
+        objects.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        Site {
+            contexts: self.contexts.into_iter().collect(),
+            objects,
+            mean_ns: self.ns.checked_div(self.timed),
+            ..self.site
+        }
+    }
 }
 
 fn new_site(sample: &GuestSample, key: &VeKey, value: &VeValue) -> Site {

@@ -47,7 +47,7 @@ impl Attached {
         let mut reasons = Vec::new();
         for index in 0..VE_REASONS {
             let values = map.get(&u32::try_from(index)?, 0).context("the map VE_STATS")?;
-            let sum = values.iter().fold(NOTHING, |sum, stats| add(sum, stats));
+            let sum = values.iter().fold(NOTHING, add);
             if sum.count > 0 {
                 reasons.push((index, sum));
             }

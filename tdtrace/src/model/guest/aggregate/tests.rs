@@ -140,14 +140,14 @@ fn seen_and_missed_make_up_all() {
 
 #[test]
 fn objects_are_told_apart_by_what_is_done_with_them() {
-    let mut sample = GuestSample::default();
-    sample.places = vec![
+    let places = vec![
         place(31, 1, 0x1b, 1),
         place(32, 2, 0x1b, 2),
         place(10, 3, 7 << 32 | 0x4000_0000, 3),
         place(10, 4, u64::MAX, 4),
         place(12, 5, 0, 5),
     ];
+    let sample = GuestSample { places, ..GuestSample::default() };
     let snapshot = GuestAggregate::new().apply(&sample);
     let objects: Vec<_> = snapshot.objects.iter().map(|o| (o.object, o.count)).collect();
     assert_eq!(
