@@ -1,9 +1,9 @@
 //! The kernel's symbols from `/proc/kallsyms`: addresses by name, and the function that an address
 //! lies in.
 //!
-//! Reads one file; the rest is pure. The text is the kernel's own, names in it are modules' choice.
+//! Reads two files; the rest is pure. The text is the kernel's own, names in it are modules' choice.
 
-use std::{fs::File, io::Read as _, path::Path};
+use std::{collections::HashMap, fs::File, io::Read as _, ops::Range, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -16,6 +16,8 @@ pub struct Symbols {
     text: String,
     /// Address, and where in `text` name and module begin and end; ascending by address.
     functions: Vec<(u64, u32, u32)>,
+    /// Modules by name, with where their code begins and must end.
+    modules: HashMap<String, Range<u64>>,
 }
 
 impl Symbols {
@@ -36,14 +38,29 @@ impl Symbols {
         File::open(path)
             .and_then(|file| file.take(LIMIT).read_to_string(&mut text))
             .with_context(|| format!("{} cannot be read", path.display()))?;
-        let symbols = Self::parse(text);
+        let mut symbols = Self::parse(text);
         if symbols.functions.is_empty() {
             bail!(
                 "{} has no addresses; run it as root, with kernel.kptr_restrict below 2",
                 path.display()
             );
         }
+        // Without it code of a module that has gone may be taken for that of the one before it.
+        let modules = path.with_file_name("modules");
+        symbols.set_modules(&std::fs::read_to_string(modules).unwrap_or_default());
         Ok(symbols)
+    }
+
+    /// Takes the text of `/proc/modules`: `name size count users state address` a line. The size is that
+    /// of code and data together, so it bounds the code.
+    pub fn set_modules(&mut self, text: &str) {
+        let module = |line: &str| {
+            let words: Vec<&str> = line.split_ascii_whitespace().collect();
+            let size: u64 = words.get(1)?.parse().ok()?;
+            let begin = u64::from_str_radix(words.get(5)?.trim_start_matches("0x"), 16).ok()?;
+            Some((words.first()?.to_string(), begin..begin.checked_add(size)?))
+        };
+        self.modules = text.lines().filter_map(module).collect();
     }
 
     /// Takes the text of `/proc/kallsyms`: `address type name [module]` a line.
@@ -68,7 +85,7 @@ impl Symbols {
             }
         }
         functions.sort_unstable();
-        Self { text, functions }
+        Self { text, functions, modules: HashMap::new() }
     }
 
     /// The address of the only symbol called `name`, outside of modules; per-CPU variables may have
@@ -96,7 +113,14 @@ impl Symbols {
         let words = self.text.get(at as usize..end as usize)?;
         let words: String = words.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         Some(match words.split_once(' ') {
-            Some((name, module)) => format!("{name}+{offset:#x} {}", module.trim()),
+            Some((name, module)) => {
+                let module = module.trim();
+                let range = self.modules.get(module.trim_matches(['[', ']']));
+                if range.is_some_and(|range| !range.contains(&address)) {
+                    return None;
+                }
+                format!("{name}+{offset:#x} {module}")
+            }
             None => format!("{words}+{offset:#x}"),
         })
     }
@@ -118,6 +142,14 @@ mod tests {
         assert_eq!(symbols.name(0xffff_ffff_c000_1004).unwrap(), "probe+0x4 [acme]");
         assert_eq!(symbols.name(0xffff_ffff_80ff_ffff), None);
         assert_eq!(symbols.name(0xffff_ffff_d000_0000), None);
+    }
+
+    #[test]
+    fn code_behind_the_end_of_a_module_has_no_name() {
+        let mut symbols = Symbols::parse(TEXT.to_owned());
+        symbols.set_modules("acme 8192 0 - Live 0xffffffffc0000000 (OE)\nnonsense\n");
+        assert_eq!(symbols.name(0xffff_ffff_c000_1004).unwrap(), "probe+0x4 [acme]");
+        assert_eq!(symbols.name(0xffff_ffff_c000_2000), None);
     }
 
     #[test]

@@ -288,10 +288,10 @@ fn calls(sample: &GuestSample) -> Vec<Call> {
     let call = |(key, value): &(CallKey, CallValue)| {
         let operation = Operation::ALL.get(key.operation as usize)?;
         let stack = stack(sample, key.stack);
-        let caller = stack.iter().filter_map(|(_, name)| name.clone()).find(|name| {
-            // The caller of a program is the program's own frame, which has no name here.
-            !INNER.iter().any(|inner| name.starts_with(inner))
-        });
+        // A frame without a name is somebody, and those behind it are not the caller.
+        let is_inner = |name: &str| INNER.iter().any(|inner| name.starts_with(inner));
+        let mut names = stack.iter().map(|(_, name)| name.clone());
+        let caller = names.find(|name| !name.as_deref().is_some_and(is_inner)).flatten();
         Some(Call {
             operation: *operation,
             caller,

@@ -130,6 +130,17 @@ fn the_caller_of_a_conversion_is_who_asked_for_it() {
 }
 
 #[test]
+fn a_caller_without_a_name_is_not_taken_for_the_one_behind_it() {
+    let mut sample = sample(1, 10);
+    sample.stacks.insert(3, vec![2, 3, 4].into());
+    sample.names.insert(2, "tdx_map_gpa+0x1".into());
+    sample.names.insert(4, "do_one_initcall+0x3".into());
+    let value = CallValue { count: 1, ..CallValue::default() };
+    sample.calls = vec![(CallKey { operation: Operation::MapShared as u32, stack: 3 }, value)];
+    assert_eq!(GuestAggregate::new().apply(&sample).calls[0].caller, None);
+}
+
+#[test]
 fn seen_and_missed_make_up_all() {
     let mut sample = sample(1, 10);
     sample.losses =
