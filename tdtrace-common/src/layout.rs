@@ -19,16 +19,16 @@ pub struct Field {
     pub module: &'static str,
 }
 
-macro_rules! kernel_layout {
-    ($($(#[$doc:meta])* $name:ident = $path:literal in $module:literal;)*) => {
-        /// Byte offsets of kernel structure members, [`ABSENT`] where there is none.
+macro_rules! layout {
+    ($(#[$about:meta])* $layout:ident: $($(#[$doc:meta])* $name:ident = $path:literal in $module:literal;)*) => {
+        $(#[$about])*
         #[repr(C)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub struct KernelLayout {
+        pub struct $layout {
             $($(#[$doc])* pub $name: u32,)*
         }
 
-        impl KernelLayout {
+        impl $layout {
             /// Every field, in the order of the structure.
             pub const FIELDS: &'static [Field] =
                 &[$(Field { name: stringify!($name), path: $path, module: $module },)*];
@@ -55,10 +55,18 @@ macro_rules! kernel_layout {
                 (offset != ABSENT).then_some(offset)
             }
         }
+
+        const _: () = assert!(size_of::<$layout>() == 4 * $layout::FIELDS.len());
+
+        #[cfg(feature = "user")]
+        // SAFETY: repr(C), only u32 members, so no padding and every bit pattern is valid.
+        unsafe impl aya::Pod for $layout {}
     };
 }
 
-kernel_layout! {
+layout! {
+    /// Byte offsets of structure members in a kernel that runs VMs, [`ABSENT`] where there is none.
+    KernelLayout:
     /// The first preempt notifier of a task: inside KVM_RUN that of its vCPU.
     task_preempt_notifiers = "task_struct.preempt_notifiers.first" in "vmlinux";
     /// The first thread of a task's process (pointer).
@@ -136,11 +144,54 @@ kernel_layout! {
     vmcb_exit_code = "vmcb.control.exit_code" in "kvm_amd";
 }
 
-const _: () = assert!(size_of::<KernelLayout>() == 4 * KernelLayout::FIELDS.len());
+layout! {
+    /// Byte offsets of structure members in the kernel of a guest, [`ABSENT`] where there is none.
+    GuestLayout:
+    /// Why a #VE was raised: a VMX exit reason (u64).
+    ve_exit_reason = "ve_info.exit_reason" in "vmlinux";
+    /// The exit qualification (u64).
+    ve_exit_qual = "ve_info.exit_qual" in "vmlinux";
+    /// Guest linear address of an EPT violation (u64).
+    ve_gla = "ve_info.gla" in "vmlinux";
+    /// Guest physical address of an EPT violation, shared bit included (u64).
+    ve_gpa = "ve_info.gpa" in "vmlinux";
+    /// Bytes of the instruction; undefined for EPT violations (u32).
+    ve_instr_len = "ve_info.instr_len" in "vmlinux";
+    /// VMX instruction information (u32).
+    ve_instr_info = "ve_info.instr_info" in "vmlinux";
+    /// RAX of what was interrupted (unsigned long).
+    regs_ax = "pt_regs.ax" in "vmlinux";
+    /// RCX of what was interrupted (unsigned long).
+    regs_cx = "pt_regs.cx" in "vmlinux";
+    /// RIP of what was interrupted (unsigned long).
+    regs_ip = "pt_regs.ip" in "vmlinux";
+    /// CS of what was interrupted (u16 or unsigned long, low bits read).
+    regs_cs = "pt_regs.cs" in "vmlinux";
+    /// RFLAGS of what was interrupted (unsigned long).
+    regs_flags = "pt_regs.flags" in "vmlinux";
+    /// The nesting of interrupts in the per-CPU block that Linux 6.2 to 6.14 keep it in (int).
+    pcpu_hot_preempt_count = "pcpu_hot.preempt_count" in "vmlinux";
+}
 
-#[cfg(feature = "user")]
-// SAFETY: repr(C), only u32 members, so no padding and every bit pattern is valid.
-unsafe impl aya::Pod for KernelLayout {}
+impl GuestLayout {
+    /// What a kernel without BTF is assumed to have. `struct ve_info` is the same in Linux 6.1, 6.12
+    /// and 7.3 (`arch/x86/include/asm/tdx.h`), and `struct pt_regs` is the order in which the entry
+    /// code pushes registers on x86-64 (`arch/x86/include/asm/ptrace.h`).
+    pub const ASSUMED: Self = Self {
+        ve_exit_reason: 0,
+        ve_exit_qual: 8,
+        ve_gla: 16,
+        ve_gpa: 24,
+        ve_instr_len: 32,
+        ve_instr_info: 36,
+        regs_ax: 80,
+        regs_cx: 88,
+        regs_ip: 128,
+        regs_cs: 136,
+        regs_flags: 144,
+        pcpu_hot_preempt_count: ABSENT,
+    };
+}
 
 #[cfg(test)]
 mod tests {
@@ -155,5 +206,20 @@ mod tests {
             assert_eq!(layout.get(field.name), Some(offset));
         }
         assert!(!layout.set("nothing", 1));
+    }
+
+    #[test]
+    fn the_assumed_layout_of_a_guest_lies_within_the_structures_and_no_two_fields_overlap() {
+        let place = |name| GuestLayout::ASSUMED.get(name);
+        for (prefix, size) in [("ve_", 40), ("regs_", 168)] {
+            let names = GuestLayout::FIELDS.iter().map(|field| field.name);
+            let mut offsets: [Option<u32>; 6] = [None; 6];
+            for (at, name) in names.filter(|name| name.starts_with(prefix)).enumerate() {
+                let offset = place(name).unwrap();
+                assert!(offset + 4 <= size && !offsets.contains(&Some(offset)), "{name}");
+                offsets[at] = Some(offset);
+            }
+        }
+        assert_eq!(place("pcpu_hot_preempt_count"), None);
     }
 }

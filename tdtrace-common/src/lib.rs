@@ -7,6 +7,7 @@
 #![no_std]
 
 pub mod counters;
+pub mod guest;
 pub mod kvm;
 pub mod latency;
 pub mod layout;

@@ -6,6 +6,7 @@
 mod decode;
 mod doctor;
 mod filter;
+mod guest;
 mod record;
 mod source;
 mod stat;
@@ -30,6 +31,7 @@ enum Command {
     Top(top::Args),
     Stat(stat::Args),
     Record(record::Args),
+    Guest(guest::Args),
     Doctor(doctor::Args),
     Decode(decode::Args),
     Workload(workload::Args),
@@ -37,7 +39,7 @@ enum Command {
 
 /// Runs the command line of this process.
 ///
-/// Exit codes: 0 done, 1 failed, 2 wrong usage; `stat` and `record` pass on the code of
+/// Exit codes: 0 done, 1 failed, 2 wrong usage; `stat`, `guest stat` and `record` pass on the code of
 /// their command.
 #[must_use]
 pub fn run() -> ExitCode {
@@ -55,6 +57,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Top(args) => top::run(&args),
         Command::Stat(args) => stat::run(&args),
         Command::Record(args) => record::run(&args),
+        Command::Guest(args) => guest::run(&args),
         Command::Doctor(args) => doctor::run(args),
         Command::Decode(args) => decode::run(args),
         Command::Workload(args) => workload::run(args),

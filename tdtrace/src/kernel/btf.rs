@@ -11,6 +11,7 @@ mod elf;
 mod error;
 mod file;
 mod format;
+mod function;
 mod member;
 mod set;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use std::sync::{Arc, OnceLock};
 pub use error::BtfError;
 pub use file::{read_btf_bytes, unpack_btf};
 use format::{Kind, Record, Sections, Stray};
+pub use function::Returned;
 pub use member::{MemberInfo, MemberKind};
 pub use set::{BtfModule, BtfSet};
 

@@ -6,10 +6,12 @@ pub mod btf;
 pub mod clock;
 pub mod cpu;
 mod facts;
+pub mod guest;
 pub mod kvm;
 pub mod layout;
 pub mod privilege;
 mod seen;
+pub mod symbols;
 pub mod tracefs;
 
 pub use facts::Facts;

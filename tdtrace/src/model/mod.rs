@@ -13,6 +13,7 @@ pub mod exits;
 pub mod field;
 pub mod figure;
 pub mod filter;
+pub mod guest;
 pub mod latency;
 pub mod places;
 pub mod sample;

@@ -1,13 +1,15 @@
 //! Where samples come from.
 //!
 //! A source delivers the counters at the moment it is asked; whatever comes after it does not know
-//! which source it was. [`live`] is the running kernel, [`replay`] a
-//! recording, [`synthetic`] are TDs that nobody runs. [`counting`] loads the programs and reads their
-//! maps, whoever runs them; [`owner`] is who runs a VM.
+//! which source it was. [`live`] is the running kernel, [`guest`] the same seen from within a TD,
+//! [`replay`] a recording, [`synthetic`] are TDs that nobody runs and [`demo`] gives them a life.
+//! [`counting`] loads the host's programs and reads their maps, whoever runs them; [`owner`] is who runs
+//! a VM.
 
 pub mod beside;
 pub mod counting;
 pub mod demo;
+pub mod guest;
 pub mod live;
 pub(crate) mod owner;
 pub mod replay;

@@ -2,13 +2,16 @@
 //! machine does not have.
 //!
 //! [`kernel`] fetches and keeps kernels, [`module`] and [`initramfs`] make what they boot with,
-//! [`vm`] runs one boot and reads its report; a scenario such as [`svm`] says what runs in the VM
-//! and judges the report; [`verdicts`] boots nothing, it reads a kernel's debug files. Kernels and busybox are kept in the cache directory, logs in
-//! `target/lab`; nothing else on the machine is touched, but for QEMU, decompressors and musl's
-//! compiler, which are installed if they are missing.
+//! [`vm`] runs one boot and reads its report; a scenario such as [`svm`] or [`guest`] says what runs
+//! in the VM and judges the report; [`verdicts`] boots nothing, it reads a kernel's debug files.
+//! [`headers`] builds modules of our own. Kernels, headers, busybox and what was built are kept in the
+//! cache directory, logs in `target/lab`; nothing else on the machine is touched, but for QEMU,
+//! decompressors and compilers, which are installed if they are missing.
 
 mod apt;
 mod binary;
+mod guest;
+mod headers;
 mod initramfs;
 mod kernel;
 mod module;
@@ -44,6 +47,8 @@ enum Scenario {
     Reload(Options),
     /// Judge sites of a kernel with debug information and compare with what binutils say
     Verdicts(verdicts::Options),
+    /// Take #VEs in a stock kernel and compare each with what tracefs sees
+    Guest(guest::Args),
 }
 
 /// What every scenario can be told.
@@ -71,7 +76,7 @@ impl Default for Options {
 
 /// What the lab lacks that it cannot install, as a sentence.
 pub(crate) fn missing() -> Option<String> {
-    programs::cannot_install(programs::NEEDED)
+    programs::cannot_install(programs::NEEDED).or_else(|| programs::cannot_install(headers::NEEDED))
 }
 
 /// Runs the scenario that `args` names.
@@ -83,6 +88,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Scenario::Svm(options) => run_svm(options),
         Scenario::Reload(options) => run_reload(options),
         Scenario::Verdicts(options) => verdicts::run(options),
+        Scenario::Guest(args) => guest::run(args),
     }
 }
 
@@ -100,6 +106,14 @@ pub(crate) fn run_svm(options: &Options) -> Result<()> {
 /// As [`run`].
 pub(crate) fn run_reload(options: &Options) -> Result<()> {
     reload::run(options)
+}
+
+/// Runs the steps of the scenario `guest` that take seconds: the kernel's #VE handler against tracefs.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_guest() -> Result<()> {
+    guest::run(&guest::Args::quick())
 }
 
 /// A VM's base: which kernel, and the archive that it boots with.

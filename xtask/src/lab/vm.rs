@@ -72,12 +72,46 @@ impl Vm {
     /// When QEMU does not run or reaches the limit, when the report is not complete, or when the
     /// scenario failed: all with the last lines of the console and where the rest is.
     pub(super) fn run(&self) -> Result<Report> {
+        self.run_with(&[])
+    }
+
+    /// The same with more of QEMU's arguments, for devices.
+    pub(super) fn run_with(&self, devices: &[&str]) -> Result<Report> {
+        let report =
+            self.boot(devices, Report::parse).map_err(|error| self.with_console(&error))?;
+        self.leave(&report)?;
+        if report.status != 0 {
+            let error = anyhow!("the scenario ended with exit code {}", report.status);
+            return Err(self.with_console(&error));
+        }
+        Ok(report)
+    }
+
+    /// Boots it and waits for the kernel's panic with `message`; the report is what was sent until
+    /// then, without anything that was cut.
+    ///
+    /// # Errors
+    /// When QEMU does not run or reaches the limit, when the VM ends in another way, or when a line
+    /// of the report is strange: all with the last lines of the console and where the rest is.
+    pub(super) fn run_to_panic(&self, message: &str) -> Result<Report> {
+        let report =
+            self.boot(&[], Report::parse_cut).map_err(|error| self.with_console(&error))?;
+        let console = fs::read(self.console()).unwrap_or_default();
+        let panic = format!("Kernel panic - not syncing: {message}");
+        if !String::from_utf8_lossy(&console).contains(&panic) {
+            return Err(self.with_console(&anyhow!("the VM ended without the panic \"{message}\"")));
+        }
+        self.leave(&report)?;
+        Ok(report)
+    }
+
+    /// Writes the files of `report` to `out`.
+    fn leave(&self, report: &Report) -> Result<()> {
         let out = self.dir.join("out");
         if out.exists() {
             fs::remove_dir_all(&out).with_context(|| format!("{} stays", out.display()))?;
         }
         fs::create_dir_all(&out).with_context(|| format!("{} cannot be made", out.display()))?;
-        let report = self.boot().map_err(|error| self.with_console(&error))?;
         for (path, contents) in &report.files {
             let file = out.join(path);
             if let Some(parent) = file.parent() {
@@ -86,14 +120,12 @@ impl Vm {
             }
             fs::write(&file, contents).with_context(|| format!("no {}", file.display()))?;
         }
-        if report.status != 0 {
-            let error = anyhow!("the scenario ended with exit code {}", report.status);
-            return Err(self.with_console(&error));
-        }
-        Ok(report)
+        Ok(())
     }
 
-    fn boot(&self) -> Result<Report> {
+    fn boot(&self, devices: &[&str], parse: fn(&[u8]) -> Result<Report>) -> Result<Report> {
+        fs::create_dir_all(&self.dir)
+            .with_context(|| format!("{} cannot be made", self.dir.display()))?;
         let initramfs = self.dir.join("initramfs.cpio");
         fs::write(&initramfs, self.initramfs.concat())
             .with_context(|| format!("{} cannot be written", initramfs.display()))?;
@@ -114,6 +146,7 @@ impl Vm {
             .arg("-initrd")
             .arg(&initramfs)
             .args(["-append", COMMAND_LINE])
+            .args(devices)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::File::create(self.dir.join("qemu.log")).context("no qemu.log")?);
@@ -125,7 +158,7 @@ impl Vm {
         }
         let bytes = fs::read(&report).with_context(|| format!("no {}", report.display()))?;
         let wall = started.elapsed();
-        Ok(Report { wall, ..Report::parse(&bytes)? })
+        Ok(Report { wall, ..parse(&bytes)? })
     }
 
     fn console(&self) -> PathBuf {
@@ -165,13 +198,28 @@ impl Report {
     ///
     /// # Errors
     /// When a line is not of the format, or when the report ends before its last line.
-    fn parse(mut rest: &[u8]) -> Result<Self> {
+    fn parse(bytes: &[u8]) -> Result<Self> {
+        match Self::read(bytes)? {
+            (report, None) => Ok(report),
+            (_, Some(cut)) => bail!("the VM ended {cut}"),
+        }
+    }
+
+    /// Reads what a VM sent that may have ended at any moment.
+    ///
+    /// # Errors
+    /// When a line is not of the format.
+    fn parse_cut(bytes: &[u8]) -> Result<Self> {
+        Self::read(bytes).map(|(report, _)| report)
+    }
+
+    /// The report, and where it ends if it is cut.
+    fn read(mut rest: &[u8]) -> Result<(Self, Option<String>)> {
         let mut report = Self::default();
         loop {
-            let end = rest
-                .iter()
-                .position(|byte| *byte == b'\n')
-                .ok_or_else(|| anyhow!("the VM ended before its report was complete"))?;
+            let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
+                return Ok((report, Some("before its report was complete".into())));
+            };
             let line = String::from_utf8_lossy(&rest[..end]).into_owned();
             rest = &rest[end + 1..];
             let strange = || anyhow!("the VM's report has the line {line:?}");
@@ -183,15 +231,16 @@ impl Report {
                     report.marks.insert(name.into(), uptime.ok_or_else(strange)?);
                 }
                 (Some("file"), Some(bytes), Some(path)) if is_inside(path) => {
-                    let (contents, behind) = rest
-                        .split_at_checked(bytes.parse().ok().ok_or_else(strange)?)
-                        .ok_or_else(|| anyhow!("the VM ended while it sent {path}"))?;
+                    let size = bytes.parse().ok().ok_or_else(strange)?;
+                    let Some((contents, behind)) = rest.split_at_checked(size) else {
+                        return Ok((report, Some(format!("while it sent {path}"))));
+                    };
                     report.files.insert(path.into(), contents.into());
                     rest = behind;
                 }
                 (Some("done"), Some(status), None) => {
                     report.status = status.parse().ok().ok_or_else(strange)?;
-                    return Ok(report);
+                    return Ok((report, None));
                 }
                 _ => return Err(strange()),
             }
@@ -248,6 +297,15 @@ mod tests {
         for length in 0..WHOLE.len() {
             assert!(Report::parse(&WHOLE[..length]).is_err(), "cut at {length}");
         }
+    }
+
+    #[test]
+    fn of_a_report_that_a_panic_cut_the_whole_files_are_kept() {
+        let report = Report::parse_cut(&WHOLE[..WHOLE.len() - 3]).unwrap();
+        assert_eq!(report.files["hist/kvm_exit"], b"a\nb\nc\xff\n");
+        let cut = WHOLE.len() - b"\ndone 3\n".len();
+        assert!(Report::parse_cut(&WHOLE[..cut - 1]).unwrap().files.is_empty());
+        assert!(Report::parse_cut(b"strange\n").is_err());
     }
 
     #[test]

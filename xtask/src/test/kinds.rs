@@ -134,14 +134,19 @@ fn lab_missing(_: &Context) -> Option<String> {
 
 /// The scenarios in the lab VM that take seconds; the rest is for `cargo xtask lab`.
 fn lab() -> Result<Tally> {
-    println!("lab: scenario svm");
-    match lab::run_svm(&lab::Options::default()) {
-        Ok(()) => Ok(Tally { passed: 1, failed: 0 }),
-        Err(error) => {
-            println!("    failed: {error:#}");
-            Ok(Tally { passed: 0, failed: 1 })
+    let svm = || lab::run_svm(&lab::Options::default());
+    let mut tally = Tally::default();
+    for (name, scenario) in [("svm", svm as fn() -> Result<()>), ("guest", lab::run_guest)] {
+        println!("lab: scenario {name}");
+        match scenario() {
+            Ok(()) => tally.passed += 1,
+            Err(error) => {
+                println!("    failed: {error:#}");
+                tally.failed += 1;
+            }
         }
     }
+    Ok(tally)
 }
 
 /// A command that says yes or no.

@@ -52,7 +52,7 @@ impl Loaded {
     }
 }
 
-fn load_failure(error: &ProgramError) -> String {
+pub(crate) fn load_failure(error: &ProgramError) -> String {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();

@@ -28,7 +28,8 @@ use crate::{
 };
 
 /// The compiled programs; `build.rs` made them. Aligned, because the parser reads them in place.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tdtrace-ebpf.o"));
+pub(crate) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tdtrace-ebpf.o"));
 
 /// What a load is told.
 pub(crate) struct Load<'l> {

@@ -31,7 +31,7 @@ pub(super) fn read<M: std::borrow::Borrow<aya::maps::MapData>>(
 
 /// Runs of a program that the kernel skipped, because the program was running on that CPU already
 /// (`recursion_misses` in the fdinfo of its file descriptor; `kernel/bpf/syscall.c:bpf_prog_show_fdinfo`).
-pub(super) fn recursion_misses(program: &ProgramFd) -> Result<u64> {
+pub(in crate::source) fn recursion_misses(program: &ProgramFd) -> Result<u64> {
     fdinfo(program, "recursion_misses")
 }
 

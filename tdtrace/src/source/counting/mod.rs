@@ -5,12 +5,12 @@
 //! [`sizes`] says how large the maps are, [`cost`] what the programs take. Who runs a VM is for those to
 //! say who use this.
 
-mod attach;
+pub(crate) mod attach;
 pub mod cost;
 mod durations;
 pub(crate) mod load;
 mod log;
-mod losses;
+pub(crate) mod losses;
 pub(crate) mod privilege;
 pub mod sizes;
 pub(crate) mod slots;

@@ -1,0 +1,172 @@
+use std::time::Duration;
+
+use tdtrace_common::{
+    guest::{Context, VE_CONTEXT_SHIFT},
+    latency::{BUCKETS, bucket},
+};
+
+use super::*;
+use crate::model::guest::sample::GuestLosses;
+
+const IP: u64 = 0xffff_ffff_8100_0010;
+
+fn stats(count: u64, failed: u64, ns: u64) -> VeStats {
+    let mut buckets = [0; BUCKETS];
+    buckets[bucket(ns)] = count;
+    VeStats {
+        count,
+        failed,
+        user: 0,
+        own: 0,
+        unpaired: 0,
+        ns: ns * count,
+        max_ns: ns,
+        reserved: 0,
+        buckets,
+    }
+}
+
+fn place(reason: u32, ip: u64, object: u64, count: u64) -> (VeKey, VeValue) {
+    let mode = (Context::Task as u32) << VE_CONTEXT_SHIFT;
+    let value = VeValue { count, stack: -1, ..VeValue::default() };
+    (VeKey { reason, mode, ip, object }, value)
+}
+
+fn sample(seconds: u64, count: u64) -> GuestSample {
+    let mut sample = GuestSample {
+        at: Duration::from_secs(seconds),
+        reasons: vec![(48, stats(count, 1, 5_000)), (VE_OTHER, stats(2, 2, 0))],
+        places: vec![
+            place(48, IP, 1 << 51 | 0xfed0_0000, count - 4),
+            place(48, IP, 1 << 51 | 0xfee0_0000, 1),
+            place(30, IP, 0x3f8_0008, 7),
+        ],
+        ..GuestSample::default()
+    };
+    sample.places[1].0.mode = VE_OWN | (Context::Hardirq as u32) << VE_CONTEXT_SHIFT;
+    sample.places[1].1.failed = 1;
+    sample.places[1].1.errno = -14;
+    sample.names.insert(IP, "read_hpet+0x10".into());
+    sample
+}
+
+#[test]
+fn places_of_an_instruction_are_one_site_and_what_none_counts_is_other() {
+    let snapshot = GuestAggregate::new().apply(&sample(1, 10));
+    let site = snapshot.sites.iter().find(|site| site.reason == 48).unwrap();
+    assert_eq!((site.count, site.failed, site.own, site.errno), (7, 1, 1, Some(-14)));
+    assert_eq!(site.contexts, [("hardirq", 1), ("task", 6)]);
+    assert_eq!(site.symbol.as_deref(), Some("read_hpet+0x10"));
+    let page = Object::Page { gpa: Hex(0xfed0_0000), shared: Some(true) };
+    assert_eq!(site.objects[0], (page, 6));
+    let reason = &snapshot.reasons[0];
+    assert_eq!((reason.name, reason.count, reason.other), ("EPT_VIOLATION", 10, 3));
+    assert_eq!((snapshot.total.count, snapshot.total.failed), (12, 3));
+    assert_eq!(snapshot.reasons[1].name, "other");
+}
+
+#[test]
+fn rates_are_since_the_sample_before_and_there_is_none_at_first() {
+    let mut aggregate = GuestAggregate::new();
+    let first = aggregate.apply(&sample(1, 10));
+    assert!(first.reasons[0].rate.is_none() && first.interval.is_none());
+    let second = aggregate.apply(&sample(3, 30));
+    assert_eq!(second.reasons[0].rate, Some(10.0));
+    let site = second.sites.iter().find(|site| site.reason == 48).unwrap();
+    assert_eq!(site.rate, Some(10.0));
+    assert_eq!(second.with_mean_rates().reasons[0].rate, Some(10.0));
+}
+
+#[test]
+fn user_code_is_a_site_of_its_own_and_has_no_kernel_symbol() {
+    let mut sample = sample(1, 10);
+    let (mut key, value) = place(48, IP, 0, 5);
+    key.mode |= VE_USER;
+    sample.places.push((key, value));
+    let snapshot = GuestAggregate::new().apply(&sample);
+    let site = snapshot.sites.iter().find(|site| site.user).unwrap();
+    assert_eq!((site.count, site.symbol.clone()), (5, None));
+    assert_eq!(site.contexts, [("user", 5)]);
+}
+
+#[test]
+fn an_instruction_that_the_handler_cannot_decode_does_not_survive() {
+    let mut sample = sample(1, 10);
+    // test dword [rdi+0x14], 1
+    let bytes = [0xf7, 0x47, 0x14, 1, 0, 0, 0];
+    for (_, value) in &mut sample.places[..2] {
+        value.bytes[..7].copy_from_slice(&bytes);
+        value.bytes_len = 7;
+    }
+    let snapshot = GuestAggregate::new().apply(&sample);
+    let site = snapshot.sites.iter().find(|site| site.reason == 48).unwrap();
+    assert_eq!(site.survives(), Some(false));
+    let io = snapshot.sites.iter().find(|site| site.reason == 30).unwrap();
+    assert_eq!((io.survives(), io.judgement()), (Some(true), None));
+}
+
+#[test]
+fn the_caller_of_a_conversion_is_who_asked_for_it() {
+    let mut sample = sample(1, 10);
+    sample.stacks.insert(3, vec![1, 2, 3, 4].into());
+    for (ip, name) in
+        [(2, "__set_memory_enc_pgtable+0x1"), (3, "set_memory_decrypted+0x2"), (4, "dma_alloc+0x3")]
+    {
+        sample.names.insert(ip, name.into());
+    }
+    let value = CallValue { count: 2, bytes: 8192, timed: 2, ns: 10, ..CallValue::default() };
+    sample.stacks.insert(5, vec![1, 2, 3, 6].into());
+    sample.names.insert(6, "dma_alloc+0x9".into());
+    sample.calls = vec![
+        (CallKey { operation: Operation::ToShared as u32, stack: 3 }, value),
+        (CallKey { operation: Operation::ToShared as u32, stack: 5 }, value),
+        (CallKey { operation: 99, stack: 3 }, value),
+    ];
+    let snapshot = GuestAggregate::new().apply(&sample);
+    let [call] = &snapshot.calls[..] else { panic!("{:?}", snapshot.calls) };
+    assert_eq!(call.caller.as_deref(), Some("dma_alloc"));
+    assert_eq!((call.mean_ns, call.count, call.bytes, call.stack.len()), (Some(5), 4, 16384, 3));
+    assert_eq!(function_of("probe+0x4 [acme]"), "probe [acme]");
+}
+
+#[test]
+fn a_caller_without_a_name_is_not_taken_for_the_one_behind_it() {
+    let mut sample = sample(1, 10);
+    sample.stacks.insert(3, vec![2, 3, 4].into());
+    sample.names.insert(2, "tdx_map_gpa+0x1".into());
+    sample.names.insert(4, "do_one_initcall+0x3".into());
+    let value = CallValue { count: 1, ..CallValue::default() };
+    sample.calls = vec![(CallKey { operation: Operation::MapShared as u32, stack: 3 }, value)];
+    assert_eq!(GuestAggregate::new().apply(&sample).calls[0].caller, None);
+}
+
+#[test]
+fn seen_and_missed_make_up_all() {
+    let mut sample = sample(1, 10);
+    sample.losses =
+        GuestLosses { misses: vec![("ve_fentry", 9), ("ve_fexit", 4)], ..GuestLosses::default() };
+    let snapshot = GuestAggregate::new().apply(&sample);
+    assert_eq!((snapshot.missed, snapshot.all()), (4, 16));
+}
+
+#[test]
+fn objects_are_told_apart_by_what_is_done_with_them() {
+    let places = vec![
+        place(31, 1, 0x1b, 1),
+        place(32, 2, 0x1b, 2),
+        place(10, 3, 7 << 32 | 0x4000_0000, 3),
+        place(10, 4, u64::MAX, 4),
+        place(12, 5, 0, 5),
+    ];
+    let sample = GuestSample { places, ..GuestSample::default() };
+    let snapshot = GuestAggregate::new().apply(&sample);
+    let objects: Vec<_> = snapshot.objects.iter().map(|o| (o.object, o.count)).collect();
+    assert_eq!(
+        objects,
+        [
+            (Object::Cpuid { leaf: 0x4000_0000, subleaf: 7 }, 3),
+            (Object::Msr { index: 0x1b, write: true }, 2),
+            (Object::Msr { index: 0x1b, write: false }, 1),
+        ]
+    );
+}

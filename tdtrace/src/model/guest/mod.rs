@@ -1,0 +1,11 @@
+//! A TD guest: what its #VEs, conversions, acceptance, quotes and bounces add up to. Pure.
+//!
+//! [`sample`] is what a source delivers, [`aggregate`] makes a [`snapshot`] of it, [`event`] a record of
+//! a single #VE, [`order`] puts events into the order in which they began.
+
+pub mod aggregate;
+pub mod event;
+pub mod order;
+pub mod sample;
+pub mod shared_bit;
+pub mod snapshot;

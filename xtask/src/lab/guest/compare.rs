@@ -1,0 +1,255 @@
+//! What tdtrace saw of a step against the module's truth log: event for event where it streamed them,
+//! and by count everywhere. Pure.
+//!
+//! A #VE that interrupts a probe's own program is skipped by the kernel, which counts it. So what
+//! tdtrace saw and what it says it missed must make up what was raised.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use serde_json::Value;
+
+use super::{
+    Seen,
+    truth::{Context, Event, Outcome, Truth},
+};
+
+/// The files that tdtrace leaves in a step's directory.
+pub(super) const REPORT: &str = "tdtrace.json";
+/// See [`REPORT`].
+pub(super) const EVENTS: &str = "events";
+/// What runs around each step.
+pub(super) const AROUND: &str =
+    "tdtrace guest stat --guest --json --output $OUT/tdtrace.json --events $OUT/events --";
+
+/// A #VE with what became of it.
+type Full = (Event, Context, Outcome);
+
+/// What tdtrace counted of a step, once it has been found right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Compared {
+    /// #VEs that it saw.
+    pub(super) seen: u64,
+    /// Those that it says it missed.
+    pub(super) missed: u64,
+    /// Events that are as the truth log has them.
+    pub(super) equal: usize,
+}
+
+/// Compares what tdtrace left of the step, if it ran around it.
+///
+/// # Errors
+/// With the first difference.
+pub(super) fn compare(seen: &Seen) -> Result<Option<Compared>> {
+    let Some(report) = seen.files.get(REPORT) else { return Ok(None) };
+    let report: Value = serde_json::from_slice(report).context("tdtrace's report")?;
+    let number = |path: &str| {
+        report.pointer(path).and_then(Value::as_u64).ok_or_else(|| anyhow!("no {path} in {REPORT}"))
+    };
+    let (saw, missed) = (number("/ve/seen/count")?, number("/ve/missed")?);
+    let (failed, unpaired) = (number("/ve/seen/failed")?, number("/ve/seen/unpaired")?);
+    let raised = seen.totals.of("ve");
+    if saw + missed != raised {
+        bail!("tdtrace saw {saw} and missed {missed} of {raised}");
+    }
+    // What has not come back was not handled: the kernel died of it afterwards.
+    let not_handled = seen.totals.of("failed") + seen.open();
+    if missed == 0 && failed != not_handled {
+        bail!("tdtrace saw {failed} fail instead of {not_handled}");
+    }
+    let reasons = reasons(&report)?;
+    if missed == 0 && reasons != seen.totals.reasons() {
+        bail!("tdtrace counted by reason {reasons:?} instead of {:?}", seen.totals.reasons());
+    }
+    let streamed = report.pointer("/lost/causes/events").is_none();
+    let equal = match seen.files.get(EVENTS) {
+        Some(events) if streamed && !seen.truth.is_empty() => {
+            let events = str::from_utf8(events).context("tdtrace's events are not text")?;
+            compare_events(events, &seen.truth, missed, unpaired)?
+        }
+        _ => 0,
+    };
+    Ok(Some(Compared { seen: saw, missed, equal }))
+}
+
+fn reasons(report: &Value) -> Result<BTreeMap<u64, u64>> {
+    let rows = report["reasons"].as_array().ok_or_else(|| anyhow!("no reasons in {REPORT}"))?;
+    let row = |row: &Value| Some((row["reason"].as_u64()?, row["count"].as_u64()?));
+    rows.iter().map(|line| row(line).ok_or_else(|| anyhow!("a reason is {line}"))).collect()
+}
+
+/// Without a miss the events are the log, for each thread in its order. Of those that were missed the log has more; of
+/// those whose beginning was not seen all but the address of the instruction is there.
+fn compare_events(text: &str, truth: &[Truth], missed: u64, unpaired: u64) -> Result<usize> {
+    let events: Vec<Full> = text
+        .lines()
+        .map(|line| event(line).with_context(|| format!("tdtrace's event {line}")))
+        .collect::<Result<_>>()?;
+    let raised: Vec<Full> = truth
+        .iter()
+        .map(|truth| match truth.outcome {
+            Outcome::Open => (truth.event, truth.context, Outcome::Failed),
+            outcome => (truth.event, truth.context, outcome),
+        })
+        .collect();
+    if missed == 0 && unpaired == 0 {
+        if events.len() != raised.len() {
+            bail!("tdtrace streamed {} of {} #VEs", events.len(), raised.len());
+        }
+        let (sorted_events, sorted_raised) = (sorted(&events), sorted(&raised));
+        let mut pairs = sorted_events.iter().zip(&sorted_raised);
+        if let Some((event, raised)) = pairs.find(|(event, raised)| event != raised) {
+            bail!("{raised:x?} was raised, and tdtrace says {event:x?}");
+        }
+        // An interrupt may come between the log's number and tdtrace's, and so may another CPU; a
+        // thread is in one place only.
+        if by_thread(&events) != by_thread(&raised) {
+            bail!("tdtrace has the #VEs of a thread in another order");
+        }
+        return Ok(events.len());
+    }
+    let mut left: BTreeMap<Full, i64> = BTreeMap::new();
+    raised.iter().for_each(|raised| *left.entry(*raised).or_default() += 1);
+    let (mut equal, mut partial) = (0, 0);
+    for event in &events {
+        match left.get_mut(event) {
+            Some(count) if *count > 0 => (*count, equal) = (*count - 1, equal + 1),
+            _ if event.0.ip == 0 => partial += 1,
+            _ => bail!("tdtrace saw what was not raised: {event:x?}"),
+        }
+    }
+    let absent: i64 = left.values().sum();
+    if partial > unpaired || absent != i64::try_from(missed + partial)? {
+        bail!(
+            "{absent} #VEs are absent, {partial} without address; missed {missed}, {unpaired} unpaired"
+        );
+    }
+    Ok(equal)
+}
+
+fn sorted(events: &[Full]) -> Vec<Full> {
+    let mut sorted = events.to_vec();
+    sorted.sort_unstable();
+    sorted
+}
+
+/// What each thread raised itself, in order. Every CPU has an idle thread, and all are number 0.
+fn by_thread(events: &[Full]) -> BTreeMap<u64, Vec<Full>> {
+    let mut threads: BTreeMap<u64, Vec<Full>> = BTreeMap::new();
+    for full in events.iter().filter(|(event, ..)| event.tid != 0) {
+        if matches!(full.1, Context::Task | Context::User) {
+            threads.entry(full.0.tid).or_default().push(*full);
+        }
+    }
+    threads
+}
+
+fn event(line: &str) -> Result<Full> {
+    let value: Value = serde_json::from_str(line)?;
+    let number = |name: &str| value[name].as_u64().ok_or_else(|| anyhow!("no {name}"));
+    let word = |name: &str| match value[name].as_str() {
+        Some(text) => u64::from_str_radix(text.trim_start_matches("0x"), 16)
+            .with_context(|| format!("{name} is {text:?}")),
+        None => Ok(0),
+    };
+    let reason = number("reason")?;
+    let event = Event {
+        tid: number("tid")?,
+        reason,
+        qual: word("qualification")?,
+        gla: word("gla")?,
+        gpa: word("gpa_raw")?,
+        // Undefined for EPT violations; the log has 0 there.
+        len: if reason == 48 { 0 } else { number("length")? },
+        ip: word("ip")?,
+    };
+    let context = match value["context"].as_str() {
+        Some("task") => Context::Task,
+        Some("softirq") => Context::Softirq,
+        Some("hardirq") => Context::Hardirq,
+        Some("nmi") => Context::Nmi,
+        Some("user") => Context::User,
+        other => bail!("the context is {other:?}"),
+    };
+    let outcome = match value["handled"].as_bool() {
+        Some(true) => Outcome::Handled,
+        Some(false) => Outcome::Failed,
+        None => bail!("no handled"),
+    };
+    Ok((event, context, outcome))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn truth(ip: u64, outcome: Outcome) -> Truth {
+        let event = Event { tid: 7, reason: 48, qual: 0x181, gla: 1, gpa: 1 << 51, len: 0, ip };
+        Truth {
+            event,
+            context: Context::Hardirq,
+            place: "f+0x1/0x2".into(),
+            expected: outcome,
+            outcome,
+            comm: "sh".into(),
+        }
+    }
+
+    fn line(ip: u64, handled: bool) -> String {
+        let ip = if ip == 0 { String::new() } else { format!("\"ip\":\"{ip:#x}\",") };
+        format!(
+            "{{\"reason\":48,\"qualification\":\"0x181\",\"gla\":\"0x1\",\
+             \"gpa_raw\":\"0x8000000000000\",\"length\":99,\"tid\":7,{ip}\
+             \"context\":\"hardirq\",\"handled\":{handled}}}\n"
+        )
+    }
+
+    #[test]
+    fn events_must_be_the_log_in_the_order_of_each_thread_if_nothing_was_missed() {
+        let mut log = [truth(1, Outcome::Handled), truth(2, Outcome::Failed)];
+        log.iter_mut().for_each(|truth| truth.context = Context::Task);
+        let line = |ip, handled| line(ip, handled).replace("hardirq", "task");
+        let right = line(1, true) + &line(2, false);
+        assert_eq!(compare_events(&right, &log, 0, 0).unwrap(), 2);
+        for wrong in [
+            line(2, false) + &line(1, true),
+            line(1, true) + &line(2, true),
+            line(1, true),
+            right.replace("task", "hardirq"),
+            right.replace("0x181", "0x182"),
+        ] {
+            assert!(compare_events(&wrong, &log, 0, 0).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_interrupt_may_come_before_what_it_interrupted_was_seen_to_begin() {
+        let log = [truth(1, Outcome::Handled), truth(2, Outcome::Failed)];
+        assert_eq!(compare_events(&(line(2, false) + &line(1, true)), &log, 0, 0).unwrap(), 2);
+    }
+
+    #[test]
+    fn what_is_absent_must_have_been_missed_and_nothing_may_be_invented() {
+        let log = [truth(1, Outcome::Handled), truth(1, Outcome::Handled)];
+        assert_eq!(compare_events(&line(1, true), &log, 1, 0).unwrap(), 1);
+        assert!(compare_events(&line(1, true), &log, 2, 0).is_err());
+        assert!(compare_events(&line(3, true), &log, 1, 0).is_err());
+        assert!(compare_events(&(line(1, true).repeat(3)), &log, 1, 0).is_err());
+    }
+
+    #[test]
+    fn an_event_without_a_beginning_counts_as_one_whose_address_is_not_known() {
+        let log = [truth(1, Outcome::Handled), truth(2, Outcome::Handled)];
+        let events = line(1, true) + &line(0, true);
+        assert_eq!(compare_events(&events, &log, 0, 1).unwrap(), 1);
+        assert!(compare_events(&events, &log, 1, 0).is_err());
+    }
+
+    #[test]
+    fn what_has_not_come_back_was_not_handled() {
+        let log = [truth(1, Outcome::Open), truth(2, Outcome::Handled)];
+        let events = line(1, false) + &line(2, true);
+        assert_eq!(compare_events(&events, &log, 0, 0).unwrap(), 2);
+        assert!(compare_events(&events.replace("false", "true"), &log, 0, 0).is_err());
+    }
+}
