@@ -65,7 +65,7 @@ impl Counters {
         let map = |name: &'static str| {
             loaded.map(name).with_context(|| format!("the map {name} cannot be used"))
         };
-        let vcpus = Vcpus::new(MappedArray::new(map("VCPUS")?)?, reading);
+        let vcpus = Vcpus::new(MappedArray::writable(map("VCPUS")?)?, reading);
         let durations = Durations::new(MappedArray::new(map("LATENCY_ROWS")?)?);
         let vms = MappedArray::new(map("VMS")?)?;
         let (freed_vms, ended) = (HashMap::new(), Losses::default());

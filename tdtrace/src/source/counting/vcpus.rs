@@ -215,12 +215,15 @@ impl Vcpus {
         self.known.values()
     }
 
-    /// Takes the vCPUs out for which `over` holds; their slots are silent from now on.
+    /// Takes the vCPUs out for which `over` holds; their slots are silent from now on. The slots forget
+    /// their addresses: a CPU may remember one of them when another vCPU has the address.
     pub(super) fn take(&mut self, over: impl Fn(&Vcpu) -> bool) -> Vec<Vcpu> {
         let taken: Vec<Vcpu> =
             self.known.extract_if(|_, vcpu| over(vcpu)).map(|(_, v)| v).collect();
         for vcpu in &taken {
             self.freed.insert(vcpu.index, vcpu.life);
+            let base = vcpu.index as usize * size_of::<VcpuSlot>();
+            self.slots.store((base + offset_of!(VcpuSlot, vcpu)) / 8, 0);
         }
         taken
     }
