@@ -4,7 +4,7 @@
 //! folds TDVMCALLs into others, and the tracepoints of single accesses come later.
 
 use tdtrace_common::{
-    counters::{Class, vmx_reason_index},
+    counters::{Class, REASON_OTHER, vmx_reason_index},
     layout::ABSENT,
     td::{REASON_TD, TdExit, TdRegisters},
 };
@@ -56,10 +56,11 @@ fn word(vcpu: u64, window: &[u64; WINDOW], offset: u32) -> u64 {
     }
 }
 
-/// The registers of the exit that `vcpu`, of a TD, just had, and the vector in R9.
+/// The registers of the exit that `vcpu`, of a TD, just had, and the vector in R9; `None` if they cannot
+/// be read: zeroes would be an exit of another kind.
 #[inline(always)]
-fn registers(vcpu: u64, shared_bit: u64) -> (TdRegisters, u64) {
-    let window: [u64; WINDOW] = read(vcpu, base()).unwrap_or_default();
+fn registers(vcpu: u64, shared_bit: u64) -> Option<(TdRegisters, u64)> {
+    let window: [u64; WINDOW] = read(vcpu, base())?;
     let args = offset!(tdx_vp_enter_args);
     let register = |offset: u32| word(vcpu, &window, args.wrapping_add(offset));
     let registers = TdRegisters {
@@ -76,7 +77,7 @@ fn registers(vcpu: u64, shared_bit: u64) -> (TdRegisters, u64) {
     let intr_info = offset!(tdx_vt).wrapping_add(offset!(vt_exit_intr_info));
     let word = word(vcpu, &window, intr_info & !7);
     let intr_info = if intr_info & 7 == 0 { word } else { word >> 32 };
-    (registers, intr_info & 0xff)
+    Some((registers, intr_info & 0xff))
 }
 
 /// VMX exit reason: an interrupt of the host.
@@ -86,7 +87,10 @@ const EXTERNAL_INTERRUPT: u32 = 1;
 #[inline(always)]
 pub(crate) fn exits(slot: &mut Slot, vcpu: u64) -> usize {
     let shared_bit = slot.shared_bit();
-    let (registers, vector) = registers(vcpu, shared_bit);
+    let Some((registers, vector)) = registers(vcpu, shared_bit) else {
+        slot.get().td_exit = 0;
+        return REASON_OTHER;
+    };
     let index = match registers.kind() {
         Some(kind) => {
             count_access(slot, kind, &registers);
