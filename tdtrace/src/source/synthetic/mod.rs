@@ -13,8 +13,9 @@ mod td;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, Result};
-use tdtrace_common::synthetic::SyntheticCpu;
+use anyhow::{Context as _, Result, ensure};
+use aya::programs::{RawTracePointRunOptions, TestRun as _};
+use tdtrace_common::{kvm, layout::ABSENT, synthetic::SyntheticCpu};
 
 pub use self::{
     cpu::{Cpu, Event},
@@ -24,6 +25,7 @@ use self::{memory::Memory, td::Structures};
 use super::{
     counting::{
         Counters, Reading,
+        cost::Cost,
         load::{Load, Loaded, SyntheticSizes},
         privilege,
         sizes::Sizes,
@@ -35,6 +37,7 @@ use crate::{
     kernel::{
         Facts,
         btf::{Btf, unpack_btf},
+        layout::resolve_running,
     },
     model::sample::{Host, Isa, ProbeState, Sample, VmKey},
     probe::table::PROBES,
@@ -47,7 +50,7 @@ static BTF: &[u8] =
 /// Processes of synthetic TDs have numbers that no process has (`PID_MAX_LIMIT` is 2^22).
 pub const FIRST_PID: u32 = 1 << 23;
 
-/// How large a load for synthetic TDs is.
+/// How large a load for synthetic TDs is, and what it is told.
 #[derive(Clone, Copy, Debug)]
 pub struct SyntheticOptions {
     /// Slots for vCPUs.
@@ -60,6 +63,17 @@ pub struct SyntheticOptions {
     pub rows: Option<u32>,
     /// Let the programs take the time.
     pub timed: bool,
+    /// Fields of the layout that the kernel is said not to have.
+    pub absent: &'static [&'static str],
+    /// Clock and thread are the running kernel's, as they are to programs that are attached: for what
+    /// these cost. `kvm_entry` and `kvm_exit` alone are any use then: they are told their vCPU.
+    pub real: bool,
+}
+
+impl Default for SyntheticOptions {
+    fn default() -> Self {
+        Self { max_vcpus: 128, tds: 8, vcpus: 8, rows: None, timed: true, absent: &[], real: false }
+    }
 }
 
 /// A load with its made-up structures.
@@ -81,7 +95,13 @@ impl Synthetic {
         let facts = Facts::running();
         privilege::check(&facts)?;
         let btf = Btf::parse(unpack_btf(BTF).context("the BTF that tdtrace has with it")?)?;
-        let structures = Structures::new(btf)?;
+        let mut structures = Structures::new(btf)?;
+        for name in options.absent {
+            ensure!(structures.layout.set(name, ABSENT), "the layout has no field {name}");
+        }
+        if options.real {
+            structures.take_tasks_of(&resolve_running()?.layout);
+        }
         let cpus = facts.possible_cpus.known().copied().unwrap_or(1);
         let mut sizes = Sizes::new(options.max_vcpus, options.timed);
         sizes.rows = options.rows.unwrap_or(sizes.rows);
@@ -93,9 +113,11 @@ impl Synthetic {
             synthetic: Some(SyntheticSizes {
                 cpus,
                 pages: structures.pages(options.tds, options.vcpus),
+                told: !options.real,
             }),
         })?;
-        for name in PROBES.iter().map(|probe| probe.name).chain([ADDRESS]) {
+        let probes = PROBES.iter().map(|probe| probe.name);
+        for name in probes.chain([ADDRESS]).chain(FLOORS) {
             let program = loaded.program_mut(name)?;
             program.load().with_context(|| format!("the kernel refuses the program {name}"))?;
         }
@@ -119,8 +141,16 @@ impl Synthetic {
     /// # Errors
     /// When there is no room left.
     pub fn td(&mut self, pid: u32, name: &str) -> Result<u64> {
+        self.vm(pid, name, kvm::TDX_VM)
+    }
+
+    /// Makes a VM of type `vm_type` (`KVM_X86_*_VM`): its address.
+    ///
+    /// # Errors
+    /// When there is no room left.
+    pub fn vm(&mut self, pid: u32, name: &str, vm_type: u32) -> Result<u64> {
         self.owners.names.insert(pid, name.into());
-        self.structures.td(&mut self.memory)
+        self.structures.vm(&mut self.memory, vm_type)
     }
 
     /// Makes vCPU `id` of the TD at `td`.
@@ -135,7 +165,7 @@ impl Synthetic {
     /// Makes another TD at the address of one that is no more.
     pub fn reuse_td(&mut self, td: u64, pid: u32, name: &str) {
         self.owners.names.insert(pid, name.into());
-        self.structures.write_td(&self.memory, td);
+        self.structures.write_vm(&self.memory, td, kvm::TDX_VM);
     }
 
     /// Makes another vCPU at the address of one that is no more.
@@ -155,13 +185,47 @@ impl Synthetic {
         Cpu::new(self, number)
     }
 
-    /// Adds to the buckets of every row that there is, as if so many durations had been counted: for
-    /// what takes too long to count.
+    /// Adds to the buckets of every row that there is, and to the count of its reason, as if so many
+    /// durations had been counted: for what takes too long to count. Shows after the next event of the
+    /// vCPU.
     ///
     /// # Errors
-    /// When the map cannot be mapped.
+    /// When a map cannot be mapped.
     pub fn add_to_buckets(&self, bucket: usize, count: u32) -> Result<()> {
-        td::add_to_buckets(self.counters.loaded().map("LATENCY_ROWS")?, bucket, count)
+        let loaded = self.counters.loaded();
+        td::add_to_buckets(loaded.map("LATENCY_ROWS")?, loaded.map("VCPUS")?, bucket, count)
+    }
+
+    /// How many entries map `name` has: `VCPU_INDEX`, `VM_INDEX`, `SLOT_AT`, `SLOT_BY_THREAD` or
+    /// `HOTSPOTS`.
+    ///
+    /// # Errors
+    /// When it is another map, or cannot be read.
+    pub fn entries(&self, name: &str) -> Result<usize> {
+        let entries = self.counters.loaded().entries(name)?;
+        entries.with_context(|| format!("the map {name} has no keys"))
+    }
+
+    /// Runs the two programs once that others are compared with: `floor_empty` and `floor_clock`.
+    ///
+    /// # Errors
+    /// When the kernel does not run them.
+    pub fn run_floors(&self) -> Result<()> {
+        for name in FLOORS {
+            let program = self.counters.loaded().program(name)?;
+            let options = RawTracePointRunOptions::new();
+            program.test_run(options).with_context(|| format!("{name} does not run"))?;
+        }
+        Ok(())
+    }
+
+    /// What program `name` cost so far; the kernel measures it while its statistics are on
+    /// (`BPF_ENABLE_STATS`).
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn cost(&self, name: &str) -> Result<Cost> {
+        self.counters.loaded().cost(name)
     }
 
     /// What was counted up to `now`, the synthetic time.
@@ -187,6 +251,9 @@ impl Synthetic {
         })
     }
 }
+
+/// What running a program costs, see the programs.
+const FLOORS: [&str; 2] = ["floor_empty", "floor_clock"];
 
 /// The program that tells where the memory is.
 const ADDRESS: &str = "synthetic_address";
