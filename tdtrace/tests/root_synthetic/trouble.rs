@@ -1,1 +1,8 @@
 //! What goes wrong: missing events, no room, addresses that are used again.
+
+mod generations;
+mod random;
+mod reuse;
+mod room;
+mod unpaired;
+mod wrap;
