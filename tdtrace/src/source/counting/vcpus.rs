@@ -104,6 +104,44 @@ impl Vcpus {
         }
     }
 
+    /// VMs of which a vCPU moved since it was read last, or which is new, with the slots of all their
+    /// vCPUs.
+    pub(super) fn moved_vms(&self, vms: &MappedArray<VmEntry>) -> HashMap<VmKey, Vec<u32>> {
+        let mut found: HashMap<VmKey, (bool, Vec<u32>)> = HashMap::new();
+        for index in (0..self.slots.len()).filter(|index| self.is_used(*index)) {
+            let life = self.slots.word(index, offset_of!(VcpuSlot, life)) as u32;
+            let known = self.known.get(&index).filter(|known| known.life == life);
+            let vm = self.slots.word(index, offset_of!(VcpuSlot, vm)) as u32;
+            let (moved, slots) = found.entry(self.vm_key(vm, vms)).or_default();
+            *moved |= known.is_none_or(|known| !self.is_at_rest(known));
+            slots.push(index);
+        }
+        let moved = found.into_iter().filter(|(_, (moved, _))| *moved);
+        moved.map(|(key, (_, slots))| (key, slots)).collect()
+    }
+
+    /// The slots of the vCPUs of VM `key`.
+    pub(super) fn slots_of(&self, key: VmKey, vms: &MappedArray<VmEntry>) -> Vec<u32> {
+        let is_its = |index: &u32| {
+            let vm = self.slots.word(*index, offset_of!(VcpuSlot, vm)) as u32;
+            self.is_used(*index) && self.vm_key(vm, vms) == key
+        };
+        (0..self.slots.len()).filter(is_its).collect()
+    }
+
+    /// The VM that has entry `index` now.
+    fn vm_key(&self, index: u32, vms: &MappedArray<VmEntry>) -> VmKey {
+        let is_there = index < vms.len();
+        let life = if is_there { vms.word(index, offset_of!(VmEntry, life)) as u32 } else { 0 };
+        VmKey { index, life: self.reading.life(life) }
+    }
+
+    /// Entries of the rows of durations of slot `index`.
+    pub(super) fn rows(&self, index: u32) -> [u32; SLOT_ROWS] {
+        let base = offset_of!(VcpuSlot, rows);
+        std::array::from_fn(|row| self.slots.word(index, base + 4 * row) as u32)
+    }
+
     /// Whether nothing was counted since it was read. A vCPU that moved then is read once more: of its
     /// last event the place may have been written after the count was read.
     fn is_at_rest(&self, known: &Vcpu) -> bool {
@@ -138,11 +176,6 @@ impl Vcpus {
         let slot = self.slot(index);
         let timing = self.timing(index).or_else(|| before.map(|before| before.timing));
         let timing = timing.unwrap_or_default();
-        let vm_life = if slot.vm < vms.len() {
-            vms.word(slot.vm, offset_of!(VmEntry, life)) as u32
-        } else {
-            0
-        };
         let mut hotspots: Vec<(Place, u64)> = slot
             .hotspots
             .iter()
@@ -152,7 +185,7 @@ impl Vcpus {
         hotspots.extend(overflow.get(&(index, slot.life)).into_iter().flatten());
         let sample = VcpuSample {
             key: VcpuKey { index, life: self.reading.life(slot.life) },
-            vm: VmKey { index: slot.vm, life: self.reading.life(vm_life) },
+            vm: self.vm_key(slot.vm, vms),
             id: slot.vcpu_id,
             tid: slot.tid,
             counts: Counts::new(slot.counts),
