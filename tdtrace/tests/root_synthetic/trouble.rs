@@ -2,6 +2,7 @@
 
 mod generations;
 mod random;
+mod reading;
 mod reuse;
 mod room;
 mod unpaired;

@@ -15,13 +15,13 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{RawTracePointRunOptions, TestRun as _};
-use tdtrace_common::{kvm, layout::ABSENT, synthetic::SyntheticCpu};
+use tdtrace_common::{kvm, layout::ABSENT};
 
+use self::td::Structures;
 pub use self::{
-    cpu::{Cpu, Event},
+    cpu::{Cpu, Event, Machine},
     td::{Registers, Vcpu},
 };
-use self::{memory::Memory, td::Structures};
 use super::{
     counting::{
         Counters, Reading,
@@ -29,7 +29,6 @@ use super::{
         load::{Load, Loaded, SyntheticSizes},
         privilege,
         sizes::Sizes,
-        slots::MappedArray,
     },
     owner::{Identity, Owners},
 };
@@ -79,9 +78,7 @@ impl Default for SyntheticOptions {
 /// A load with its made-up structures.
 pub struct Synthetic {
     counters: Counters,
-    cpus: MappedArray<SyntheticCpu>,
-    memory: Memory,
-    structures: Structures,
+    machine: Arc<Machine>,
     host: Arc<Host>,
     owners: MadeUp,
 }
@@ -122,15 +119,12 @@ impl Synthetic {
             program.load().with_context(|| format!("the kernel refuses the program {name}"))?;
         }
         loaded.begin()?;
-        let cpus = MappedArray::writable(loaded.map("SYNTHETIC_CPUS")?)?;
-        let memory = Memory::new(&loaded, &cpus)?;
+        let machine = Machine::new(&loaded, structures)?;
         let isa = Isa::Vmx;
         let reading = Reading { isa, timed: options.timed, loads_before: 0, synthetic: true };
         Ok(Self {
             counters: Counters::new(loaded, reading)?,
-            cpus,
-            memory,
-            structures,
+            machine: Arc::new(machine),
             host: Arc::new(Host { release: "7.3, synthetic".to_owned(), isa }),
             owners: MadeUp::default(),
         })
@@ -150,7 +144,7 @@ impl Synthetic {
     /// When there is no room left.
     pub fn vm(&mut self, pid: u32, name: &str, vm_type: u32) -> Result<u64> {
         self.owners.names.insert(pid, name.into());
-        self.structures.vm(&mut self.memory, vm_type)
+        self.machine.structures.vm(&self.machine.memory, vm_type)
     }
 
     /// Makes vCPU `id` of the TD at `td`.
@@ -158,19 +152,20 @@ impl Synthetic {
     /// # Errors
     /// When there is no room left.
     pub fn vcpu(&mut self, td: u64, id: u32, pid: u32, tid: u32) -> Result<Vcpu> {
-        let address = self.structures.vcpu(&mut self.memory, td, id)?;
+        let address = self.machine.structures.vcpu(&self.machine.memory, td, id)?;
         Ok(Vcpu { address, pid, tid })
     }
 
     /// Makes another TD at the address of one that is no more.
     pub fn reuse_td(&mut self, td: u64, pid: u32, name: &str) {
         self.owners.names.insert(pid, name.into());
-        self.structures.write_vm(&self.memory, td, kvm::TDX_VM);
+        self.machine.structures.write_vm(&self.machine.memory, td, kvm::TDX_VM);
     }
 
     /// Makes another vCPU at the address of one that is no more.
     pub fn reuse_vcpu(&mut self, vcpu: Vcpu, td: u64, id: u32, pid: u32, tid: u32) -> Vcpu {
-        self.structures.write_vcpu(&self.memory, vcpu.address, td, id);
+        let Machine { structures, memory, .. } = &*self.machine;
+        structures.write_vcpu(memory, vcpu.address, td, id);
         Vcpu { pid, tid, ..vcpu }
     }
 
@@ -182,7 +177,13 @@ impl Synthetic {
     /// The CPU with this number, to fire events on. The calling thread must stay there.
     #[must_use]
     pub fn cpu(&self, number: u32) -> Cpu<'_> {
-        Cpu::new(self, number)
+        self.machine.cpu(number)
+    }
+
+    /// What events come from, to fire them while they are counted.
+    #[must_use]
+    pub fn machine(&self) -> Arc<Machine> {
+        Arc::clone(&self.machine)
     }
 
     /// Adds to the buckets of every row that there is, and to the count of its reason, as if so many

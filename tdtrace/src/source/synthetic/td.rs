@@ -95,7 +95,7 @@ impl Structures {
         self.layout.task_run_delay = running.task_run_delay;
     }
 
-    pub(super) fn vm(&self, memory: &mut Memory, vm_type: u32) -> Result<u64> {
+    pub(super) fn vm(&self, memory: &Memory, vm_type: u32) -> Result<u64> {
         let address = memory.take(self.kvm)?;
         self.write_vm(memory, address, vm_type);
         Ok(address)
@@ -112,7 +112,7 @@ impl Structures {
         put(memory, address, layout.kvm_clock_offset, 8, made.wrapping_neg());
     }
 
-    pub(super) fn vcpu(&self, memory: &mut Memory, td: u64, id: u32) -> Result<u64> {
+    pub(super) fn vcpu(&self, memory: &Memory, td: u64, id: u32) -> Result<u64> {
         let address = memory.take(self.vcpu)?;
         self.write_vcpu(memory, address, td, id);
         Ok(address)
