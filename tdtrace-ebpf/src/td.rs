@@ -3,6 +3,8 @@
 //! They are read where `kvm_exit` fires, with interrupts off, and in one window: KVM's own reason
 //! folds TDVMCALLs into others, and the tracepoints of single accesses come later.
 
+use core::mem::MaybeUninit;
+
 use tdtrace_common::{
     counters::{Class, REASON_OTHER, vmx_reason_index},
     layout::ABSENT,
@@ -10,7 +12,7 @@ use tdtrace_common::{
 };
 
 use crate::{
-    kernel::{offset, read},
+    kernel::{offset, read, read_into},
     slot::Slot,
 };
 
@@ -60,22 +62,23 @@ fn word(vcpu: u64, window: &[u64; WINDOW], offset: u32) -> u64 {
 /// be read: zeroes would be an exit of another kind.
 #[inline(always)]
 fn registers(vcpu: u64, shared_bit: u64) -> Option<(TdRegisters, u64)> {
-    let window: [u64; WINDOW] = read(vcpu, base())?;
+    let mut room = MaybeUninit::uninit();
+    let window: &[u64; WINDOW] = read_into(vcpu, base(), &mut room)?;
     let args = offset!(tdx_vp_enter_args);
-    let register = |offset: u32| word(vcpu, &window, args.wrapping_add(offset));
+    let register = |offset: u32| word(vcpu, window, args.wrapping_add(offset));
     let registers = TdRegisters {
-        ret: word(vcpu, &window, offset!(tdx_vp_enter_ret)),
+        ret: word(vcpu, window, offset!(tdx_vp_enter_ret)),
         r10: register(offset!(tdx_args_r10)),
         r11: register(offset!(tdx_args_r11)),
         r12: register(offset!(tdx_args_r12)),
         r13: register(offset!(tdx_args_r13)),
         r14: register(offset!(tdx_args_r14)),
-        ext_qualification: word(vcpu, &window, offset!(tdx_ext_exit_qualification)),
-        gpa: word(vcpu, &window, offset!(tdx_exit_gpa)),
+        ext_qualification: word(vcpu, window, offset!(tdx_ext_exit_qualification)),
+        gpa: word(vcpu, window, offset!(tdx_exit_gpa)),
         shared_bit,
     };
     let intr_info = offset!(tdx_vt).wrapping_add(offset!(vt_exit_intr_info));
-    let word = word(vcpu, &window, intr_info & !7);
+    let word = word(vcpu, window, intr_info & !7);
     let intr_info = if intr_info & 7 == 0 { word } else { word >> 32 };
     Some((registers, intr_info & 0xff))
 }
