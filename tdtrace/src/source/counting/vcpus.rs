@@ -174,8 +174,14 @@ impl Vcpus {
         now: Duration,
     ) -> Vcpu {
         let slot = self.slot(index);
-        let timing = self.timing(index).or_else(|| before.map(|before| before.timing));
-        let timing = timing.unwrap_or_default();
+        let (timing, times) = self.timing(index).map_or_else(
+            // Which phase lasts is not known then: told by the one before, times would go back later.
+            || match before {
+                Some(old) => (old.timing, old.sample.times),
+                None => (Timing::default(), self.reading.times(&Timing::default(), now)),
+            },
+            |timing| (timing, self.reading.times(&timing, now)),
+        );
         let mut hotspots: Vec<(Place, u64)> = slot
             .hotspots
             .iter()
@@ -193,7 +199,7 @@ impl Vcpus {
             userspace: nonzero(&slot.userspace),
             hotspots,
             kvm: (slot.synced != 0).then_some((slot.first, slot.last)),
-            times: self.reading.times(&timing, now),
+            times,
             latency: Arc::default(),
         };
         Vcpu {
@@ -224,7 +230,8 @@ impl Vcpus {
         slot
     }
 
-    /// The times of slot `index` as they belong together; `None` if they are never left alone.
+    /// The times of slot `index` as they belong together; `None` if they are never left alone. On a kernel
+    /// that preempts programs the thread may be waiting for its CPU halfway through writing them.
     fn timing(&self, index: u32) -> Option<Timing> {
         const WORDS: usize = size_of::<Timing>() / 8;
         let base = offset_of!(VcpuSlot, timing);

@@ -3,7 +3,7 @@
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tdtrace::{
@@ -19,7 +19,10 @@ use super::super::drive::{
     Driven, assert_durations, assert_vcpu, latency_of, load, pid, pin, plain, sample, td, vcpu_of,
 };
 
-const SAMPLES: usize = 400;
+/// Samples with news that are taken at least.
+const SAMPLES: u64 = 200;
+/// How long that may take: the thread that fires may have to wait for its CPU.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One KVM_RUN with a few exits. HLT takes all of its time halted.
 fn run(cpu: &tdtrace::source::synthetic::Cpu<'_>, driven: &mut Driven, clock: &AtomicU64) {
@@ -50,7 +53,8 @@ fn run(cpu: &tdtrace::source::synthetic::Cpu<'_>, driven: &mut Driven, clock: &A
 fn assert_sound(sample: &Sample) -> Option<(Times, [u64; 32])> {
     let vcpu = sample.vcpus.first()?;
     let times = vcpu.times.unwrap();
-    let latency = latency_of(sample, pid(0));
+    // A VM that is new may be listed one sample later than its vCPU.
+    let latency = &sample.vms.first()?.latency;
     let of =
         |returns: bool| latency.iter().filter(move |row| (row.class >= LATENCY_RETURNS) == returns);
     let exits: u64 = of(false).map(|row| row.histogram.count()).sum();
@@ -65,7 +69,7 @@ fn assert_sound(sample: &Sample) -> Option<(Times, [u64; 32])> {
     let took: u64 = of(true).flat_map(|row| row.ns).sum();
     let vmm = times.part(Part::Vmm) + times.part(Part::Waiting);
     assert!(took <= vmm, "returns took {took} of {vmm} ns");
-    for row in latency {
+    for row in &**latency {
         assert!(row.max <= row.ns.iter().sum());
     }
     let mut counts = [0; 32];
@@ -93,7 +97,8 @@ fn every_sample_is_sound_while_events_are_counted() {
         pin(0);
         let mut before: Option<(Times, [u64; 32])> = None;
         let mut moved = 0;
-        for _ in 0..SAMPLES {
+        let began = Instant::now();
+        while moved < SAMPLES && began.elapsed() < PATIENCE {
             let now = clock.load(Ordering::Acquire);
             let sample = synthetic.sample(Duration::from_nanos(now), None);
             let checked = std::panic::catch_unwind(|| assert_sound(sample.as_ref().unwrap()));
@@ -115,7 +120,7 @@ fn every_sample_is_sound_while_events_are_counted() {
             before = sound.or(before);
         }
         stop.store(true, Ordering::Release);
-        assert!(moved > SAMPLES as u64 / 4, "only {moved} samples had news");
+        assert!(moved >= SAMPLES, "only {moved} samples had news");
     });
     let sample = sample(&mut synthetic, driven.now);
     assert_vcpu(vcpu_of(&sample, driven.vcpu.tid), &driven, [0; 5]);
