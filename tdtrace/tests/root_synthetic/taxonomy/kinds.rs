@@ -15,11 +15,11 @@ use super::super::drive::{
 const SHARED: u64 = 1 << 51;
 
 /// What the guest did, and what must come of it.
-pub(super) struct Kind {
-    pub(super) registers: Registers,
-    pub(super) index: u32,
-    pub(super) name: String,
-    pub(super) place: Option<(&'static str, u64, u32)>,
+struct Kind {
+    registers: Registers,
+    index: u32,
+    name: String,
+    place: Option<(&'static str, u64, u32)>,
 }
 
 fn call(leaf: u64, kvm_reason: u32, [r12, r13, r14]: [u64; 3]) -> Registers {
@@ -27,7 +27,7 @@ fn call(leaf: u64, kvm_reason: u32, [r12, r13, r14]: [u64; 3]) -> Registers {
 }
 
 /// TDVMCALLs: GHCI leaf, what KVM shows, arguments, index, name, place.
-pub(super) fn calls() -> Vec<Kind> {
+fn calls() -> Vec<Kind> {
     const ALIGNED: u64 = 0x20_0000;
     let kind = |leaf, kvm, arguments, number: u32, name: &str, place| Kind {
         registers: call(leaf, kvm, arguments),
@@ -216,7 +216,7 @@ fn leave(
 /// What the model calls them, and which of them are halts.
 fn assert_names(snapshot: &tdtrace::model::snapshot::Snapshot, kinds: &[Kind]) {
     for (index, kind) in (0_u32..).zip(kinds) {
-        let vm = snapshot.vms.iter().find(|vm| vm.pid == pid(index)).unwrap();
+        let vm = snapshot.vms.iter().find(|vm| vm.pid == pid(index)).expect("its VM");
         assert_eq!(vm.kind, "TD");
         assert_eq!(vm.reasons(), BTreeMap::from([(kind.name.clone(), 5)]));
         let mut rows = vm.latency.iter().filter(|row| row.span == Span::Exit);

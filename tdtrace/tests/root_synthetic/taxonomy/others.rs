@@ -6,8 +6,11 @@ use super::super::drive::{
     Driven, assert_durations, assert_vcpu, latency_of, load_with, pid, pin, sample, td, vcpu_of, vm,
 };
 
+/// Registers, index for a TD, index otherwise, place.
+type Exit = (Registers, u32, u32, Option<(&'static str, u64, u32)>);
+
 /// Exits as KVM shows them: 77, 49 and 0xdead.
-fn exits() -> [(Registers, u32, u32, Option<(&'static str, u64, u32)>); 4] {
+fn exits() -> [Exit; 4] {
     let call = |kvm_reason, r11, r12, r13, r14| Registers {
         ret: 77,
         kvm_reason,
@@ -18,7 +21,6 @@ fn exits() -> [(Registers, u32, u32, Option<(&'static str, u64, u32)>); 4] {
         ..Registers::default()
     };
     let busy = Registers { ret: 0x8000_0200_0000_0092, ..call(0xdead, 48, 4, 1, 0xfec0_0000) };
-    // Registers, index for a TD, index otherwise, place.
     [
         (call(77, 0x10002, 1 << 51, 0x1000, 0), 205, 77, None),
         (call(49, 48, 4, 1, 1 << 51 | 0xfec0_0000), 199, 49, Some(("mmio_write", 0xfec0_0000, 4))),
@@ -78,13 +80,13 @@ fn drive(synthetic: &tdtrace::source::synthetic::Synthetic, driven: &mut Driven,
 }
 
 fn assert_all(synthetic: &mut tdtrace::source::synthetic::Synthetic, all: &[(Driven, u32)]) {
-    let now = all.iter().map(|(driven, _)| driven.now).max().unwrap();
+    let now = all.iter().map(|(driven, _)| driven.now).max().expect("a VM");
     let sample = sample(synthetic, now);
     for (driven, vm_type) in all {
         let vcpu = vcpu_of(&sample, driven.vcpu.tid);
         assert_vcpu(vcpu, driven, [0, 0, now - driven.now, 0, 0]);
         assert_durations(latency_of(&sample, driven.vcpu.pid), &driven.truth.durations);
-        let vm = sample.vms.iter().find(|vm| vm.pid == driven.vcpu.pid).unwrap();
+        let vm = sample.vms.iter().find(|vm| vm.pid == driven.vcpu.pid).expect("its VM");
         assert_eq!(vm.vm_type, Some(*vm_type));
     }
     assert!(sample.losses.causes.is_empty(), "{:?}", sample.losses);

@@ -6,7 +6,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
 };
 
-use tdtrace::source::synthetic::{Cpu, Event, Registers, SyntheticOptions};
+use tdtrace::source::synthetic::{Cpu, Event, Registers, Synthetic, SyntheticOptions};
 use tdtrace_common::counters::{Class, Loss};
 
 use super::super::drive::{
@@ -14,6 +14,8 @@ use super::super::drive::{
 };
 
 const SEQUENCES: u32 = 3_000;
+/// vCPUs of a VM.
+const PER_VM: u32 = 10;
 const FIRST_SEED: u64 = 0x7d_0000;
 
 /// What a sequence knows besides the truth of its vCPU.
@@ -176,7 +178,6 @@ impl Sequence {
 
 #[test]
 fn thousands_of_random_sequences_are_counted_as_the_truth_says() {
-    const PER_VM: u32 = 10;
     let vms = SEQUENCES / PER_VM;
     let mut synthetic = load_with(SyntheticOptions {
         max_vcpus: SEQUENCES,
@@ -185,7 +186,7 @@ fn thousands_of_random_sequences_are_counted_as_the_truth_says() {
         rows: Some(16 * SEQUENCES),
         ..SyntheticOptions::default()
     });
-    let mut all = Vec::new();
+    let mut all = Vms::new();
     for number in 0..SEQUENCES {
         let (vm, id) = (number / PER_VM, number % PER_VM);
         if id == 0 {
@@ -203,20 +204,7 @@ fn thousands_of_random_sequences_are_counted_as_the_truth_says() {
             next: [Next::Begin, Next::Exit],
         });
     }
-    // The vCPUs of a VM take turns, so that CPUs remember others and vCPUs move.
-    for (vm, (.., own)) in (0_u64..).zip(&mut all) {
-        let mut randoms: Vec<Random> =
-            (0..u64::from(PER_VM)).map(|id| Random::new(FIRST_SEED + 10 * vm + id)).collect();
-        for turn in 0..24 {
-            let number = turn / 3 % 2;
-            pin(number as usize);
-            let cpu = synthetic.cpu(number);
-            for (sequence, random) in own.iter_mut().zip(&mut randoms) {
-                sequence.step(&cpu, random);
-                sequence.step(&cpu, random);
-            }
-        }
-    }
+    drive(&synthetic, &mut all);
     let sequences = || all.iter().flat_map(|(.., own)| own);
     let now = sequences().map(|sequence| sequence.driven.now).max().unwrap();
     let sample = sample(&mut synthetic, now);
@@ -249,4 +237,25 @@ fn thousands_of_random_sequences_are_counted_as_the_truth_says() {
     assert_eq!(sample.losses.unpaired, unpaired);
     assert_eq!(sample.losses.causes, [(Loss::Unattributed, Class::UserspaceExit, nobodys)]);
     assert_eq!((sample.losses.hotspots, sample.losses.durations), (0, 0));
+}
+
+/// VMs with the sequences of their vCPUs.
+type Vms = Vec<(u64, bool, Vec<Sequence>)>;
+
+/// Fires all events.
+fn drive(synthetic: &Synthetic, all: &mut Vms) {
+    // The vCPUs of a VM take turns, so that CPUs remember others and vCPUs move.
+    for (vm, (.., own)) in (0_u64..).zip(all) {
+        let mut randoms: Vec<Random> =
+            (0..u64::from(PER_VM)).map(|id| Random::new(FIRST_SEED + 10 * vm + id)).collect();
+        for turn in 0..24 {
+            let number = turn / 3 % 2;
+            pin(number as usize);
+            let cpu = synthetic.cpu(number);
+            for (sequence, random) in own.iter_mut().zip(&mut randoms) {
+                sequence.step(&cpu, random);
+                sequence.step(&cpu, random);
+            }
+        }
+    }
 }

@@ -52,7 +52,7 @@ fn run(cpu: &tdtrace::source::synthetic::Cpu<'_>, driven: &mut Driven, clock: &A
 /// what the counts and the times say.
 fn assert_sound(sample: &Sample) -> Option<(Times, [u64; 32])> {
     let vcpu = sample.vcpus.first()?;
-    let times = vcpu.times.unwrap();
+    let times = vcpu.times.expect("the programs take the time");
     // A VM that is new may be listed one sample later than its vCPU.
     let latency = &sample.vms.first()?.latency;
     let of =

@@ -53,7 +53,7 @@ fn assert_exact(sample: &Sample, all: &[(&Driven, bool)]) {
 }
 
 fn nanos(sample: &Sample) -> u64 {
-    u64::try_from(sample.at.as_nanos()).unwrap()
+    u64::try_from(sample.at.as_nanos()).expect("a short time")
 }
 
 /// What happens to a vCPU's address.
