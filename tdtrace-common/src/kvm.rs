@@ -6,6 +6,9 @@
 /// `KVM_EXIT_HLT`: the VMM is to halt the vCPU.
 pub const EXIT_HLT: u32 = 5;
 
+/// `KVM_X86_TDX_VM`: the VM is a TD.
+pub const TDX_VM: u32 = 5;
+
 /// Why `KVM_RUN` came back to the VMM (`kvm_run.exit_reason`), ascending by number.
 pub const USERSPACE_EXITS: &[(u32, &str)] = &[
     (0, "UNKNOWN"),

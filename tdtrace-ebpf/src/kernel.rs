@@ -1,7 +1,12 @@
 //! Typed reads of kernel memory at offsets that the user side resolved, and what they tell: KVM's own
 //! counters, the exit reason, which VM it is.
 
-use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{
+    cty::c_void,
+    helpers::{bpf_get_current_task, bpf_probe_read_kernel, generated},
+};
 use tdtrace_common::{
     counters::{KvmStat, REASON_OTHER, svm_reason_index, vmx_reason_index},
     layout::ABSENT,
@@ -26,6 +31,18 @@ pub(crate) fn read<T: Copy>(base: u64, offset: u32) -> Option<T> {
     let address = base.wrapping_add(u64::from(offset)) as *const T;
     // SAFETY: the call checks the address and fails on a bad one.
     unsafe { bpf_probe_read_kernel(address) }.ok()
+}
+
+/// Reads a `T` at `base + offset` into `room`, for a `T` that is too large to be handed on by value.
+#[inline(always)]
+pub(crate) fn read_into<T: Copy>(base: u64, offset: u32, room: &mut MaybeUninit<T>) -> Option<&T> {
+    let address = base.wrapping_add(u64::from(offset)) as *const c_void;
+    // SAFETY: the call checks the address, fails on a bad one and writes as much as a `T` is long.
+    let result = unsafe {
+        generated::bpf_probe_read_kernel(room.as_mut_ptr().cast(), size_of::<T>() as u32, address)
+    };
+    // SAFETY: the call has written all of it.
+    (result == 0).then(|| unsafe { room.assume_init_ref() })
 }
 
 /// The name of the current process, empty where it cannot be read: a VM may be gone before the

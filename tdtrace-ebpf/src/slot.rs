@@ -14,7 +14,10 @@ use tdtrace_common::counters::{
     COUNTS, Class, CpuMemo, Hotspot, HotspotKey, HotspotValue, KvmObject, KvmStat, Loss, Place,
     REASONS, SLOT_HOTSPOTS, USERSPACE, VcpuSlot,
 };
-use tdtrace_common::latency::{SLOT_ROWS, Timing};
+use tdtrace_common::{
+    kvm,
+    latency::{SLOT_ROWS, Timing},
+};
 
 use crate::{
     context,
@@ -221,6 +224,8 @@ fn find(vcpu: u64) -> Option<u32> {
 /// Gives `vcpu` a free slot.
 #[inline(always)]
 fn make(ctx: *mut c_void, vcpu: u64, class: u32) -> i64 {
+    // Even if there is no slot for this one.
+    end_predecessor(vcpu);
     let made = make_slot(vcpu);
     if made < 0 {
         let loss = match made {
@@ -282,7 +287,6 @@ fn fill_slot(index: u32, vcpu: u64, kvm: u64) -> Result<(), i64> {
     if VCPU_INDEX.insert(slot.object, index, u64::from(BPF_ANY)).is_err() {
         return Err(MAP_FULL);
     }
-    end_predecessor(vcpu);
     // If there is no room, a stale guess of another CPU is not caught before the next KVM_RUN begins.
     let _ = SLOT_AT.insert(vcpu, index, u64::from(BPF_ANY));
     slot.vcpu = vcpu;
@@ -307,12 +311,9 @@ fn end_predecessor(vcpu: u64) {
 #[inline(always)]
 fn is_readable_td(index: u32) -> bool {
     // SAFETY: the entry of a VM that is there, written before its index was known.
-    let is_td = VMS.get_ptr(index).is_some_and(|vm| unsafe { (*vm).vm_type == KVM_X86_TDX_VM });
+    let is_td = VMS.get_ptr(index).is_some_and(|vm| unsafe { (*vm).vm_type == kvm::TDX_VM });
     is_td && td::is_known()
 }
-
-/// `arch/x86/include/uapi/asm/kvm.h`.
-const KVM_X86_TDX_VM: u32 = 5;
 
 /// Zeroes what the slot's last vCPU left; loops, because a block of this size does not fit the stack.
 #[inline(always)]

@@ -3,16 +3,17 @@
 //! They are read where `kvm_exit` fires, with interrupts off, and in one window: KVM's own reason
 //! folds TDVMCALLs into others, and the tracepoints of single accesses come later.
 
-use aya_ebpf::{cty::c_void, helpers::generated::bpf_probe_read_kernel};
+use core::mem::MaybeUninit;
+
 use tdtrace_common::{
-    counters::{Class, vmx_reason_index},
+    counters::{Class, REASON_OTHER, vmx_reason_index},
     layout::ABSENT,
     td::{REASON_TD, TdExit, TdRegisters},
 };
 
 use crate::{
-    kernel::{offset, read},
-    maps::{TD_WINDOW, TD_WINDOW_WORDS, TdWindow},
+    kernel::{offset, read, read_into},
+    maps::{TD_WINDOW, TdWindow},
     slot::Slot,
 };
 
@@ -55,30 +56,20 @@ fn word(vcpu: u64, window: &TdWindow, offset: u32) -> u64 {
     }
 }
 
-/// The words from the exit reason of `vcpu` on; zeroes if they cannot be read. In a map: with them on the
+/// The words from the exit reason of `vcpu` on; `None` if they cannot be read. In a map: with them on the
 /// stack `kvm_exit` and what it calls have more than the 512 bytes that kernels before 6.13 allow.
 #[inline(always)]
-fn window<'a>(vcpu: u64) -> &'a TdWindow {
-    let Some(window) = TD_WINDOW.get_ptr_mut(0) else {
-        return &[0; TD_WINDOW_WORDS];
-    };
-    let address = vcpu.wrapping_add(u64::from(base()));
-    // SAFETY: this CPU's value, and `kvm_exit` runs with interrupts off. The call checks the address,
-    // and leaves zeroes on a bad one.
-    unsafe {
-        bpf_probe_read_kernel(
-            window.cast(),
-            size_of::<TdWindow>() as u32,
-            address as *const c_void,
-        );
-        &*window
-    }
+fn window<'a>(vcpu: u64) -> Option<&'a TdWindow> {
+    let room = TD_WINDOW.get_ptr_mut(0)?.cast::<MaybeUninit<TdWindow>>();
+    // SAFETY: this CPU's value, and `kvm_exit` runs with interrupts off.
+    read_into(vcpu, base(), unsafe { &mut *room })
 }
 
-/// The registers of the exit that `vcpu`, of a TD, just had, and the vector in R9.
+/// The registers of the exit that `vcpu`, of a TD, just had, and the vector in R9; `None` if they cannot
+/// be read: zeroes would be an exit of another kind.
 #[inline(always)]
-fn registers(vcpu: u64, shared_bit: u64) -> (TdRegisters, u64) {
-    let window = window(vcpu);
+fn registers(vcpu: u64, shared_bit: u64) -> Option<(TdRegisters, u64)> {
+    let window = window(vcpu)?;
     let args = offset!(tdx_vp_enter_args);
     let register = |offset: u32| word(vcpu, window, args.wrapping_add(offset));
     let registers = TdRegisters {
@@ -95,7 +86,7 @@ fn registers(vcpu: u64, shared_bit: u64) -> (TdRegisters, u64) {
     let intr_info = offset!(tdx_vt).wrapping_add(offset!(vt_exit_intr_info));
     let word = word(vcpu, window, intr_info & !7);
     let intr_info = if intr_info & 7 == 0 { word } else { word >> 32 };
-    (registers, intr_info & 0xff)
+    Some((registers, intr_info & 0xff))
 }
 
 /// VMX exit reason: an interrupt of the host.
@@ -105,7 +96,10 @@ const EXTERNAL_INTERRUPT: u32 = 1;
 #[inline(always)]
 pub(crate) fn exits(slot: &mut Slot, vcpu: u64) -> usize {
     let shared_bit = slot.shared_bit();
-    let (registers, vector) = registers(vcpu, shared_bit);
+    let Some((registers, vector)) = registers(vcpu, shared_bit) else {
+        slot.get().td_exit = 0;
+        return REASON_OTHER;
+    };
     let index = match registers.kind() {
         Some(kind) => {
             count_access(slot, kind, &registers);

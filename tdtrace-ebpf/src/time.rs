@@ -125,9 +125,11 @@ fn is(timing: &Timing, phase: Phase) -> bool {
     timing.phase == phase as u16
 }
 
-/// The event before is missing, so the phase that ends has no time: it is not guessed.
+/// The event before is missing, so the phase that ends has no time: it is not guessed. Neither is the
+/// duration of an exit that the phase is a part of.
 #[inline(always)]
 fn miss(timing: &mut Timing) {
+    timing.exit = 0;
     if !is(timing, Phase::Unknown) {
         timing.unpaired += 1;
     }

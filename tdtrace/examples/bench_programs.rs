@@ -2,8 +2,9 @@
 //! what to make of the numbers.
 //!
 //! Next to each program, on the same tracepoint and in the same run, sit an empty one and one that
-//! only reads the clock: the kernel's measuring costs as much as the programs do. Prints one JSON
-//! object with the sums of every round.
+//! only reads the clock: the kernel's measuring costs as much as the programs do. What an exit of a TD
+//! costs is measured without one: the programs run on a made-up TD by `BPF_PROG_TEST_RUN`, and so do the
+//! two that they are compared with. Prints one JSON object with the sums of every round.
 
 use std::sync::atomic::AtomicBool;
 
@@ -19,6 +20,7 @@ use tdtrace::{
     source::{
         counting::cost::{self, Cost},
         live::{Live, Options},
+        synthetic::{Event, FIRST_PID, Registers, Synthetic, SyntheticOptions, Vcpu},
     },
     workload::{self, Counts, Kind, Plan},
 };
@@ -70,13 +72,16 @@ fn main() -> Result<()> {
         counts: Kind::WITHOUT_HALT.into_iter().map(|kind| (kind, cli.accesses)).collect::<Counts>(),
         ..Plan::default()
     };
+    let runs = TestRuns::new(cli.cpu)?;
     let mut rounds = Vec::new();
     for round in 0..=cli.rounds {
         let before = read(&live, &floors)?;
         workload::run(&plan, &AtomicBool::new(false))?;
         let after = read(&live, &floors)?;
+        let mut rows: Vec<Value> = after.iter().zip(&before).map(Row::since).collect();
+        rows.extend(runs.round(cli.accesses)?);
         if round > 0 {
-            rounds.push(after.iter().zip(&before).map(Row::since).collect::<Vec<_>>());
+            rounds.push(rows);
         }
     }
     println!("{}", json!({ "schema": 1, "cpu": cli.cpu, "rounds": rounds }));
@@ -122,6 +127,78 @@ impl Floor {
     fn cost(&self, name: &str) -> Result<Cost> {
         cost::of(name, self.0.program(name).with_context(|| format!("no program {name}"))?)
     }
+}
+
+/// Runs of `kvm_exit` and `kvm_entry` on a TD and on a VM that is none.
+struct TestRuns {
+    synthetic: Synthetic,
+    cpu: u32,
+    td: Vcpu,
+    plain: Vcpu,
+}
+
+impl TestRuns {
+    fn new(cpu: usize) -> Result<Self> {
+        let cpu = u32::try_from(cpu).context("there are not so many CPUs")?;
+        let options = SyntheticOptions { real: true, ..SyntheticOptions::default() };
+        let mut synthetic = Synthetic::load(options)?;
+        let td = synthetic.td(FIRST_PID, "td")?;
+        let vm = synthetic.vm(FIRST_PID + 1, "vm", 0)?;
+        let td = synthetic.vcpu(td, 0, FIRST_PID, FIRST_PID)?;
+        let plain = synthetic.vcpu(vm, 0, FIRST_PID + 1, FIRST_PID + 1)?;
+        Ok(Self { synthetic, cpu, td, plain })
+    }
+
+    /// `exits` exits and entries of each, all programs in turns.
+    fn round(&self, exits: u64) -> Result<Vec<Value>> {
+        let td = self.measure(self.td, exits, ["kvm_exit", "kvm_entry"], "TD")?;
+        let plain = self.measure(self.plain, exits, ["kvm_exit"], "VMX")?;
+        Ok(td.into_iter().chain(plain).collect())
+    }
+
+    fn measure<const N: usize>(
+        &self,
+        vcpu: Vcpu,
+        exits: u64,
+        programs: [&str; N],
+        kind: &str,
+    ) -> Result<Vec<Value>> {
+        let read = || programs.iter().map(|name| self.row(name, kind)).collect::<Result<Vec<_>>>();
+        let (cpu, kinds) = (self.synthetic.cpu(self.cpu), kinds());
+        let before = read()?;
+        for (_, registers) in (0..exits).zip(kinds.iter().cycle()) {
+            cpu.fire(vcpu, Event::Entry(0), 0, 0)?;
+            cpu.fire(vcpu, Event::Exit(*registers), 0, 0)?;
+            self.synthetic.run_floors()?;
+        }
+        Ok(read()?.iter().zip(&before).map(Row::since).collect())
+    }
+
+    fn row(&self, name: &str, kind: &str) -> Result<Row> {
+        let mut program = self.synthetic.cost(name)?;
+        program.name = format!("{name} ({kind}, test run)");
+        let floor = |name| self.synthetic.cost(name);
+        Ok(Row { program, empty: floor("floor_empty")?, clock: floor("floor_clock")? })
+    }
+}
+
+/// What guests do most: interrupts, MMIO, MSRs, halts.
+fn kinds() -> [Registers; 4] {
+    let call = |kvm_reason, r11, r12, r13, r14| Registers {
+        ret: 77,
+        kvm_reason,
+        r11,
+        r12,
+        r13,
+        r14,
+        ..Registers::default()
+    };
+    [
+        Registers { ret: 1, kvm_reason: 1, intr_info: 0x8000_00ec, ..Registers::default() },
+        call(49, 48, 4, 1, 1 << 51 | 0xfec0_0000),
+        call(32, 32, 0x6e0, 0, 0),
+        call(12, 12, 0, 0, 0),
+    ]
 }
 
 /// A program and what sits beside it.

@@ -6,7 +6,7 @@ use tdtrace::{
     model::sample::{LatencySample, Sample, VcpuSample},
     source::synthetic::{Cpu, Event, FIRST_PID, Registers, Synthetic, SyntheticOptions, Vcpu},
 };
-use tdtrace_common::counters::Class;
+use tdtrace_common::{counters::Class, kvm};
 
 use super::truth::{Durations, Truth};
 
@@ -78,9 +78,37 @@ impl Driven {
 
 /// A load of the usual size.
 pub(crate) fn load(tds: u32, vcpus: u32) -> Synthetic {
-    let options =
-        SyntheticOptions { max_vcpus: vcpus.max(128), tds, vcpus, rows: None, timed: true };
+    let max_vcpus = vcpus.max(128);
+    load_with(SyntheticOptions { max_vcpus, tds, vcpus, ..SyntheticOptions::default() })
+}
+
+pub(crate) fn load_with(options: SyntheticOptions) -> Synthetic {
     Synthetic::load(options).expect("root")
+}
+
+/// TD number `index` with one vCPU, driven from `now` on.
+pub(crate) fn td(synthetic: &mut Synthetic, index: u32, now: u64) -> Driven {
+    vm(synthetic, index, now, kvm::TDX_VM)
+}
+
+/// The same for another type of VM.
+pub(crate) fn vm(synthetic: &mut Synthetic, index: u32, now: u64, vm_type: u32) -> Driven {
+    let vm = synthetic.vm(pid(index), &format!("vm-{index}"), vm_type).expect("room");
+    let vcpu = synthetic.vcpu(vm, 0, pid(index), pid(index) + 1).expect("room");
+    Driven::new(vcpu, now)
+}
+
+/// An exit of a TD for VMX reason `reason`.
+pub(crate) fn plain(reason: u32) -> Registers {
+    Registers { ret: reason.into(), kvm_reason: reason, ..Registers::default() }
+}
+
+/// The durations of the VM that process `pid` runs.
+pub(crate) fn latency_of(sample: &Sample, pid: u32) -> &[LatencySample] {
+    let mut found = sample.vms.iter().filter(|vm| vm.pid == pid && !vm.ended);
+    let vm = found.next().unwrap_or_else(|| panic!("no VM of process {pid}"));
+    assert!(found.next().is_none(), "process {pid} twice");
+    &vm.latency
 }
 
 /// Process number `index` of a synthetic TD.

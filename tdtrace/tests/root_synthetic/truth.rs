@@ -87,14 +87,30 @@ impl Truth {
         *self.places.entry((class, address, size)).or_default() += 1;
     }
 
+    /// Of the phase that lasts, up to `now`: guest, kernel, VMM, halted, waiting. What a phase outside the
+    /// guest was shows at its end; until then HLT is a halt and all else the kernel's.
+    pub(crate) fn open(&self, now: u64) -> [u64; 5] {
+        let halted = matches!(self.exit, Some((12 | 193, _)));
+        let lasts = now - self.since;
+        match self.place {
+            Place::Unknown => [0; 5],
+            Place::Guest => [lasts, 0, 0, 0, 0],
+            Place::Kernel if halted => [0, 0, 0, lasts, 0],
+            Place::Kernel => [0, lasts, 0, 0, 0],
+            Place::Vmm => [0, 0, lasts, 0, 0],
+        }
+    }
+
     pub(crate) fn halt(&mut self, ns: u64) {
         self.halted += ns;
     }
 
-    /// The phase that ends at `now`, if it was `place`: the time it took by part.
+    /// The phase that ends at `now`, if it was `place`: the time it took by part. If it was not, an event
+    /// is missing, and how long the exit took that is not over will never be known.
     fn end(&mut self, place: Place, now: u64, run_delay: u64) -> Option<[u64; 4]> {
         if self.place != place {
             self.unpaired += u64::from(self.place != Place::Unknown);
+            self.exit = None;
             return None;
         }
         let elapsed = now - self.since;

@@ -9,9 +9,14 @@ use std::{
     sync::Arc,
 };
 
-use tdtrace_common::latency::{BUCKETS, LATENCY_RETURNS, LatencyClass, LatencyRow, PARTS};
+use tdtrace_common::latency::{
+    BUCKETS, LATENCY_RETURNS, LatencyClass, LatencyRow, PARTS, SLOT_ROWS,
+};
 
-use super::{slots::MappedArray, vcpus::Vcpu};
+use super::{
+    slots::MappedArray,
+    vcpus::{Vcpu, Vcpus},
+};
 use crate::model::{
     latency::Histogram,
     sample::{LatencySample, VmKey},
@@ -75,13 +80,22 @@ impl Durations {
         Self { rows, vms: HashMap::new() }
     }
 
-    /// The durations of VM `key`, whose vCPUs are `vcpus`. Nothing is read if none of them moved.
-    pub(super) fn of_vm(&mut self, key: VmKey, vcpus: &[&Vcpu]) -> Arc<[LatencySample]> {
-        if !vcpus.iter().any(|vcpu| vcpu.moved) {
-            return self.vms.entry(key).or_default().sample.clone();
+    /// The durations of VM `key` as read last.
+    pub(super) fn of_vm(&self, key: VmKey) -> Arc<[LatencySample]> {
+        self.vms.get(&key).map(|vm| Arc::clone(&vm.sample)).unwrap_or_default()
+    }
+
+    /// Reads the durations of VMs that moved, by the slots of their vCPUs. What the slots say besides is
+    /// read after it: no duration is without its exit and its time then.
+    pub(super) fn read(&mut self, vcpus: &Vcpus, moved: &HashMap<VmKey, Vec<u32>>) {
+        for (key, slots) in moved {
+            self.read_vm(*key, vcpus, slots);
         }
+    }
+
+    fn read_vm(&mut self, key: VmKey, vcpus: &Vcpus, slots: &[u32]) {
         let mut sums: BTreeMap<LatencyClass, Sum> = BTreeMap::new();
-        for row in vcpus.iter().flat_map(|vcpu| self.rows_of(vcpu)) {
+        for row in slots.iter().flat_map(|slot| self.rows_of(*slot, vcpus.rows(*slot))) {
             sums.entry(row.class - 1).or_default().add(&row);
         }
         let vm = self.vms.entry(key).or_default();
@@ -94,19 +108,11 @@ impl Durations {
             sum.sample(*class, total.histogram.clone())
         });
         vm.sample = samples.collect();
-        Arc::clone(&vm.sample)
     }
 
-    /// The durations of one vCPU, those aside whose buckets may have run over.
-    pub(super) fn of_vcpu(&self, vcpu: &Vcpu) -> Arc<[LatencySample]> {
-        let counted = |class: LatencyClass| {
-            let (counts, index) = match class.checked_sub(LATENCY_RETURNS) {
-                Some(index) => (&vcpu.sample.userspace, index),
-                None => (&vcpu.sample.reasons, class),
-            };
-            counts.iter().find(|(known, _)| *known == index).map_or(0, |(_, count)| *count)
-        };
-        let rows = self.rows_of(vcpu).filter(|row| counted(row.class - 1) < 1 << 32);
+    /// The durations of the vCPU in `slot`.
+    pub(super) fn of_slot(&self, slot: u32, vcpus: &Vcpus) -> Vec<LatencySample> {
+        let rows = self.rows_of(slot, vcpus.rows(slot));
         let samples = rows.map(|row| {
             let mut histogram = Histogram::default();
             for (index, count) in row.buckets.into_iter().enumerate() {
@@ -117,14 +123,31 @@ impl Durations {
         samples.collect()
     }
 
+    /// Of `durations` of `vcpu` those whose buckets cannot have run over.
+    pub(super) fn known(durations: Vec<LatencySample>, vcpu: &Vcpu) -> Arc<[LatencySample]> {
+        let counted = |class: LatencyClass| {
+            let (counts, index) = match class.checked_sub(LATENCY_RETURNS) {
+                Some(index) => (&vcpu.sample.userspace, index),
+                None => (&vcpu.sample.reasons, class),
+            };
+            counts.iter().find(|(known, _)| *known == index).map_or(0, |(_, count)| *count)
+        };
+        durations.into_iter().filter(|row| counted(row.class) < 1 << 32).collect()
+    }
+
     /// The VM is no more.
     pub(super) fn forget(&mut self, key: VmKey) {
         self.vms.remove(&key);
     }
 
-    fn rows_of<'d>(&'d self, vcpu: &'d Vcpu) -> impl Iterator<Item = Box<LatencyRow>> + 'd {
-        let entries = vcpu.rows.iter().filter_map(|entry| entry.checked_sub(1));
+    /// The rows of the vCPU in `slot`, whose entries are `entries`.
+    fn rows_of(
+        &self,
+        slot: u32,
+        entries: [u32; SLOT_ROWS],
+    ) -> impl Iterator<Item = Box<LatencyRow>> + '_ {
+        let entries = entries.into_iter().filter_map(|entry| entry.checked_sub(1));
         let rows = entries.filter(|row| *row < self.rows.len()).map(|row| self.rows.read(row));
-        rows.filter(|row| row.class != 0 && row.slot == vcpu.index)
+        rows.filter(move |row| row.class != 0 && row.slot == slot)
     }
 }

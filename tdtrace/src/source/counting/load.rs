@@ -52,6 +52,8 @@ pub(crate) struct SyntheticSizes {
     pub(crate) cpus: u32,
     /// Pages of memory for their structures.
     pub(crate) pages: u32,
+    /// The programs are told the time, the thread and the running vCPU; if not, they ask the kernel.
+    pub(crate) told: bool,
 }
 
 /// The loaded object with its links.
@@ -91,7 +93,7 @@ impl Loaded {
     /// When the kernel refuses a map.
     pub(crate) fn new(load: &Load<'_>) -> Result<Self> {
         let [timed, debug, synthetic] =
-            [load.timed, load.debug, load.synthetic.is_some()].map(u8::from);
+            [load.timed, load.debug, load.synthetic.is_some_and(|sizes| sizes.told)].map(u8::from);
         let mut loader = EbpfLoader::new();
         size(&mut loader, load);
         let mut ebpf = loader
@@ -241,6 +243,31 @@ impl Loaded {
         Ok(losses)
     }
 
+    /// How many entries the map has that finds things by key: `None` for another map.
+    pub(crate) fn entries(&self, name: &str) -> Result<Option<usize>> {
+        let map = self.any(name)?;
+        Ok(match name {
+            "VCPU_INDEX" | "VM_INDEX" => {
+                Some(HashMap::<_, KvmObject, u32>::try_from(map)?.keys().flatten().count())
+            }
+            "SLOT_AT" => Some(HashMap::<_, u64, u32>::try_from(map)?.keys().flatten().count()),
+            "SLOT_BY_THREAD" => {
+                Some(HashMap::<_, u32, u32>::try_from(map)?.keys().flatten().count())
+            }
+            "HOTSPOTS" => {
+                let map = HashMap::<_, HotspotKey, HotspotValue>::try_from(map)?;
+                Some(map.keys().flatten().count())
+            }
+            _ => None,
+        })
+    }
+
+    /// What program `name` cost so far.
+    pub(crate) fn cost(&self, name: &str) -> Result<Cost> {
+        let program = self.ebpf.program(name);
+        cost::of(name, program.with_context(|| format!("the object has no program {name}"))?)
+    }
+
     /// Bytes of memory that the kernel says the maps take.
     pub(crate) fn map_bytes(&self) -> Result<u64> {
         self.maps.iter().map(|(name, _)| losses::memlock(self.map(name)?.fd())).sum()
@@ -249,21 +276,13 @@ impl Loaded {
     /// What each attached program cost so far.
     pub(crate) fn costs(&self) -> Result<Vec<Cost>> {
         let attached = PROBES.iter().zip(self.probes.iter()).filter(|(_, s)| s.missing.is_none());
-        attached
-            .map(|(probe, _)| {
-                let program = self.ebpf.program(probe.name);
-                cost::of(
-                    probe.name,
-                    program.with_context(|| format!("the object has no program {}", probe.name))?,
-                )
-            })
-            .collect()
+        attached.map(|(probe, _)| self.cost(probe.name)).collect()
     }
 }
 
 fn size(loader: &mut EbpfLoader<'_>, load: &Load<'_>) {
     let Sizes { vcpus, threads, hotspots, rows } = load.sizes;
-    let synthetic = load.synthetic.unwrap_or(SyntheticSizes { cpus: 1, pages: 1 });
+    let synthetic = load.synthetic.unwrap_or(SyntheticSizes { cpus: 1, pages: 1, told: false });
     for (name, entries) in [
         ("VMS", MAX_VMS),
         ("FREE_VMS", MAX_VMS),

@@ -34,7 +34,7 @@ use self::{
     vcpus::{Overflow, Vcpu, Vcpus},
 };
 use super::owner::{Identity, Owners, named};
-use crate::model::sample::{Losses, VcpuSample, VmKey, VmSample};
+use crate::model::sample::{LatencySample, Losses, VcpuSample, VmKey, VmSample};
 
 /// What was read at one moment.
 #[derive(Default)]
@@ -66,7 +66,7 @@ impl Counters {
         let map = |name: &'static str| {
             loaded.map(name).with_context(|| format!("the map {name} cannot be used"))
         };
-        let vcpus = Vcpus::new(MappedArray::new(map("VCPUS")?)?, reading);
+        let vcpus = Vcpus::new(MappedArray::writable(map("VCPUS")?)?, reading);
         let durations = Durations::new(MappedArray::new(map("LATENCY_ROWS")?)?);
         let vms = MappedArray::new(map("VMS")?)?;
         let (freed_vms, ended) = (HashMap::new(), Losses::default());
@@ -94,18 +94,23 @@ impl Counters {
         let gone = tgids.into_iter().filter(|tgid| owners.is_gone(*tgid)).collect();
         let entries = self.entries();
         let overflow = self.loaded.hotspots()?;
+        self.durations.read(&self.vcpus, &self.vcpus.moved_vms(&self.vms));
+        let mut detailed: HashMap<u32, Vec<LatencySample>> = HashMap::new();
+        for slot in detail.iter().flat_map(|key| self.vcpus.slots_of(*key, &self.vms)) {
+            detailed.insert(slot, self.durations.of_slot(slot, &self.vcpus));
+        }
         self.vcpus.read(&overflow, &self.vms, now);
         let vms = self.vm_samples(&entries, &gone, owners);
         let losses = self.losses()?;
-        let detailed = |vcpu: &Vcpu| {
-            if detail == Some(vcpu.sample.vm) {
-                let latency = self.durations.of_vcpu(vcpu);
+        let detail = |vcpu: &Vcpu| {
+            if let Some(durations) = detailed.remove(&vcpu.index) {
+                let latency = Durations::known(durations, vcpu);
                 Arc::new(VcpuSample { latency, ..(*vcpu.sample).clone() })
             } else {
                 Arc::clone(&vcpu.sample)
             }
         };
-        let vcpus = self.vcpus.all().map(detailed).collect();
+        let vcpus = self.vcpus.all().map(detail).collect();
         self.reclaim(&vms, &entries, owners)?;
         Ok(Counted { vms, vcpus, losses })
     }
@@ -163,7 +168,7 @@ impl Counters {
                 vm_type: (entry.vm_type != u32::MAX).then_some(entry.vm_type),
                 ended: is_gone || replaced,
                 demo: self.reading.synthetic,
-                latency: self.durations.of_vm(key, own),
+                latency: self.durations.of_vm(key),
             }
         };
         entries.iter().map(sample).collect()

@@ -62,10 +62,13 @@ impl Sizes {
             + hash(self.threads, size_of::<u32>(), size_of::<u32>())
             + hash(self.hotspots, size_of::<HotspotKey>(), size_of::<HotspotValue>())
             + per_cpu(1, size_of::<CpuMemo>())
+            + per_cpu(1, TD_WINDOW)
             + per_cpu(Loss::ALL.len() * COUNTS, size_of::<u64>())
     }
 }
 
+/// The registers of a TD's exit, as the programs read them.
+const TD_WINDOW: usize = 216;
 /// `struct htab_elem` before the key.
 const ELEMENT: usize = 48;
 

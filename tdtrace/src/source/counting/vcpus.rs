@@ -104,6 +104,44 @@ impl Vcpus {
         }
     }
 
+    /// VMs of which a vCPU moved since it was read last, or which is new, with the slots of all their
+    /// vCPUs.
+    pub(super) fn moved_vms(&self, vms: &MappedArray<VmEntry>) -> HashMap<VmKey, Vec<u32>> {
+        let mut found: HashMap<VmKey, (bool, Vec<u32>)> = HashMap::new();
+        for index in (0..self.slots.len()).filter(|index| self.is_used(*index)) {
+            let life = self.slots.word(index, offset_of!(VcpuSlot, life)) as u32;
+            let known = self.known.get(&index).filter(|known| known.life == life);
+            let vm = self.slots.word(index, offset_of!(VcpuSlot, vm)) as u32;
+            let (moved, slots) = found.entry(self.vm_key(vm, vms)).or_default();
+            *moved |= known.is_none_or(|known| !self.is_at_rest(known));
+            slots.push(index);
+        }
+        let moved = found.into_iter().filter(|(_, (moved, _))| *moved);
+        moved.map(|(key, (_, slots))| (key, slots)).collect()
+    }
+
+    /// The slots of the vCPUs of VM `key`.
+    pub(super) fn slots_of(&self, key: VmKey, vms: &MappedArray<VmEntry>) -> Vec<u32> {
+        let is_its = |index: &u32| {
+            let vm = self.slots.word(*index, offset_of!(VcpuSlot, vm)) as u32;
+            self.is_used(*index) && self.vm_key(vm, vms) == key
+        };
+        (0..self.slots.len()).filter(is_its).collect()
+    }
+
+    /// The VM that has entry `index` now.
+    fn vm_key(&self, index: u32, vms: &MappedArray<VmEntry>) -> VmKey {
+        let is_there = index < vms.len();
+        let life = if is_there { vms.word(index, offset_of!(VmEntry, life)) as u32 } else { 0 };
+        VmKey { index, life: self.reading.life(life) }
+    }
+
+    /// Entries of the rows of durations of slot `index`.
+    pub(super) fn rows(&self, index: u32) -> [u32; SLOT_ROWS] {
+        let base = offset_of!(VcpuSlot, rows);
+        std::array::from_fn(|row| self.slots.word(index, base + 4 * row) as u32)
+    }
+
     /// Whether nothing was counted since it was read. A vCPU that moved then is read once more: of its
     /// last event the place may have been written after the count was read.
     fn is_at_rest(&self, known: &Vcpu) -> bool {
@@ -136,13 +174,14 @@ impl Vcpus {
         now: Duration,
     ) -> Vcpu {
         let slot = self.slot(index);
-        let timing = self.timing(index).or_else(|| before.map(|before| before.timing));
-        let timing = timing.unwrap_or_default();
-        let vm_life = if slot.vm < vms.len() {
-            vms.word(slot.vm, offset_of!(VmEntry, life)) as u32
-        } else {
-            0
-        };
+        let (timing, times) = self.timing(index).map_or_else(
+            // Which phase lasts is not known then: told by the one before, times would go back later.
+            || match before {
+                Some(old) => (old.timing, old.sample.times),
+                None => (Timing::default(), self.reading.times(&Timing::default(), now)),
+            },
+            |timing| (timing, self.reading.times(&timing, now)),
+        );
         let mut hotspots: Vec<(Place, u64)> = slot
             .hotspots
             .iter()
@@ -152,7 +191,7 @@ impl Vcpus {
         hotspots.extend(overflow.get(&(index, slot.life)).into_iter().flatten());
         let sample = VcpuSample {
             key: VcpuKey { index, life: self.reading.life(slot.life) },
-            vm: VmKey { index: slot.vm, life: self.reading.life(vm_life) },
+            vm: self.vm_key(slot.vm, vms),
             id: slot.vcpu_id,
             tid: slot.tid,
             counts: Counts::new(slot.counts),
@@ -160,7 +199,7 @@ impl Vcpus {
             userspace: nonzero(&slot.userspace),
             hotspots,
             kvm: (slot.synced != 0).then_some((slot.first, slot.last)),
-            times: self.reading.times(&timing, now),
+            times,
             latency: Arc::default(),
         };
         Vcpu {
@@ -191,7 +230,8 @@ impl Vcpus {
         slot
     }
 
-    /// The times of slot `index` as they belong together; `None` if they are never left alone.
+    /// The times of slot `index` as they belong together; `None` if they are never left alone. On a kernel
+    /// that preempts programs the thread may be waiting for its CPU halfway through writing them.
     fn timing(&self, index: u32) -> Option<Timing> {
         const WORDS: usize = size_of::<Timing>() / 8;
         let base = offset_of!(VcpuSlot, timing);
@@ -215,12 +255,15 @@ impl Vcpus {
         self.known.values()
     }
 
-    /// Takes the vCPUs out for which `over` holds; their slots are silent from now on.
+    /// Takes the vCPUs out for which `over` holds; their slots are silent from now on. The slots forget
+    /// their addresses: a CPU may remember one of them when another vCPU has the address.
     pub(super) fn take(&mut self, over: impl Fn(&Vcpu) -> bool) -> Vec<Vcpu> {
         let taken: Vec<Vcpu> =
             self.known.extract_if(|_, vcpu| over(vcpu)).map(|(_, v)| v).collect();
         for vcpu in &taken {
             self.freed.insert(vcpu.index, vcpu.life);
+            let base = vcpu.index as usize * size_of::<VcpuSlot>();
+            self.slots.store((base + offset_of!(VcpuSlot, vcpu)) / 8, 0);
         }
         taken
     }

@@ -50,7 +50,13 @@ impl Demo {
     pub fn new(seed: u64, timed: bool) -> Result<Self> {
         let vcpus = CHARACTERS.iter().map(|character| character.vcpus).sum();
         let tds = CHARACTERS.len() as u32;
-        let options = SyntheticOptions { max_vcpus: 4 * vcpus, tds, vcpus, rows: None, timed };
+        let options = SyntheticOptions {
+            max_vcpus: 4 * vcpus,
+            tds,
+            vcpus,
+            timed,
+            ..SyntheticOptions::default()
+        };
         let mut synthetic = Synthetic::load(options)?;
         let began = monotonic();
         let mut living = Vec::new();

@@ -1,13 +1,17 @@
 //! Firing events: what the kernel would have left in memory is written, then the program of the
 //! tracepoint runs with its arguments.
 
-use std::mem::offset_of;
+use std::{collections::HashMap, mem::offset_of};
 
 use anyhow::{Context as _, Result};
-use aya::programs::{RawTracePointRunOptions, TestRun as _};
+use aya::programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _};
 use tdtrace_common::synthetic::SyntheticCpu;
 
-use super::{Registers, Synthetic, Vcpu};
+use super::{Registers, Vcpu, memory::Memory, td::Structures};
+use crate::{
+    probe::table::PROBES,
+    source::counting::{load::Loaded, slots::MappedArray},
+};
 
 /// An event of a tracepoint, with the arguments of its `TP_PROTO` that the programs read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,20 +82,46 @@ impl Event {
     }
 }
 
+/// What events come from. It is apart from what reads the counters, so that these can be read while events
+/// are fired.
+pub struct Machine {
+    cpus: MappedArray<SyntheticCpu>,
+    pub(super) memory: Memory,
+    pub(super) structures: Structures,
+    programs: HashMap<&'static str, RawTracePoint>,
+}
+
+impl Machine {
+    /// The machine of `loaded`, whose programs have been loaded.
+    pub(super) fn new(loaded: &Loaded, structures: Structures) -> Result<Self> {
+        let cpus = MappedArray::writable(loaded.map("SYNTHETIC_CPUS")?)?;
+        let memory = Memory::new(loaded, &cpus)?;
+        let mut programs = HashMap::new();
+        for probe in PROBES {
+            let info = loaded.program(probe.name)?.info()?;
+            let program = RawTracePoint::from_program_info(info, probe.name.into())?;
+            programs.insert(probe.name, program);
+        }
+        Ok(Self { cpus, memory, structures, programs })
+    }
+
+    /// The CPU with this number, to fire events on. The calling thread must stay there.
+    #[must_use]
+    pub fn cpu(&self, number: u32) -> Cpu<'_> {
+        Cpu { machine: self, number }
+    }
+}
+
 /// A CPU that events come from. Its programs see the time, the thread and the vCPU that were set last.
 pub struct Cpu<'s> {
-    synthetic: &'s Synthetic,
+    machine: &'s Machine,
     number: u32,
 }
 
-impl<'s> Cpu<'s> {
-    pub(super) fn new(synthetic: &'s Synthetic, number: u32) -> Self {
-        Self { synthetic, number }
-    }
-
+impl Cpu<'_> {
     fn set(&self, offset: usize, value: u64) {
         let word = (self.number as usize * size_of::<SyntheticCpu>() + offset) / 8;
-        self.synthetic.cpus.store(word, value);
+        self.machine.cpus.store(word, value);
     }
 
     /// Fires `event` of `vcpu` at `now`, its thread having waited `run_delay` nanoseconds for CPUs so
@@ -107,7 +137,7 @@ impl<'s> Cpu<'s> {
         // `kvm_userspace_exit` comes after `vcpu_put`.
         let loaded = !matches!(event, Event::UserspaceExit(..));
         self.set(offset_of!(SyntheticCpu, vcpu), if loaded { vcpu.address } else { 0 });
-        let Synthetic { structures, memory, .. } = self.synthetic;
+        let Machine { structures, memory, programs, .. } = self.machine;
         match event {
             Event::Exit(registers) => structures.exit(memory, vcpu.address, &registers),
             Event::Entry(status) => structures.answer(memory, vcpu.address, status),
@@ -117,13 +147,13 @@ impl<'s> Cpu<'s> {
         let (name, arguments) = event.call(vcpu.address);
         let mut options = RawTracePointRunOptions::new();
         options.args[..arguments.len()].copy_from_slice(&arguments);
-        let program = self.synthetic.counters.loaded().program(name)?;
+        let program = programs.get(name).with_context(|| format!("there is no program {name}"))?;
         program.test_run(options).with_context(|| format!("{name} does not run"))?;
         Ok(())
     }
 
     /// KVM counts a hypercall of `vcpu`, as it does before the tracepoint.
     pub fn count_hypercall(&self, vcpu: Vcpu) {
-        self.synthetic.structures.hypercall(&self.synthetic.memory, vcpu.address);
+        self.machine.structures.hypercall(&self.machine.memory, vcpu.address);
     }
 }

@@ -1,6 +1,8 @@
 //! The memory of synthetic structures: a map that this process writes and the programs read at its
 //! kernel address.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{RawTracePointRunOptions, TestRun as _};
 use tdtrace_common::synthetic::{SyntheticCpu, SyntheticPage};
@@ -12,7 +14,7 @@ use crate::source::counting::{load::Loaded, slots::MappedArray};
 pub(super) struct Memory {
     pages: MappedArray<SyntheticPage>,
     base: u64,
-    used: u64,
+    used: AtomicU64,
 }
 
 impl Memory {
@@ -22,16 +24,20 @@ impl Memory {
         program.test_run(RawTracePointRunOptions::new()).context("the kernel runs no program")?;
         let base = cpus.word(0, std::mem::offset_of!(SyntheticCpu, memory));
         ensure!(base != 0, "the program {ADDRESS} left no address");
-        Ok(Self { pages: MappedArray::writable(loaded.map("SYNTHETIC_MEMORY")?)?, base, used: 0 })
+        Ok(Self {
+            pages: MappedArray::writable(loaded.map("SYNTHETIC_MEMORY")?)?,
+            base,
+            used: AtomicU64::new(0),
+        })
     }
 
     /// Takes `size` bytes: their kernel address.
-    pub(super) fn take(&mut self, size: u32) -> Result<u64> {
-        let address = self.base + self.used;
-        let used = self.used + u64::from(size).next_multiple_of(64);
+    pub(super) fn take(&self, size: u32) -> Result<u64> {
+        let bytes = u64::from(size).next_multiple_of(64);
+        let used = self.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let address = self.base + used - bytes;
         let room = u64::from(self.pages.len()) * size_of::<SyntheticPage>() as u64;
         ensure!(used <= room, "the {room} bytes for synthetic TDs are used up");
-        self.used = used;
         Ok(address)
     }
 

@@ -13,21 +13,22 @@ mod td;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, Result};
-use tdtrace_common::synthetic::SyntheticCpu;
+use anyhow::{Context as _, Result, ensure};
+use aya::programs::{RawTracePointRunOptions, TestRun as _};
+use tdtrace_common::{kvm, layout::ABSENT};
 
+use self::td::Structures;
 pub use self::{
-    cpu::{Cpu, Event},
+    cpu::{Cpu, Event, Machine},
     td::{Registers, Vcpu},
 };
-use self::{memory::Memory, td::Structures};
 use super::{
     counting::{
         Counters, Reading,
+        cost::Cost,
         load::{Load, Loaded, SyntheticSizes},
         privilege,
         sizes::Sizes,
-        slots::MappedArray,
     },
     owner::{Identity, Owners},
 };
@@ -35,6 +36,7 @@ use crate::{
     kernel::{
         Facts,
         btf::{Btf, unpack_btf},
+        layout::resolve_running,
     },
     model::sample::{Host, Isa, Sample, VmKey},
     probe::table::{PROBES, Probe},
@@ -50,7 +52,7 @@ pub const FIRST_PID: u32 = 1 << 23;
 /// Lives of synthetic TDs are beyond those of real VMs, so that both can stand in one sample.
 const LOADS_BEFORE: u32 = 512;
 
-/// How large a load for synthetic TDs is.
+/// How large a load for synthetic TDs is, and what it is told.
 #[derive(Clone, Copy, Debug)]
 pub struct SyntheticOptions {
     /// Slots for vCPUs.
@@ -63,14 +65,23 @@ pub struct SyntheticOptions {
     pub rows: Option<u32>,
     /// Let the programs take the time.
     pub timed: bool,
+    /// Fields of the layout that the kernel is said not to have.
+    pub absent: &'static [&'static str],
+    /// Clock and thread are the running kernel's, as they are to programs that are attached: for what
+    /// these cost. `kvm_entry` and `kvm_exit` alone are any use then: they are told their vCPU.
+    pub real: bool,
+}
+
+impl Default for SyntheticOptions {
+    fn default() -> Self {
+        Self { max_vcpus: 128, tds: 8, vcpus: 8, rows: None, timed: true, absent: &[], real: false }
+    }
 }
 
 /// A load with its made-up structures.
 pub struct Synthetic {
     counters: Counters,
-    cpus: MappedArray<SyntheticCpu>,
-    memory: Memory,
-    structures: Structures,
+    machine: Arc<Machine>,
     host: Arc<Host>,
     owners: MadeUp,
 }
@@ -84,7 +95,13 @@ impl Synthetic {
         let facts = Facts::running();
         privilege::check(&facts)?;
         let btf = Btf::parse(unpack_btf(BTF).context("the BTF that tdtrace has with it")?)?;
-        let structures = Structures::new(btf)?;
+        let mut structures = Structures::new(btf)?;
+        for name in options.absent {
+            ensure!(structures.layout.set(name, ABSENT), "the layout has no field {name}");
+        }
+        if options.real {
+            structures.take_tasks_of(&resolve_running()?.layout);
+        }
         let cpus = facts.possible_cpus.known().copied().unwrap_or(1);
         let mut sizes = Sizes::new(options.max_vcpus, options.timed);
         sizes.rows = options.rows.unwrap_or(sizes.rows);
@@ -96,23 +113,22 @@ impl Synthetic {
             synthetic: Some(SyntheticSizes {
                 cpus,
                 pages: structures.pages(options.tds, options.vcpus),
+                told: !options.real,
             }),
         })?;
-        for name in PROBES.iter().map(|probe| probe.name).chain([ADDRESS]) {
+        let probes = PROBES.iter().map(|probe| probe.name);
+        for name in probes.chain([ADDRESS]).chain(FLOORS) {
             let program = loaded.program_mut(name)?;
             program.load().with_context(|| format!("the kernel refuses the program {name}"))?;
         }
         loaded.begin()?;
-        let cpus = MappedArray::writable(loaded.map("SYNTHETIC_CPUS")?)?;
-        let memory = Memory::new(&loaded, &cpus)?;
+        let machine = Machine::new(&loaded, structures)?;
         let isa = Isa::Vmx;
         let reading =
             Reading { isa, timed: options.timed, loads_before: LOADS_BEFORE, synthetic: true };
         Ok(Self {
             counters: Counters::new(loaded, reading)?,
-            cpus,
-            memory,
-            structures,
+            machine: Arc::new(machine),
             host: Arc::new(Host { release: "7.3, synthetic".to_owned(), isa }),
             owners: MadeUp::default(),
         })
@@ -123,8 +139,16 @@ impl Synthetic {
     /// # Errors
     /// When there is no room left.
     pub fn td(&mut self, pid: u32, name: &str) -> Result<u64> {
+        self.vm(pid, name, kvm::TDX_VM)
+    }
+
+    /// Makes a VM of type `vm_type` (`KVM_X86_*_VM`): its address.
+    ///
+    /// # Errors
+    /// When there is no room left.
+    pub fn vm(&mut self, pid: u32, name: &str, vm_type: u32) -> Result<u64> {
         self.owners.names.insert(pid, name.into());
-        self.structures.td(&mut self.memory)
+        self.machine.structures.vm(&self.machine.memory, vm_type)
     }
 
     /// Makes vCPU `id` of the TD at `td`.
@@ -132,19 +156,20 @@ impl Synthetic {
     /// # Errors
     /// When there is no room left.
     pub fn vcpu(&mut self, td: u64, id: u32, pid: u32, tid: u32) -> Result<Vcpu> {
-        let address = self.structures.vcpu(&mut self.memory, td, id)?;
+        let address = self.machine.structures.vcpu(&self.machine.memory, td, id)?;
         Ok(Vcpu { address, pid, tid })
     }
 
     /// Makes another TD at the address of one that is no more.
     pub fn reuse_td(&mut self, td: u64, pid: u32, name: &str) {
         self.owners.names.insert(pid, name.into());
-        self.structures.write_td(&self.memory, td);
+        self.machine.structures.write_vm(&self.machine.memory, td, kvm::TDX_VM);
     }
 
     /// Makes another vCPU at the address of one that is no more.
     pub fn reuse_vcpu(&mut self, vcpu: Vcpu, td: u64, id: u32, pid: u32, tid: u32) -> Vcpu {
-        self.structures.write_vcpu(&self.memory, vcpu.address, td, id);
+        let Machine { structures, memory, .. } = &*self.machine;
+        structures.write_vcpu(memory, vcpu.address, td, id);
         Vcpu { pid, tid, ..vcpu }
     }
 
@@ -156,16 +181,56 @@ impl Synthetic {
     /// The CPU with this number, to fire events on. The calling thread must stay there.
     #[must_use]
     pub fn cpu(&self, number: u32) -> Cpu<'_> {
-        Cpu::new(self, number)
+        self.machine.cpu(number)
     }
 
-    /// Adds to the buckets of every row that there is, as if so many durations had been counted: for
-    /// what takes too long to count.
+    /// What events come from, to fire them while they are counted.
+    #[must_use]
+    pub fn machine(&self) -> Arc<Machine> {
+        Arc::clone(&self.machine)
+    }
+
+    /// Adds to the buckets of every row that there is, and to the count of its reason, as if so many
+    /// durations had been counted: for what takes too long to count. Shows after the next event of the
+    /// vCPU.
     ///
     /// # Errors
-    /// When the map cannot be mapped.
+    /// When a map cannot be mapped.
     pub fn add_to_buckets(&self, bucket: usize, count: u32) -> Result<()> {
-        td::add_to_buckets(self.counters.loaded().map("LATENCY_ROWS")?, bucket, count)
+        let loaded = self.counters.loaded();
+        td::add_to_buckets(loaded.map("LATENCY_ROWS")?, loaded.map("VCPUS")?, bucket, count)
+    }
+
+    /// How many entries map `name` has: `VCPU_INDEX`, `VM_INDEX`, `SLOT_AT`, `SLOT_BY_THREAD` or
+    /// `HOTSPOTS`.
+    ///
+    /// # Errors
+    /// When it is another map, or cannot be read.
+    pub fn entries(&self, name: &str) -> Result<usize> {
+        let entries = self.counters.loaded().entries(name)?;
+        entries.with_context(|| format!("the map {name} has no keys"))
+    }
+
+    /// Runs the two programs once that others are compared with: `floor_empty` and `floor_clock`.
+    ///
+    /// # Errors
+    /// When the kernel does not run them.
+    pub fn run_floors(&self) -> Result<()> {
+        for name in FLOORS {
+            let program = self.counters.loaded().program(name)?;
+            let options = RawTracePointRunOptions::new();
+            program.test_run(options).with_context(|| format!("{name} does not run"))?;
+        }
+        Ok(())
+    }
+
+    /// What program `name` cost so far; the kernel measures it while its statistics are on
+    /// (`BPF_ENABLE_STATS`).
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn cost(&self, name: &str) -> Result<Cost> {
+        self.counters.loaded().cost(name)
     }
 
     /// What was counted up to `now`, the synthetic time.
@@ -184,6 +249,9 @@ impl Synthetic {
         })
     }
 }
+
+/// What running a program costs, see the programs.
+const FLOORS: [&str; 2] = ["floor_empty", "floor_clock"];
 
 /// The program that tells where the memory is.
 const ADDRESS: &str = "synthetic_address";

@@ -1,11 +1,16 @@
 //! Made-up `kvm` and `vcpu_tdx` structures: only what the programs read is filled in.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    mem::offset_of,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use anyhow::{Context as _, Result};
 use aya::maps::MapData;
 use tdtrace_common::{
-    latency::LatencyRow,
+    counters::VcpuSlot,
+    kvm,
+    latency::{LATENCY_RETURNS, LatencyRow},
     layout::{ABSENT, KernelLayout},
 };
 
@@ -18,8 +23,6 @@ use crate::{
     source::counting::slots::MappedArray,
 };
 
-/// `arch/x86/include/uapi/asm/kvm.h:KVM_X86_TDX_VM`.
-const KVM_X86_TDX_VM: u64 = 5;
 /// The shared bit of a TD with a GPA width of 52.
 pub(super) const SHARED_BIT: u64 = 1 << 51;
 
@@ -86,22 +89,30 @@ impl Structures {
         u32::try_from(bytes.div_ceil(4096)).unwrap_or(u32::MAX).max(1)
     }
 
-    pub(super) fn td(&self, memory: &mut Memory) -> Result<u64> {
+    /// The programs look at the tasks of the kernel that has `running` as its layout.
+    pub(super) fn take_tasks_of(&mut self, running: &KernelLayout) {
+        self.layout.task_preempt_notifiers = running.task_preempt_notifiers;
+        self.layout.task_run_delay = running.task_run_delay;
+    }
+
+    pub(super) fn vm(&self, memory: &Memory, vm_type: u32) -> Result<u64> {
         let address = memory.take(self.kvm)?;
-        self.write_td(memory, address);
+        self.write_vm(memory, address, vm_type);
         Ok(address)
     }
 
-    pub(super) fn write_td(&self, memory: &Memory, address: u64) {
+    pub(super) fn write_vm(&self, memory: &Memory, address: u64, vm_type: u32) {
         let layout = &self.layout;
         let made = self.made.fetch_add(1, Ordering::Relaxed) + 1;
         memory.clear(address, self.kvm);
-        put(memory, address, layout.kvm_vm_type, 1, KVM_X86_TDX_VM);
-        put(memory, address, layout.kvm_gfn_direct_bits, 8, SHARED_BIT >> 12);
+        put(memory, address, layout.kvm_vm_type, 1, vm_type.into());
+        if vm_type == kvm::TDX_VM {
+            put(memory, address, layout.kvm_gfn_direct_bits, 8, SHARED_BIT >> 12);
+        }
         put(memory, address, layout.kvm_clock_offset, 8, made.wrapping_neg());
     }
 
-    pub(super) fn vcpu(&self, memory: &mut Memory, td: u64, id: u32) -> Result<u64> {
+    pub(super) fn vcpu(&self, memory: &Memory, td: u64, id: u32) -> Result<u64> {
         let address = memory.take(self.vcpu)?;
         self.write_vcpu(memory, address, td, id);
         Ok(address)
@@ -119,25 +130,26 @@ impl Structures {
         let args = layout.tdx_vp_enter_args;
         for (offset, value) in [
             (layout.tdx_vp_enter_ret, registers.ret),
-            (args + layout.tdx_args_r10, registers.r10),
-            (args + layout.tdx_args_r11, registers.r11),
-            (args + layout.tdx_args_r12, registers.r12),
-            (args + layout.tdx_args_r13, registers.r13),
-            (args + layout.tdx_args_r14, registers.r14),
+            (inside(args, layout.tdx_args_r10), registers.r10),
+            (inside(args, layout.tdx_args_r11), registers.r11),
+            (inside(args, layout.tdx_args_r12), registers.r12),
+            (inside(args, layout.tdx_args_r13), registers.r13),
+            (inside(args, layout.tdx_args_r14), registers.r14),
             (layout.tdx_ext_exit_qualification, registers.ext_qualification),
             (layout.tdx_exit_gpa, registers.gpa),
         ] {
             put(memory, vcpu, offset, 8, value);
         }
-        let vt = layout.tdx_vt;
-        put(memory, vcpu, vt + layout.vt_exit_reason, 4, registers.kvm_reason.into());
-        put(memory, vcpu, vt + layout.vt_exit_intr_info, 4, registers.intr_info.into());
+        // It is the same part, and one of the two fields may be said to be absent.
+        let vt = layout.tdx_vt.min(layout.vmx_vt);
+        put(memory, vcpu, inside(vt, layout.vt_exit_reason), 4, registers.kvm_reason.into());
+        put(memory, vcpu, inside(vt, layout.vt_exit_intr_info), 4, registers.intr_info.into());
         memory.add(vcpu + u64::from(layout.stat_exits), 1);
     }
 
     /// The status with which KVM answers a TDVMCALL (`tdvmcall_set_return_code`).
     pub(super) fn answer(&self, memory: &Memory, vcpu: u64, status: u64) {
-        let r10 = self.layout.tdx_vp_enter_args + self.layout.tdx_args_r10;
+        let r10 = inside(self.layout.tdx_vp_enter_args, self.layout.tdx_args_r10);
         put(memory, vcpu, r10, 8, status);
     }
 
@@ -152,22 +164,41 @@ impl Structures {
     }
 }
 
+/// The offset of a member of an embedded structure, absent if one of them is.
+fn inside(structure: u32, member: u32) -> u32 {
+    if structure == ABSENT || member == ABSENT { ABSENT } else { structure + member }
+}
+
 fn put(memory: &Memory, base: u64, offset: u32, bytes: u32, value: u64) {
     if offset != ABSENT {
         memory.write(base + u64::from(offset), bytes, value);
     }
 }
 
-/// Adds `count` to bucket `bucket` of every row in `map` that is in use.
-pub(super) fn add_to_buckets(map: &MapData, bucket: usize, count: u32) -> Result<()> {
+/// Adds `count` to bucket `bucket` of every row in `map` that is in use, and to what the slots say of its
+/// class.
+pub(super) fn add_to_buckets(
+    map: &MapData,
+    slots: &MapData,
+    bucket: usize,
+    count: u32,
+) -> Result<()> {
     let rows = MappedArray::<LatencyRow>::writable(map)?;
+    let slots = MappedArray::<VcpuSlot>::writable(slots)?;
     for index in 0..rows.len() {
-        if rows.word(index, std::mem::offset_of!(LatencyRow, class)) as u32 == 0 {
+        let Some(class) = (rows.word(index, offset_of!(LatencyRow, class)) as u32).checked_sub(1)
+        else {
             continue;
-        }
-        let byte = index as usize * size_of::<LatencyRow>()
-            + std::mem::offset_of!(LatencyRow, buckets)
-            + 4 * bucket;
+        };
+        let slot = rows.word(index, offset_of!(LatencyRow, slot)) as u32;
+        let counter = match class.checked_sub(LATENCY_RETURNS) {
+            Some(reason) => offset_of!(VcpuSlot, userspace) + 8 * reason as usize,
+            None => offset_of!(VcpuSlot, reasons) + 8 * class as usize,
+        };
+        let word = (slot as usize * size_of::<VcpuSlot>() + counter) / 8;
+        slots.store(word, slots.load(word) + u64::from(count));
+        let byte =
+            index as usize * size_of::<LatencyRow>() + offset_of!(LatencyRow, buckets) + 4 * bucket;
         let shift = byte % 8 * 8;
         let word = rows.load(byte / 8);
         let sum = ((word >> shift) as u32).wrapping_add(count);
