@@ -93,13 +93,13 @@ impl Counters {
         let tgids: HashSet<u32> = self.vcpus.tgids().collect();
         let gone = tgids.into_iter().filter(|tgid| owners.is_gone(*tgid)).collect();
         let entries = self.entries();
-        let overflow = self.loaded.hotspots()?;
         self.durations.read(&self.vcpus, &self.vcpus.moved_vms(&self.vms));
         let mut detailed: HashMap<u32, Vec<LatencySample>> = HashMap::new();
         for slot in detail.iter().flat_map(|key| self.vcpus.slots_of(*key, &self.vms)) {
             detailed.insert(slot, self.durations.of_slot(slot, &self.vcpus));
         }
-        self.vcpus.read(&overflow, &self.vms, now);
+        self.vcpus.read(&self.vms, now);
+        self.vcpus.add_places(&self.loaded.hotspots()?);
         let vms = self.vm_samples(&entries, &gone, owners);
         let losses = self.losses()?;
         let detail = |vcpu: &Vcpu| {

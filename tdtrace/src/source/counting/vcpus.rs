@@ -90,17 +90,29 @@ impl Vcpus {
         used.map(|index| self.slots.word(index, offset_of!(VcpuSlot, tgid)) as u32)
     }
 
-    /// Reads what moved. `now` is `CLOCK_MONOTONIC`, up to which times are told.
-    pub(super) fn read(&mut self, overflow: &Overflow, vms: &MappedArray<VmEntry>, now: Duration) {
+    /// Reads what moved; [`Vcpus::add_places`] is to follow. `now` is `CLOCK_MONOTONIC`, up to which times
+    /// are told.
+    pub(super) fn read(&mut self, vms: &MappedArray<VmEntry>, now: Duration) {
         let used: Vec<u32> = (0..self.slots.len()).filter(|index| self.is_used(*index)).collect();
         for index in used {
             let life = self.slots.word(index, offset_of!(VcpuSlot, life)) as u32;
             let before = self.known.remove(&index).filter(|known| known.life == life);
             let vcpu = match before {
                 Some(before) if self.is_at_rest(&before) => self.rested(before, now),
-                before => self.moved(index, before.as_ref(), overflow, vms, now),
+                before => self.moved(index, before.as_ref(), vms, now),
             };
             self.known.insert(index, vcpu);
+        }
+    }
+
+    /// Adds the places of the map to the vCPUs that moved. The map is read after the slots: a place is
+    /// counted after its class, so no event is without a place that has one.
+    pub(super) fn add_places(&mut self, overflow: &Overflow) {
+        for vcpu in self.known.values_mut().filter(|vcpu| vcpu.moved) {
+            let Some(places) = overflow.get(&(vcpu.index, vcpu.life)) else { continue };
+            let mut sample = (*vcpu.sample).clone();
+            sample.hotspots.extend(places);
+            vcpu.sample = Arc::new(sample.sorted());
         }
     }
 
@@ -169,7 +181,6 @@ impl Vcpus {
         &self,
         index: u32,
         before: Option<&Vcpu>,
-        overflow: &Overflow,
         vms: &MappedArray<VmEntry>,
         now: Duration,
     ) -> Vcpu {
@@ -182,13 +193,12 @@ impl Vcpus {
             },
             |timing| (timing, self.reading.times(&timing, now)),
         );
-        let mut hotspots: Vec<(Place, u64)> = slot
+        let hotspots: Vec<(Place, u64)> = slot
             .hotspots
             .iter()
             .filter(|hotspot| hotspot.count > 0)
             .map(|hotspot| (hotspot.place, hotspot.count))
             .collect();
-        hotspots.extend(overflow.get(&(index, slot.life)).into_iter().flatten());
         let sample = VcpuSample {
             key: VcpuKey { index, life: self.reading.life(slot.life) },
             vm: self.vm_key(slot.vm, vms),
