@@ -31,8 +31,12 @@ fn move_in(synthetic: &mut Synthetic, homes: &mut Vec<Home>, generation: u32) {
             };
             (vm, [0, 1].map(again))
         } else {
-            let vm = synthetic.td(process, "first").unwrap();
-            (vm, [0, 1].map(|id| synthetic.vcpu(vm, id, process, thread(id)).unwrap()))
+            let vm = synthetic.td(process, "first").expect("there is room");
+            (
+                vm,
+                [0, 1]
+                    .map(|id| synthetic.vcpu(vm, id, process, thread(id)).expect("there is room")),
+            )
         };
         let now = 1_000_000_000 * u64::from(generation + 1);
         let fresh = (vm, vcpus.map(|vcpu| Driven::new(vcpu, now)).into());
@@ -47,9 +51,9 @@ fn move_in(synthetic: &mut Synthetic, homes: &mut Vec<Home>, generation: u32) {
 fn assert_last(last: &Sample, homes: &[Home], generation: u32) {
     for (_, all) in homes {
         for driven in all {
-            assert_vcpu(vcpu_of(&last, driven.vcpu.tid), driven, [0; 5]);
+            assert_vcpu(vcpu_of(last, driven.vcpu.tid), driven, [0; 5]);
         }
-        let vm = last.vms.iter().find(|vm| vm.pid == all[0].vcpu.pid).unwrap();
+        let vm = last.vms.iter().find(|vm| vm.pid == all[0].vcpu.pid).expect("the VM");
         assert!(vm.ended);
         let mut both = all[0].truth.durations.clone();
         for (class, durations) in &all[1].truth.durations {
