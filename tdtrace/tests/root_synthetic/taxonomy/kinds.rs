@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use tdtrace::{
-    model::{aggregate::Aggregate, snapshot::Span},
+    model::{
+        aggregate::Aggregate,
+        snapshot::{Hotspot, Span},
+    },
     source::synthetic::Registers,
 };
 use tdtrace_common::{counters::Class, vmx};
@@ -227,17 +230,21 @@ fn assert_names(snapshot: &tdtrace::model::snapshot::Snapshot, kinds: &[Kind]) {
         let hotspot = |class, address| {
             let found =
                 vm.hotspots.iter().find(|spot| (spot.class, spot.address) == (class, address));
-            found.map(|spot| (spot.what.clone().unwrap_or_default(), spot.size, spot.tally.total))
+            let what = |spot: &Hotspot| spot.what.clone().unwrap_or_default().into_owned();
+            found.map(|spot| (what(spot), spot.size, spot.tally.total))
         };
         let tdvmcall = (192..210).contains(&kind.index);
-        let answered =
-            |name: &'static str, count| tdvmcall.then(|| (name.into(), kind.index - 192, count));
+        let leaf = kind.name.trim_start_matches("TDVMCALL ");
+        let answered = |name: &str, count| {
+            tdvmcall.then(|| (format!("{leaf}: {name}"), kind.index - 192, count))
+        };
         assert_eq!(hotspot(Class::TdAnswer, 0), answered("SUCCESS", 2));
         assert_eq!(hotspot(Class::TdAnswer, 1), answered("RETRY", 1));
         let unsupported = 0x8000_0000_0000_0003;
         assert_eq!(hotspot(Class::TdAnswer, unsupported), answered("SUBFUNC_UNSUPPORTED", 1));
         for (reason, name) in [(3, "HYPERCALL"), (40, "TDX"), (6, "MMIO"), (62, "EINTR")] {
-            assert_eq!(hotspot(Class::TdReturn, reason), Some((name.into(), kind.index, 1)));
+            let became = format!("{} → {name}", kind.name);
+            assert_eq!(hotspot(Class::TdReturn, reason), Some((became, kind.index, 1)));
         }
         assert!(vm.other.is_empty(), "{:?}", vm.other);
     }
