@@ -78,9 +78,30 @@ pub(crate) static SLOT_AT: HashMap<u64, u32> = HashMap::with_max_entries(4096, 0
 #[map]
 pub(crate) static LATENCY_ROWS: Array<LatencyRow> = Array::with_max_entries(40960, BPF_F_MMAPABLE);
 
-/// Indices of [`LATENCY_ROWS`] that may be taken; the user side fills it.
+/// Indices of [`LATENCY_ROWS`] that vCPUs had and gave back; they come before rows that nobody had.
 #[map]
-pub(crate) static FREE_ROWS: Queue<u32> = Queue::with_max_entries(40960, 0);
+pub(crate) static FREE_ROWS: Queue<u32> = Queue::with_max_entries(1, 0);
+
+/// How many of [`LATENCY_ROWS`] were taken for the first time.
+#[map]
+static ROWS_TAKEN: Array<u64> = Array::with_max_entries(1, 0);
+
+/// A row that nobody had, while there are any.
+#[inline(always)]
+pub(crate) fn fresh_row() -> Option<u32> {
+    let taken = ROWS_TAKEN.get_ptr_mut(0)?;
+    let mut index = 1_u64;
+    // SAFETY: 8-byte aligned. vCPUs on other CPUs take rows at the same time; as assembly, because the
+    // target has no `AtomicU64::fetch_add`.
+    unsafe {
+        core::arch::asm!(
+            "{index} = atomic_fetch_add((u64 *)({taken} + 0), {index})",
+            index = inout(reg) index,
+            taken = in(reg) taken,
+        );
+    }
+    u32::try_from(index).ok()
+}
 
 /// What the programs are told instead of what the kernel says. One CPU unless there are synthetic TDs.
 #[map]

@@ -14,7 +14,7 @@ use tdtrace_common::latency::{
 
 use crate::{
     context,
-    maps::{FREE_ROWS, LATENCY_ROWS, is_timed},
+    maps::{FREE_ROWS, LATENCY_ROWS, fresh_row, is_timed},
     slot::Slot,
 };
 
@@ -241,10 +241,12 @@ fn find_row(index: u32, class: LatencyClass) -> u32 {
 
 #[inline(always)]
 fn new_row(slot: u32, class: LatencyClass) -> u32 {
-    let Ok(Some(index)) = FREE_ROWS.pop() else {
+    let given_back = FREE_ROWS.pop().ok().flatten();
+    // Beyond the last row there is none.
+    let Some(index) = given_back.or_else(fresh_row) else {
         return 0;
     };
-    let Some(row) = row_at(index + 1) else {
+    let Some(row) = row_at(index.wrapping_add(1)) else {
         return 0;
     };
     row.slot = slot;

@@ -112,7 +112,6 @@ impl Loaded {
         }
         let (probes, before) = (Arc::new([]), Losses::default());
         let mut loaded = Self { ebpf, _log: log, maps, probes, before };
-        loaded.fill_queue("FREE_ROWS", load.sizes.rows)?;
         loaded.fill_queue("FREE_VCPUS", load.sizes.vcpus)?;
         Ok(loaded)
     }
