@@ -70,8 +70,8 @@ fn counted(last: &Value) -> Result<()> {
     for vm in vms {
         ensure!(vm["state"] == "ended", "a guest that ended is shown as running: {vm}");
         ensure!(vm["audit"]["agrees"] == true, "KVM's own count is another one: {vm}");
-        let reasons = vm["exit_reasons"].as_object().map_or(0, serde_json::Map::len);
-        ensure!(reasons > 2, "exits have no reasons: {vm}");
+        // Named as SVM names it, although kvm_amd may be gone when the last sample is taken.
+        ensure!(vm["exit_reasons"]["IOIO"] == vm["counts"]["pio_out"], "other reasons: {vm}");
     }
     ensure!(last["lost"]["total"] == 0, "events were lost: {}", last["lost"]);
     Ok(())

@@ -90,7 +90,7 @@ impl Live {
             detail: None,
         };
         if live.generation.has_kvm() || !options.wait_for_kvm {
-            let prepared = live.load()?;
+            let prepared = live.load(&facts)?;
             live.start(prepared)?;
         }
         Ok(live)
@@ -121,9 +121,9 @@ impl Live {
     }
 
     /// Loads the object with the layout of this kernel: all that takes long.
-    fn load(&self) -> Result<Prepared> {
+    fn load(&self, facts: &Facts) -> Result<Prepared> {
         let Options { max_vcpus, timed, debug_ebpf, .. } = self.options;
-        let host = host(&Facts::running());
+        let host = host(facts);
         let set = BtfSet::running(ROOT.as_ref()).context(
             "the layout of this kernel cannot be read; `tdtrace doctor` says what is missing",
         )?;
@@ -156,27 +156,40 @@ impl Live {
     }
 
     /// Attaches when KVM has come, and anew when one of its modules is another than before: its
-    /// structures may have changed. What was counted of the VMs before, all of which have ended then.
-    fn follow(&mut self, now: Duration) -> Result<Option<Counted>> {
+    /// structures may have changed. The last sample of the VMs before, all of which have ended then, with
+    /// the machine that they ran on: reasons of exits are named by it.
+    fn follow(&mut self, now: Duration) -> Result<Option<Sample>> {
         let generation = Generation::now(ROOT.as_ref());
         if self.detached || generation == self.generation || !generation.has_kvm() {
             return Ok(None);
         }
         // The gap in which nothing is attached is short: a guest may begin at once.
-        let prepared = self.load()?;
+        let prepared = self.load(&Facts::running())?;
         let last = self.finish(now)?;
         self.start(prepared)?;
         self.generation = generation;
         Ok(last)
     }
 
-    /// The last counts of the present load, which is given up.
-    fn finish(&mut self, now: Duration) -> Result<Option<Counted>> {
+    /// The last sample of the present load, which is given up.
+    fn finish(&mut self, now: Duration) -> Result<Option<Sample>> {
         let Some(mut counters) = self.counters.take() else { return Ok(None) };
         let mut last = counters.read(now, &mut self.processes, self.detail)?;
         last.vms.iter_mut().for_each(|vm| vm.ended = true);
         self.lost_before.add(&last.losses);
-        Ok(Some(last))
+        last.losses = self.lost_before.clone();
+        Ok(Some(self.sample_of(last, now, counters.loaded().probes())))
+    }
+
+    fn sample_of(&self, counted: Counted, now: Duration, probes: Arc<[ProbeState]>) -> Sample {
+        Sample {
+            at: now.saturating_sub(self.began),
+            host: Arc::clone(&self.host),
+            probes,
+            vms: counted.vms,
+            vcpus: counted.vcpus,
+            losses: counted.losses,
+        }
     }
 }
 
@@ -196,22 +209,15 @@ const NOT_ATTACHED: &str = "waiting for KVM; modprobe kvm_intel or kvm_amd";
 impl Source for Live {
     fn sample(&mut self) -> Result<Sample> {
         let now = monotonic();
-        let mut counted = self.follow(now)?.unwrap_or_default();
-        counted.losses = self.lost_before.clone();
-        if let Some(counters) = &mut self.counters {
-            let present = counters.read(now, &mut self.processes, self.detail)?;
-            counted.vms.extend(present.vms);
-            counted.vcpus.extend(present.vcpus);
-            counted.losses.add(&present.losses);
+        if let Some(last) = self.follow(now)? {
+            return Ok(last);
         }
-        Ok(Sample {
-            at: now.saturating_sub(self.began),
-            host: Arc::clone(&self.host),
-            probes: self.probes(),
-            vms: counted.vms,
-            vcpus: counted.vcpus,
-            losses: counted.losses,
-        })
+        let mut counted = match &mut self.counters {
+            Some(counters) => counters.read(now, &mut self.processes, self.detail)?,
+            None => Counted::default(),
+        };
+        counted.losses.add(&self.lost_before);
+        Ok(self.sample_of(counted, now, self.probes()))
     }
 
     fn detail(&mut self, vm: Option<VmKey>) {
@@ -221,7 +227,7 @@ impl Source for Live {
     fn attach(&mut self, attach: bool) -> Result<bool> {
         if attach && self.detached {
             self.generation = Generation::now(ROOT.as_ref());
-            let prepared = self.load()?;
+            let prepared = self.load(&Facts::running())?;
             self.start(prepared)?;
         } else if !attach {
             self.finish(monotonic())?;
