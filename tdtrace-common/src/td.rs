@@ -7,6 +7,10 @@ use crate::tdx;
 /// are none have the index of their VMX exit reason.
 pub const REASON_TD: usize = 192;
 
+/// Words of a `vcpu_tdx` that are read at once at an exit, from the exit reason on: all that are wanted lie
+/// there on Linux 7.3.
+pub type TdWindow = [u64; 27];
+
 /// The part of TDH.VP.ENTER's result that is the exit reason.
 const REASON_MASK: u64 = 0xffff_ffff;
 

@@ -41,7 +41,7 @@ pub(crate) fn now() -> u64 {
 
 /// Process in the high half, thread in the low one.
 #[inline(always)]
-pub(crate) fn pid_tgid() -> u64 {
+fn pid_tgid() -> u64 {
     if is_synthetic() { told!(pid_tgid) } else { bpf_get_current_pid_tgid() }
 }
 

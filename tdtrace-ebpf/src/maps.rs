@@ -1,5 +1,5 @@
-//! The maps and the read-only globals. Sizes are the defaults; the user side sets others before
-//! loading.
+//! The maps and the read-only globals. Maps whose size depends on the machine have one entry here; a
+//! load that uses them says how many.
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
@@ -13,6 +13,7 @@ use tdtrace_common::{
     latency::LatencyRow,
     layout::KernelLayout,
     synthetic::{SyntheticCpu, SyntheticPage},
+    td::TdWindow,
 };
 
 /// Whether the programs take the time; without, the verifier removes what does.
@@ -53,30 +54,30 @@ pub(crate) fn is_synthetic() -> bool {
 }
 
 #[map]
-pub(crate) static VCPUS: Array<VcpuSlot> = Array::with_max_entries(4096, BPF_F_MMAPABLE);
+pub(crate) static VCPUS: Array<VcpuSlot> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 #[map]
-pub(crate) static VMS: Array<VmEntry> = Array::with_max_entries(512, BPF_F_MMAPABLE);
+pub(crate) static VMS: Array<VmEntry> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Indices of [`VCPUS`] that may be taken; the user side fills it.
 #[map]
-pub(crate) static FREE_VCPUS: Queue<u32> = Queue::with_max_entries(4096, 0);
+pub(crate) static FREE_VCPUS: Queue<u32> = Queue::with_max_entries(1, 0);
 
 /// Indices of [`VMS`] that may be taken; the user side fills it.
 #[map]
-pub(crate) static FREE_VMS: Queue<u32> = Queue::with_max_entries(512, 0);
+pub(crate) static FREE_VMS: Queue<u32> = Queue::with_max_entries(1, 0);
 
 /// A `kvm_vcpu` to its index in [`VCPUS`].
 #[map]
-pub(crate) static VCPU_INDEX: HashMap<KvmObject, u32> = HashMap::with_max_entries(4096, 0);
+pub(crate) static VCPU_INDEX: HashMap<KvmObject, u32> = HashMap::with_max_entries(1, 0);
 
 /// Address to the slot that a vCPU there took last: it ends when another vCPU takes the address.
 #[map]
-pub(crate) static SLOT_AT: HashMap<u64, u32> = HashMap::with_max_entries(4096, 0);
+pub(crate) static SLOT_AT: HashMap<u64, u32> = HashMap::with_max_entries(1, 0);
 
 /// Durations by class of single vCPUs.
 #[map]
-pub(crate) static LATENCY_ROWS: Array<LatencyRow> = Array::with_max_entries(40960, BPF_F_MMAPABLE);
+pub(crate) static LATENCY_ROWS: Array<LatencyRow> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Indices of [`LATENCY_ROWS`] that vCPUs had and gave back; they come before rows that nobody had.
 #[map]
@@ -114,28 +115,21 @@ pub(crate) static SYNTHETIC_MEMORY: Array<SyntheticPage> =
 
 /// A `kvm` to its index in [`VMS`].
 #[map]
-pub(crate) static VM_INDEX: HashMap<KvmObject, u32> = HashMap::with_max_entries(512, 0);
+pub(crate) static VM_INDEX: HashMap<KvmObject, u32> = HashMap::with_max_entries(1, 0);
 
 /// Thread to the slot of the vCPU that it ran last, for `kvm_userspace_exit`, which comes when no
 /// vCPU is loaded any more.
 #[map]
-pub(crate) static SLOT_BY_THREAD: HashMap<u32, u32> = HashMap::with_max_entries(8192, 0);
+pub(crate) static SLOT_BY_THREAD: HashMap<u32, u32> = HashMap::with_max_entries(1, 0);
 
 /// Hotspots that found no place in their slot.
 #[map]
-pub(crate) static HOTSPOTS: HashMap<HotspotKey, HotspotValue> = HashMap::with_max_entries(32768, 0);
+pub(crate) static HOTSPOTS: HashMap<HotspotKey, HotspotValue> = HashMap::with_max_entries(1, 0);
 
 #[map]
 pub(crate) static MEMO: PerCpuArray<CpuMemo> = PerCpuArray::with_max_entries(1, 0);
 
-/// Words of a `vcpu_tdx` that are read at once, from the exit reason on: all that are wanted lie there
-/// on Linux 7.3.
-pub(crate) const TD_WINDOW_WORDS: usize = 27;
-
-/// Those words.
-pub(crate) type TdWindow = [u64; TD_WINDOW_WORDS];
-
-/// Where `kvm_exit` reads them to.
+/// Where `kvm_exit` reads the words of a TD's exit to.
 #[map]
 pub(crate) static TD_WINDOW: PerCpuArray<TdWindow> = PerCpuArray::with_max_entries(1, 0);
 

@@ -8,12 +8,12 @@ use core::mem::MaybeUninit;
 use tdtrace_common::{
     counters::{Class, REASON_OTHER, vmx_reason_index},
     layout::ABSENT,
-    td::{REASON_TD, TdExit, TdRegisters},
+    td::{REASON_TD, TdExit, TdRegisters, TdWindow},
 };
 
 use crate::{
     kernel::{offset, read, read_into},
-    maps::{TD_WINDOW, TdWindow},
+    maps::TD_WINDOW,
     slot::Slot,
 };
 

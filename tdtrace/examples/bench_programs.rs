@@ -28,21 +28,6 @@ use tdtrace::{
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tdtrace-ebpf.o"));
 
-/// The maps that are large by default; programs that do nothing need none of them.
-const LARGE_MAPS: [&str; 11] = [
-    "VCPUS",
-    "VMS",
-    "FREE_VCPUS",
-    "FREE_VMS",
-    "VCPU_INDEX",
-    "VM_INDEX",
-    "SLOT_AT",
-    "SLOT_BY_THREAD",
-    "HOTSPOTS",
-    "LATENCY_ROWS",
-    "FREE_ROWS",
-];
-
 #[derive(Debug, Parser)]
 struct Cli {
     /// Rounds; the first, which warms up, is not among them
@@ -115,11 +100,7 @@ struct Floor(Ebpf);
 impl Floor {
     /// Each tracepoint has programs of its own, because the kernel sums by program.
     fn attach(tracepoint: &str) -> Result<Self> {
-        let mut loader = EbpfLoader::new();
-        for map in LARGE_MAPS {
-            loader.map_max_entries(map, 1);
-        }
-        let mut ebpf = loader.load(OBJECT).context("the kernel refuses the object")?;
+        let mut ebpf = EbpfLoader::new().load(OBJECT).context("the kernel refuses the object")?;
         for name in ["floor_empty", "floor_clock"] {
             let program = ebpf.program_mut(name).with_context(|| format!("no program {name}"))?;
             let program: &mut RawTracePoint = program.try_into()?;

@@ -15,7 +15,6 @@ use tdtrace_common::{
 };
 
 use super::{
-    collect_overflow,
     cost::{self, Cost},
     log::Log,
     losses,
@@ -220,7 +219,11 @@ impl Loaded {
     /// The hotspots that found no place in their slot.
     pub(super) fn hotspots(&self) -> Result<Overflow> {
         let map = HashMap::<_, HotspotKey, HotspotValue>::try_from(self.any("HOTSPOTS")?)?;
-        Ok(collect_overflow(map.iter().flatten().map(|(key, value)| (key, value.count))))
+        let mut overflow = Overflow::new();
+        for (key, value) in map.iter().flatten() {
+            overflow.entry((key.slot, key.life)).or_default().push((key.place, value.count));
+        }
+        Ok(overflow)
     }
 
     /// What was not counted since the counting began, hotspots aside.

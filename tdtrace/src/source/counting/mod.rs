@@ -25,13 +25,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use tdtrace_common::counters::{HotspotKey, VmEntry};
+use tdtrace_common::counters::VmEntry;
 
 use self::{
     durations::Durations,
     load::Loaded,
     slots::MappedArray,
-    vcpus::{Overflow, Vcpu, Vcpus},
+    vcpus::{Vcpu, Vcpus},
 };
 use super::owner::{Identity, Owners, named};
 use crate::model::sample::{LatencySample, Losses, VcpuSample, VmKey, VmSample};
@@ -205,12 +205,4 @@ fn add_losses(losses: &mut Losses, vcpu: &Vcpu) {
     losses.hotspots += vcpu.hotspots_lost;
     losses.unpaired += vcpu.timing.unpaired;
     losses.durations += vcpu.timing.rows_lost;
-}
-
-fn collect_overflow(entries: impl Iterator<Item = (HotspotKey, u64)>) -> Overflow {
-    let mut overflow = Overflow::new();
-    for (key, count) in entries {
-        overflow.entry((key.slot, key.life)).or_default().push((key.place, count));
-    }
-    overflow
 }

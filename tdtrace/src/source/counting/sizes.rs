@@ -3,6 +3,7 @@
 use tdtrace_common::{
     counters::{COUNTS, CpuMemo, HotspotKey, HotspotValue, KvmObject, Loss, VcpuSlot, VmEntry},
     latency::LatencyRow,
+    td::TdWindow,
 };
 
 /// VMs that can be counted at the same time.
@@ -62,13 +63,11 @@ impl Sizes {
             + hash(self.threads, size_of::<u32>(), size_of::<u32>())
             + hash(self.hotspots, size_of::<HotspotKey>(), size_of::<HotspotValue>())
             + per_cpu(1, size_of::<CpuMemo>())
-            + per_cpu(1, TD_WINDOW)
+            + per_cpu(1, size_of::<TdWindow>())
             + per_cpu(Loss::ALL.len() * COUNTS, size_of::<u64>())
     }
 }
 
-/// The registers of a TD's exit, as the programs read them.
-const TD_WINDOW: usize = 216;
 /// `struct htab_elem` before the key.
 const ELEMENT: usize = 48;
 

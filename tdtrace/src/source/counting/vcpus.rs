@@ -84,16 +84,20 @@ impl Vcpus {
         life != 0 && self.freed.get(&index) != Some(&life)
     }
 
+    /// Slots that are a vCPU's.
+    fn used(&self) -> impl Iterator<Item = u32> {
+        (0..self.slots.len()).filter(|index| self.is_used(*index))
+    }
+
     /// The processes that run vCPUs.
     pub(super) fn tgids(&self) -> impl Iterator<Item = u32> {
-        let used = (0..self.slots.len()).filter(|index| self.is_used(*index));
-        used.map(|index| self.slots.word(index, offset_of!(VcpuSlot, tgid)) as u32)
+        self.used().map(|index| self.slots.word(index, offset_of!(VcpuSlot, tgid)) as u32)
     }
 
     /// Reads what moved; [`Vcpus::add_places`] is to follow. `now` is `CLOCK_MONOTONIC`, up to which times
     /// are told.
     pub(super) fn read(&mut self, vms: &MappedArray<VmEntry>, now: Duration) {
-        let used: Vec<u32> = (0..self.slots.len()).filter(|index| self.is_used(*index)).collect();
+        let used: Vec<u32> = self.used().collect();
         for index in used {
             let life = self.slots.word(index, offset_of!(VcpuSlot, life)) as u32;
             let before = self.known.remove(&index).filter(|known| known.life == life);
@@ -120,7 +124,7 @@ impl Vcpus {
     /// vCPUs.
     pub(super) fn moved_vms(&self, vms: &MappedArray<VmEntry>) -> HashMap<VmKey, Vec<u32>> {
         let mut found: HashMap<VmKey, (bool, Vec<u32>)> = HashMap::new();
-        for index in (0..self.slots.len()).filter(|index| self.is_used(*index)) {
+        for index in self.used() {
             let life = self.slots.word(index, offset_of!(VcpuSlot, life)) as u32;
             let known = self.known.get(&index).filter(|known| known.life == life);
             let vm = self.slots.word(index, offset_of!(VcpuSlot, vm)) as u32;
@@ -136,9 +140,9 @@ impl Vcpus {
     pub(super) fn slots_of(&self, key: VmKey, vms: &MappedArray<VmEntry>) -> Vec<u32> {
         let is_its = |index: &u32| {
             let vm = self.slots.word(*index, offset_of!(VcpuSlot, vm)) as u32;
-            self.is_used(*index) && self.vm_key(vm, vms) == key
+            self.vm_key(vm, vms) == key
         };
-        (0..self.slots.len()).filter(is_its).collect()
+        self.used().filter(is_its).collect()
     }
 
     /// The VM that has entry `index` now.

@@ -51,19 +51,6 @@ const MAPS: [&str; 9] = [
     "CALLS",
 ];
 
-/// Maps of the host's programs, and of synthetic TDs; not used here, so they are as small as can be.
-const HOST_MAPS: [&str; 9] = [
-    "VCPUS",
-    "VMS",
-    "FREE_VCPUS",
-    "FREE_VMS",
-    "VCPU_INDEX",
-    "SLOT_AT",
-    "LATENCY_ROWS",
-    "FREE_ROWS",
-    "HOTSPOTS",
-];
-
 /// #VE handlers and calls that can run at the same time: several a CPU, if tasks are preempted in them.
 const RUNNING: u32 = 4096;
 /// Stacks that are kept.
@@ -130,18 +117,12 @@ fn load(
     let returns = guest::returns(set.map(|set| &*set.vmlinux));
     let stream = u8::from(options.stream);
     let own = std::process::id();
-    let mut loader = EbpfLoader::new();
-    for map in HOST_MAPS {
-        loader.map_max_entries(map, 1);
-    }
-    loader
+    EbpfLoader::new()
         .override_global("GUEST_LAYOUT", &resolved.layout, true)
         .override_global("GUEST_ADDRESSES", &addresses, true)
         .override_global("GUEST_RETURNS", &returns, true)
         .override_global("GUEST_STREAM", &stream, true)
         .override_global("GUEST_SELF", &own, true)
-        .map_max_entries("SLOT_BY_THREAD", 1)
-        .map_max_entries("VM_INDEX", 1)
         .map_max_entries("VE_ENTRIES", RUNNING)
         .map_max_entries("VE_PLACES", options.max_places)
         .map_max_entries("GUEST_STACKS", STACKS)
