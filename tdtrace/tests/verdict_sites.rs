@@ -1,6 +1,6 @@
 //! Verdicts on sites of a real kernel, and `tdtrace decode site`.
 //!
-//! `fixtures/sites/sites.jsonl` is what `tests/verdict_kernel.rs` picked from Debian's 6.12.117: one
+//! `fixtures/sites/sites.jsonl` is what `examples/verdict_kernel` picked from Debian's 6.12.117: one
 //! site of each accessor and one of each form of the others, with what binutils say of them.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -15,7 +15,7 @@ use std::{
 use serde_json::Value;
 use tdtrace::{
     decode::insn,
-    verdict::{self, Access, Frame, Target, Verdict},
+    verdict::{self, Access, Frame},
 };
 
 const SITES: &str = include_str!("fixtures/sites/sites.jsonl");
@@ -42,19 +42,12 @@ fn cases() -> impl Iterator<Item = Case> {
     })
 }
 
-fn judge(bytes: &[u8], chain: Option<&[Frame]>) -> Verdict {
-    let target = Target::of(bytes);
-    let access =
-        Access { bytes, target, chain, symbol: None, user: false, in_exception_table: None };
-    verdict::judge(&access)
-}
-
 #[test]
 fn every_site_of_the_kernel_is_judged_right() {
     let mut kinds = BTreeSet::new();
     let mut count = 0;
     for Case { bytes, chain, json } in cases() {
-        let verdict = judge(&bytes, Some(&chain));
+        let verdict = verdict::judge(&Access::of(&bytes, Some(&chain)));
         assert_eq!(verdict.kind.name(), json["truth"], "{json}");
         assert_eq!(insn::judge(&bytes).verdict.name(), json["kernel"], "{json}");
         kinds.insert(verdict.kind);
@@ -67,7 +60,7 @@ fn every_site_of_the_kernel_is_judged_right() {
 fn without_a_chain_a_site_is_undecided_or_judged_right() {
     let mut proven = 0;
     for Case { bytes, json, .. } in cases() {
-        let kind = judge(&bytes, None).kind.name();
+        let kind = verdict::judge(&Access::of(&bytes, None)).kind.name();
         assert_eq!(kind, json["without"], "{json}");
         assert!(kind == "undecided" || kind == json["truth"], "{json}");
         proven += usize::from(kind != "undecided");

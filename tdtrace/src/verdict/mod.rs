@@ -78,6 +78,15 @@ pub struct Access<'a> {
     pub in_exception_table: Option<bool>,
 }
 
+impl<'a> Access<'a> {
+    /// An access of the kernel's of which no more than the bytes and the chain is known.
+    #[must_use]
+    pub fn of(bytes: &'a [u8], chain: Option<&'a [Frame]>) -> Self {
+        let target = Target::of(bytes);
+        Self { bytes, target, chain, symbol: None, user: false, in_exception_table: None }
+    }
+}
+
 /// How an access came about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {

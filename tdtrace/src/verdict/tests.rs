@@ -22,18 +22,13 @@ fn frames(chain: &[(&str, &str)]) -> Vec<Frame> {
     chain.iter().map(frame).collect()
 }
 
-fn access<'a>(bytes: &'a [u8], chain: Option<&'a [Frame]>) -> Access<'a> {
-    let target = Target::of(bytes);
-    Access { bytes, target, chain, symbol: None, user: false, in_exception_table: None }
-}
-
 /// The verdict on `bytes` with a chain of functions.
 fn with(bytes: &[u8], chain: &[(&str, &str)]) -> Verdict {
-    judge(&access(bytes, Some(&frames(chain))))
+    judge(&Access::of(bytes, Some(&frames(chain))))
 }
 
 fn without(bytes: &[u8]) -> Verdict {
-    judge(&access(bytes, None))
+    judge(&Access::of(bytes, None))
 }
 
 const IO_H: &str = "arch/x86/include/asm/io.h";
@@ -120,7 +115,7 @@ fn every_sentence_of_evidence_begins_and_ends_as_one() {
     let chain = frames(&[("readl", IO_H)]);
     for bytes in [TEST, MOVZX, &[0x0f, 0x11, 0x02], &[0x89, 0xc8], &[0xc0, 0x22, 1], &[0x62], &[]] {
         for chain in [None, Some(&chain[..]), Some(&[])] {
-            for sentence in judge(&access(bytes, chain)).evidence {
+            for sentence in judge(&Access::of(bytes, chain)).evidence {
                 let named = sentence.starts_with("readl");
                 assert!(sentence.starts_with(char::is_uppercase) || named, "{sentence}");
                 assert!(sentence.ends_with('.'), "{sentence}");
@@ -140,7 +135,7 @@ fn what_accessors_also_emit_stays_undecided_without_a_chain() {
 
 #[test]
 fn an_accessors_symbol_is_named_and_decides_nothing() {
-    let verdict = judge(&Access { symbol: Some("ioread32"), ..access(MOV_LOAD, None) });
+    let verdict = judge(&Access { symbol: Some("ioread32"), ..Access::of(MOV_LOAD, None) });
     assert_eq!(verdict.kind, Kind::Undecided);
     assert!(verdict.evidence[2].contains("accessor of lib/iomap.c"), "{verdict:?}");
 }
@@ -182,23 +177,23 @@ fn string_port_io_is_told_by_bytes_or_qualification() {
     assert_eq!((by_bytes.kind, by_bytes.survives.fate), (Kind::StringPortIo, Fate::Fatal));
     let io = crate::decode::qualification::io(0x1f0_0038);
     let target = Target::Port(Some(io));
-    let by_word = judge(&Access { target, ..access(&[], None) });
+    let by_word = judge(&Access { target, ..Access::of(&[], None) });
     assert_eq!((by_word.kind, by_word.survives.fate), (Kind::StringPortIo, Fate::Fatal));
 }
 
 #[test]
 fn user_space_gets_a_signal_whatever_it_did() {
     for bytes in [MOV_LOAD, IN_BYTE, REP_INS, TEST, &[]] {
-        let verdict = judge(&Access { user: true, ..access(bytes, None) });
+        let verdict = judge(&Access { user: true, ..Access::of(bytes, None) });
         assert_eq!((verdict.kind, verdict.survives.fate), (Kind::UserSpace, Fate::Signal));
     }
-    let verdict = judge(&Access { user: true, ..access(IN_BYTE, None) });
+    let verdict = judge(&Access { user: true, ..Access::of(IN_BYTE, None) });
     assert!(verdict.advice.contains("lockdown"), "{verdict:?}");
 }
 
 fn fate_at(bytes: &[u8], gla: Option<u64>, sharing: Sharing) -> Fate {
     let target = Target::Memory { gla, sharing, ram: false };
-    judge(&Access { target, ..access(bytes, None) }).survives.fate
+    judge(&Access { target, ..Access::of(bytes, None) }).survives.fate
 }
 
 #[test]
@@ -221,7 +216,7 @@ fn load_unaligned_zeropad_recovers_from_a_split_page() {
     let target =
         Target::Memory { gla: Some(0xffff_8880_0000_0ffd), sharing: Sharing::Shared, ram: true };
     let bytes = [0x48, 0x8b, 0x06];
-    let split = Access { target, ..access(&bytes, Some(&chain)) };
+    let split = Access { target, ..Access::of(&bytes, Some(&chain)) };
     assert_eq!(judge(&split).survives.fate, Fate::Recovered);
     let known = Access { chain: None, in_exception_table: Some(true), ..split.clone() };
     assert_eq!(judge(&known).survives.fate, Fate::Recovered);
@@ -232,7 +227,7 @@ fn load_unaligned_zeropad_recovers_from_a_split_page() {
 #[test]
 fn shared_ram_sends_to_the_vmm() {
     let target = Target::Memory { gla: None, sharing: Sharing::Shared, ram: true };
-    let verdict = judge(&Access { target, ..access(MOV_LOAD, None) });
+    let verdict = judge(&Access { target, ..Access::of(MOV_LOAD, None) });
     assert!(
         verdict.advice.contains("VMM") && verdict.evidence.iter().any(|e| e.contains("System RAM"))
     );

@@ -1,7 +1,7 @@
 //! Scenario `verdicts`: chains and verdicts of tdtrace on a whole kernel, against binutils.
 //!
 //! Fetches a kernel's debug package once (0.3 GB, 1.8 GB unpacked) unless it is told where debug
-//! files are, and runs the test that is too large for every day.
+//! files are, and runs the comparison, which is too large for every day.
 
 use std::path::{Path, PathBuf};
 
@@ -36,13 +36,13 @@ pub(super) fn run(options: &Options) -> Result<()> {
         Some(dir) => dir.clone(),
         None => fetched(&cache_dir()?.join("lab"))?,
     };
-    let mut test = cargo();
-    test.args(["test", "-p", "tdtrace", "--test", "verdict_kernel", "--", "--ignored"]);
-    test.arg("--nocapture").env("TDTRACE_DEBUG_DIR", dir.canonicalize()?);
+    let mut example = cargo();
+    example.args(["run", "-p", "tdtrace", "--example", "verdict_kernel", "--"]);
+    example.arg(dir.canonicalize()?);
     if let Some(out) = &options.out {
-        test.env("TDTRACE_VERDICTS_OUT", out.canonicalize()?);
+        example.arg("--out").arg(out.canonicalize()?);
     }
-    ensure!(test.status()?.success(), "a chain or a verdict differs; the test above says which");
+    ensure!(example.status()?.success(), "the comparison failed; what it printed says why");
     Ok(())
 }
 
