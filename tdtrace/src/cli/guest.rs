@@ -16,6 +16,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use clap::Subcommand;
 
+use super::files::Files;
 use crate::{
     model::guest::{aggregate::GuestAggregate, order::Order, snapshot::GuestSnapshot},
     report::guest as report,
@@ -62,6 +63,8 @@ struct StatArgs {
     /// The bit of a guest physical address that says shared, where the kernel does not say
     #[arg(long, value_name = "BIT", value_parser = clap::value_parser!(u32).range(32..52))]
     shared_bit: Option<u32>,
+    #[command(flatten)]
+    files: Files,
     /// Places that can be counted
     #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     max_places: u32,
@@ -94,6 +97,7 @@ fn stat(args: &StatArgs) -> Result<ExitCode> {
         stream: events.is_some(),
         max_places: args.max_places,
         shared_bit: args.shared_bit,
+        files: args.files.options("/"),
     };
     let stop = stop_on_signals()?;
     let mut live = GuestLive::open(options)?;

@@ -5,6 +5,7 @@
 
 mod decode;
 mod doctor;
+mod files;
 mod filter;
 mod guest;
 mod record;

@@ -10,7 +10,7 @@ use crate::{
     model::guest::{
         event::Event,
         shared_bit::SharedBit,
-        snapshot::{Call, GuestSnapshot, Object, Reason, Site},
+        snapshot::{Call, GuestSnapshot, Reason, Site},
     },
 };
 
@@ -63,6 +63,8 @@ pub fn to_json(snapshot: &GuestSnapshot, sites: usize) -> Value {
             "object": object.object, "count": object.count, "failed": object.failed,
         })).collect::<Vec<_>>(),
         "calls": snapshot.calls.iter().map(call_json).collect::<Vec<_>>(),
+        "symbols": &*snapshot.symbols,
+        "findings": snapshot.findings,
         "lost": { "recursion_misses": misses, "causes": causes },
     })
 }
@@ -104,7 +106,12 @@ fn site_json(site: &Site) -> Value {
         "failed": site.failed,
         "own": site.own,
         "errno": site.errno,
-        "survives": site.survives(),
+        "fate": site.fate(),
+        "verdict": site.verdict.as_deref(),
+        "function": site.code.as_ref().and_then(|code| code.function.as_deref()),
+        "module": site.code.as_ref().and_then(|code| code.module.as_deref()),
+        "chain": site.code.as_ref().and_then(|code| code.chain.as_deref()),
+        "device": site.device.as_deref(),
         "form": site.judgement().map(|judgement| judgement.verdict.name()),
         "bytes": hex(&site.bytes),
         "contexts": site.contexts.iter()
@@ -164,7 +171,7 @@ pub fn to_text(snapshot: &GuestSnapshot, limit: usize) -> String {
     );
     part(
         "Sites",
-        &["reason", "survives", "count", "failed", "context", "about", "where", "bytes"],
+        &["reason", "verdict", "survives", "count", "failed", "context", "about", "where", "bytes"],
         snapshot.sites.iter().map(site_row).collect(),
     );
     part(
@@ -173,7 +180,7 @@ pub fn to_text(snapshot: &GuestSnapshot, limit: usize) -> String {
         snapshot
             .objects
             .iter()
-            .map(|o| vec![object_text(o.object), o.count.to_string(), o.failed.to_string()])
+            .map(|o| vec![o.object.text(), o.count.to_string(), o.failed.to_string()])
             .collect(),
     );
     part(
@@ -208,6 +215,9 @@ fn header(snapshot: &GuestSnapshot) -> String {
     if snapshot.layout_assumed {
         text.push_str("no BTF: the layout of the kernel's structures is assumed\n");
     }
+    if !snapshot.symbols.is_empty() {
+        text.push_str(&format!("{}\n", snapshot.symbols));
+    }
     for probe in snapshot.probes.iter().filter(|probe| probe.how.is_none()) {
         let why = probe.missing.as_deref().unwrap_or("not attached");
         text.push_str(&format!("without {}: {why}; hides {}\n", probe.name, probe.hides));
@@ -238,21 +248,17 @@ fn reason_row(reason: &Reason) -> Vec<String> {
 }
 
 fn site_row(site: &Site) -> Vec<String> {
-    let place = match (&site.symbol, site.ip) {
-        (Some(symbol), _) => symbol.to_string(),
-        (None, Some(ip)) => format!("{ip:#x} {}", if site.user { &site.comm } else { "" }),
-        (None, None) => "beginning not seen".to_owned(),
-    };
     let contexts: Vec<&str> = site.contexts.iter().map(|(name, _)| *name).collect();
     let length = site.judgement().and_then(|judgement| judgement.len).map_or(8, usize::from);
     vec![
         site.name.to_owned(),
-        site.survives().map_or("partly", |yes| if yes { "yes" } else { "NO" }).to_owned(),
+        site.verdict.as_ref().map_or("", |verdict| verdict.kind.name()).to_owned(),
+        site.fate().name().to_owned(),
         site.count.to_string(),
         site.failed.to_string(),
         contexts.join(","),
-        site.objects.first().map(|(object, _)| object_text(*object)).unwrap_or_default(),
-        place,
+        site.objects.first().map(|(object, _)| object.text()).unwrap_or_default(),
+        site.place(),
         hex(&site.bytes[..length.min(site.bytes.len())]),
     ]
 }
@@ -266,28 +272,6 @@ fn call_row(call: &Call) -> Vec<String> {
         duration(call.mean_ns),
         call.caller.as_deref().unwrap_or("–").to_owned(),
     ]
-}
-
-fn object_text(object: Object) -> String {
-    match object {
-        Object::Port { port, direction, size, string } => {
-            let size = size.map_or_else(|| "?".to_owned(), |size| size.to_string());
-            let string = if string { " string" } else { "" };
-            format!("{direction} {port:#x}/{size}{string}")
-        }
-        Object::Page { gpa, shared } => {
-            let kind = match shared {
-                Some(true) => "",
-                Some(false) => " private",
-                None => " shared?",
-            };
-            format!("{gpa}{kind}")
-        }
-        Object::Msr { index, write } => {
-            format!("{} {index:#x}", if write { "wrmsr" } else { "rdmsr" })
-        }
-        Object::Cpuid { leaf, subleaf } => format!("cpuid {leaf:#x}.{subleaf:#x}"),
-    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "shown with two digits")]

@@ -10,13 +10,14 @@ use super::{
     number::{self, GpaWidth, Output},
 };
 use crate::{
+    cli::files::Files,
     decode::{
         bits::Hex,
         gpa::{self, SharedBit, Sharing},
         insn, qualification,
     },
     sites::{
-        Options, Place, Site, Sites,
+        Place, Site, Sites,
         devices::{Device, Devices},
     },
     verdict::{self, Access, Frame, Target, Verdict, form::Form},
@@ -43,15 +44,8 @@ pub(super) struct Args {
     /// Bytes of the instruction in hex, instead of those found there
     #[arg(long, value_name = "HEX")]
     bytes: Option<String>,
-    /// The kernel's file with debug information
-    #[arg(long, value_name = "FILE")]
-    vmlinux: Option<PathBuf>,
-    /// A module's file with debug information; may be repeated
-    #[arg(long, value_name = "FILE")]
-    module: Vec<PathBuf>,
-    /// Directory laid out as /usr/lib/debug is; may be repeated
-    #[arg(long, value_name = "DIR")]
-    debug_dir: Vec<PathBuf>,
+    #[command(flatten)]
+    files: Files,
     /// The "Kernel Offset" that an oops prints; taken off an address before it is looked up in files
     #[arg(long, value_name = "BYTES", requires = "vmlinux")]
     kaslr_offset: Option<String>,
@@ -183,16 +177,11 @@ fn find(
 }
 
 fn open(args: &Args) -> Result<Sites> {
-    let options = Options {
-        root: args.root.clone(),
-        vmlinux: args.vmlinux.clone(),
-        modules: args.module.clone(),
-        debug_dirs: args.debug_dir.clone(),
-    };
-    let of_running = match (&args.vmlinux, args.kaslr_offset.is_some()) {
+    let options = args.files.options(&args.root);
+    let of_running = match (&args.files.vmlinux, args.kaslr_offset.is_some()) {
         (Some(path), false) => Sites::is_running(&args.root, path)?,
         (Some(_), true) => false,
-        (None, _) => args.module.is_empty(),
+        (None, _) => args.files.module.is_empty(),
     };
     if of_running { Sites::running(options) } else { Sites::of_files(options) }
 }

@@ -12,6 +12,7 @@ use tdtrace_common::{
 
 use super::{
     event::{context, process, text},
+    judged::Judged,
     sample::GuestSample,
     shared_bit::SharedBit,
     snapshot::{Call, GuestSnapshot, Object, ObjectCount, Reason, Site, Total, rate},
@@ -47,6 +48,7 @@ const INNER: [&str; 16] = [
 #[derive(Debug, Default)]
 pub struct GuestAggregate {
     before: Option<Before>,
+    judged: Judged,
 }
 
 /// What rates need of the sample before.
@@ -72,6 +74,12 @@ impl GuestAggregate {
         let interval = self.before.as_ref().map(|before| sample.at.saturating_sub(before.at));
         let seconds = interval.map_or(0.0, |interval| interval.as_secs_f64());
         let mut sites = sites(sample);
+        for site in sites.values_mut() {
+            let worst = worst(sample, site);
+            site.device = worst.and_then(|object| sample.devices.get(&object)).cloned();
+            site.verdict =
+                self.judged.of(site, worst.map(|object| (object, site.device.as_deref())));
+        }
         let mut reasons = reasons(sample, &sites);
         if let Some(before) = &self.before {
             for (reason, (index, _)) in reasons.iter_mut().zip(&sample.reasons) {
@@ -106,6 +114,8 @@ impl GuestAggregate {
             sites,
             objects: objects(sample),
             calls: calls(sample),
+            findings: Vec::new(),
+            symbols: Arc::clone(&sample.symbols),
             losses: sample.losses.clone(),
             missed: ENDS.iter().map(|name| sample.losses.missed(name)).sum(),
         }
@@ -154,6 +164,23 @@ fn reasons(sample: &GuestSample, sites: &BTreeMap<SiteKey, Site>) -> Vec<Reason>
         }
     };
     sample.reasons.iter().map(reason).collect()
+}
+
+/// The one of a site's objects that decides what becomes of it: private memory, RAM, a string of port
+/// accesses, else the most frequent.
+fn worst(sample: &GuestSample, site: &Site) -> Option<Object> {
+    let rank = |object: &Object| match object {
+        Object::Page { shared: Some(false), .. } => 2,
+        Object::Page { .. } => {
+            u8::from(sample.devices.get(object).is_some_and(|device| device.ram))
+        }
+        Object::Port { string, .. } => u8::from(*string),
+        Object::Msr { .. } | Object::Cpuid { .. } => 0,
+    };
+    site.objects
+        .iter()
+        .max_by_key(|(object, count)| (rank(object), *count))
+        .map(|(object, _)| *object)
 }
 
 /// A site in the making.
@@ -226,6 +253,9 @@ fn new_site(sample: &GuestSample, key: &VeKey, value: &VeValue) -> Site {
         errno: None,
         contexts: Vec::new(),
         objects: Vec::new(),
+        device: None,
+        code: sample.code.get(&key.ip).filter(|_| !user).cloned(),
+        verdict: None,
         bytes: value.bytes[..length].to_vec(),
         pid,
         tid,
@@ -248,7 +278,7 @@ fn stack(sample: &GuestSample, number: i32) -> Vec<(u64, Option<Arc<str>>)> {
 }
 
 /// What a place is about; `None` where the reason has nothing, or it is not known.
-fn object(key: &VeKey, shared_bit: SharedBit) -> Option<Object> {
+pub(crate) fn object(key: &VeKey, shared_bit: SharedBit) -> Option<Object> {
     match key.reason {
         30 => {
             let io = qualification::io(key.object);

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tdtrace_common::guest::{CallKey, CallValue, GuestLoss, VeKey, VeStats, VeValue};
 
-use super::shared_bit::SharedBit;
+use super::{shared_bit::SharedBit, snapshot::Object};
+use crate::sites::{Site as Code, devices::Device};
 
 /// Everything that was counted since the beginning.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +34,12 @@ pub struct GuestSample {
     pub stacks: BTreeMap<i32, Arc<[u64]>>,
     /// Names of code addresses, where the kernel tells them.
     pub names: BTreeMap<u64, Arc<str>>,
+    /// Code at the addresses of sites in the kernel, as far as symbols and debug files tell.
+    pub code: BTreeMap<u64, Arc<Code>>,
+    /// What lies at the pages and ports of places, without the shared bit where it is known.
+    pub devices: BTreeMap<Object, Arc<Device>>,
+    /// What is known of the code: which debug file there is, or why none.
+    pub symbols: Arc<str>,
     /// What was not counted.
     pub losses: GuestLosses,
 }

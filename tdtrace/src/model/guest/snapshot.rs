@@ -6,6 +6,7 @@ use serde::Serialize;
 use tdtrace_common::guest::Operation;
 
 use super::{
+    finding::Finding,
     sample::{ClockState, GuestLosses, GuestProbeState},
     shared_bit::SharedBit,
 };
@@ -15,6 +16,8 @@ use crate::{
         insn::{self, Judgement},
     },
     model::latency::Histogram,
+    sites::{Site as Code, devices::Device},
+    verdict::{Fate, Verdict},
 };
 
 /// A guest at one moment.
@@ -46,6 +49,10 @@ pub struct GuestSnapshot {
     pub objects: Vec<ObjectCount>,
     /// Conversions, acceptance, quotes and bounces by caller, the most frequent first.
     pub calls: Vec<Call>,
+    /// What somebody should look at, the gravest first.
+    pub findings: Vec<Finding>,
+    /// What is known of the code: which debug file there is, or why none.
+    pub symbols: Arc<str>,
     /// What was not counted.
     pub losses: GuestLosses,
     /// #VEs whose end no program saw: the kernel skipped its run.
@@ -159,6 +166,12 @@ pub struct Site {
     pub contexts: Vec<(&'static str, u64)>,
     /// What it was about, the most frequent first.
     pub objects: Vec<(Object, u64)>,
+    /// What lies at the first of `objects`, if that is a page or a port.
+    pub device: Option<Arc<Device>>,
+    /// Function, module and the chain of inlined functions; only in the kernel.
+    pub code: Option<Arc<Code>>,
+    /// Whether it came through an accessor and what a TD makes of it: of MMIO and port I/O.
+    pub verdict: Option<Arc<Verdict>>,
     /// The instruction's bytes and what follows it; empty if they could not be read.
     pub bytes: Vec<u8>,
     /// Process of the first.
@@ -181,16 +194,41 @@ impl Site {
         (self.reason == 48 && !self.bytes.is_empty()).then(|| insn::judge(&self.bytes))
     }
 
-    /// Whether the kernel survives it, as far as anything tells: by the instruction for MMIO, else by
+    /// What becomes of it in a TD, as far as anything tells: by the verdict where there is one, else by
     /// what became of the #VEs.
     #[must_use]
-    pub fn survives(&self) -> Option<bool> {
-        match self.judgement() {
-            Some(judgement) if !judgement.verdict.survives() => Some(false),
-            _ if self.failed == 0 => Some(true),
-            _ if self.failed == self.count => Some(false),
-            _ => None,
+    pub fn fate(&self) -> Fate {
+        match &self.verdict {
+            Some(verdict) if verdict.survives.fate != Fate::Unknown => verdict.survives.fate,
+            _ if self.failed == 0 => Fate::Emulated,
+            _ if self.failed < self.count => Fate::Unknown,
+            _ if self.user => Fate::Signal,
+            _ => Fate::Fatal,
         }
+    }
+
+    /// Whether it went around the accessors, or through one that does not work in a TD.
+    #[must_use]
+    pub fn is_offender(&self) -> bool {
+        self.verdict.as_ref().is_some_and(|verdict| verdict.kind.is_offender())
+    }
+
+    /// Where it is: function and offset with the module, else the address and whose it is.
+    #[must_use]
+    pub fn place(&self) -> String {
+        match (&self.symbol, self.ip) {
+            (Some(symbol), _) => symbol.to_string(),
+            (None, Some(ip)) if self.user => format!("{ip:#x} of {}", self.comm),
+            (None, Some(ip)) => format!("{ip:#x}"),
+            (None, None) => "beginning not seen".to_owned(),
+        }
+    }
+
+    /// The innermost line of source that is known: `file:line`.
+    #[must_use]
+    pub fn line(&self) -> Option<String> {
+        let frame = self.code.as_ref()?.chain.as_ref()?.first()?;
+        Some(format!("{}:{}", frame.file.as_ref()?, frame.line?))
     }
 }
 
@@ -241,6 +279,32 @@ pub struct ObjectCount {
     pub count: u64,
     /// Those that the kernel could not handle.
     pub failed: u64,
+}
+
+impl Object {
+    /// It in a few words.
+    #[must_use]
+    pub fn text(self) -> String {
+        match self {
+            Self::Port { port, direction, size, string } => {
+                let size = size.map_or_else(|| "?".to_owned(), |size| size.to_string());
+                let string = if string { " string" } else { "" };
+                format!("{direction} {port:#x}/{size}{string}")
+            }
+            Self::Page { gpa, shared } => {
+                let kind = match shared {
+                    Some(true) => "",
+                    Some(false) => " private",
+                    None => " shared?",
+                };
+                format!("{gpa}{kind}")
+            }
+            Self::Msr { index, write } => {
+                format!("{} {index:#x}", if write { "wrmsr" } else { "rdmsr" })
+            }
+            Self::Cpuid { leaf, subleaf } => format!("cpuid {leaf:#x}.{subleaf:#x}"),
+        }
+    }
 }
 
 /// Calls of one operation by one caller.

@@ -5,7 +5,7 @@ use tdtrace_common::guest::{GuestLoss, VeInfo};
 use super::*;
 use crate::model::guest::{
     sample::{GuestLosses, GuestProbeState},
-    snapshot::{ObjectCount, Total},
+    snapshot::{Object, ObjectCount, Total},
 };
 
 fn snapshot() -> GuestSnapshot {

@@ -78,7 +78,7 @@ pub(super) struct Attached {
     pub(super) probes: Arc<[GuestProbeState]>,
 }
 
-pub(super) fn attach(options: Options, symbols: Option<&Symbols>) -> Result<Attached> {
+pub(super) fn attach(options: &Options, symbols: Option<&Symbols>) -> Result<Attached> {
     let facts = Facts::running();
     let is_td = facts.is_td();
     if !is_td && !options.force {
@@ -108,7 +108,7 @@ pub(super) fn attach(options: Options, symbols: Option<&Symbols>) -> Result<Atta
 }
 
 fn load(
-    options: Options,
+    options: &Options,
     set: Option<&BtfSet>,
     resolved: &Resolved,
     symbols: Option<&Symbols>,

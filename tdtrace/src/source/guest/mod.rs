@@ -1,11 +1,13 @@
 //! A TD guest from within: its #VEs, conversions, acceptance, quotes and bounces.
 //!
 //! [`attach`] loads the object and attaches the guest's programs, the host's are not loaded;
-//! [`counters`] reads the maps, [`clock`] watches the clocksource. Nobody wakes this up: it looks when
+//! [`counters`] reads the maps, [`clock`] watches the clocksource, [`code`] finds out where the code lies
+//! and what an address belongs to. Nobody wakes this up: it looks when
 //! it is asked, since an IPI may itself be a #VE.
 
 mod attach;
 mod clock;
+mod code;
 mod counters;
 mod missed;
 
@@ -19,7 +21,7 @@ use std::{
 use anyhow::Result;
 use tdtrace_common::guest::{CallKey, CallValue, EntryKey, GuestControl, VeEvent, VeKey, VeValue};
 
-use self::{attach::Attached, clock::Watch};
+use self::{attach::Attached, clock::Watch, code::Known};
 use super::monotonic;
 use crate::{
     kernel::{guest, symbols::Symbols},
@@ -27,12 +29,13 @@ use crate::{
         sample::{GuestLosses, GuestSample},
         shared_bit::SharedBit,
     },
+    sites,
 };
 
 pub use attach::Prefer;
 
 /// What the guest source is asked to do differently.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Attach even if this is no TD.
     pub force: bool,
@@ -44,6 +47,8 @@ pub struct Options {
     pub max_places: u32,
     /// The shared bit of a GPA, if the user knows it.
     pub shared_bit: Option<u32>,
+    /// Where symbols and debug files are.
+    pub files: sites::Options,
 }
 
 impl Default for Options {
@@ -54,6 +59,7 @@ impl Default for Options {
             stream: false,
             max_places: 8192,
             shared_bit: None,
+            files: sites::Options::default(),
         }
     }
 }
@@ -72,6 +78,7 @@ pub struct GuestLive {
     modules: String,
     names: BTreeMap<u64, Arc<str>>,
     stacks: BTreeMap<i32, Arc<[u64]>>,
+    code: Known,
     shared_bit: Option<u32>,
     /// Skipped runs before the counting began.
     before: GuestLosses,
@@ -89,7 +96,7 @@ impl GuestLive {
     pub fn open(options: Options) -> Result<Self> {
         let modules = modules();
         let symbols = Symbols::running().ok();
-        let mut attached = attach::attach(options, symbols.as_ref())?;
+        let mut attached = attach::attach(&options, symbols.as_ref())?;
         let watch = Watch::new(Path::new("/"));
         let before = attached.losses()?;
         let control = GuestControl {
@@ -108,6 +115,7 @@ impl GuestLive {
             modules,
             names: BTreeMap::new(),
             stacks: BTreeMap::new(),
+            code: Known::new(options.files),
             shared_bit: options.shared_bit,
             before,
             unfinished: HashMap::new(),
@@ -171,6 +179,8 @@ impl GuestLive {
         let calls = self.attached.calls()?;
         let reasons = self.attached.reasons()?;
         self.look_up(&places, &calls);
+        let shared_bit = self.shared_bit()?;
+        self.code.look_up(places.iter().map(|(key, _)| key), shared_bit);
         let mut losses = self.attached.losses()?;
         for (name, count) in &mut losses.misses {
             *count = count.saturating_sub(self.before.missed(name));
@@ -182,12 +192,15 @@ impl GuestLive {
             probes: Arc::clone(&self.attached.probes),
             clock: self.watch.state().clone(),
             layout_assumed: self.attached.layout_assumed,
-            shared_bit: self.shared_bit()?,
+            shared_bit,
             reasons,
             places,
             calls,
             stacks: self.stacks.clone(),
             names: self.names.clone(),
+            code: self.code.code.clone(),
+            devices: self.code.devices.clone(),
+            symbols: Arc::clone(&self.code.symbols),
             losses,
         })
     }
@@ -217,6 +230,7 @@ impl GuestLive {
         if modules != self.modules {
             self.modules = modules;
             self.symbols = Symbols::running().ok();
+            self.code.modules_changed();
         }
         let Some(symbols) = &self.symbols else { return };
         for address in new {

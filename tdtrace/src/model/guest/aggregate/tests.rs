@@ -6,7 +6,7 @@ use tdtrace_common::{
 };
 
 use super::*;
-use crate::model::guest::sample::GuestLosses;
+use crate::{model::guest::sample::GuestLosses, verdict::Fate};
 
 const IP: u64 = 0xffff_ffff_8100_0010;
 
@@ -100,9 +100,9 @@ fn an_instruction_that_the_handler_cannot_decode_does_not_survive() {
     }
     let snapshot = GuestAggregate::new().apply(&sample);
     let site = snapshot.sites.iter().find(|site| site.reason == 48).unwrap();
-    assert_eq!(site.survives(), Some(false));
+    assert_eq!((site.fate(), site.is_offender()), (Fate::Fatal, true));
     let io = snapshot.sites.iter().find(|site| site.reason == 30).unwrap();
-    assert_eq!((io.survives(), io.judgement()), (Some(true), None));
+    assert_eq!((io.fate(), io.judgement()), (Fate::Emulated, None));
 }
 
 #[test]
@@ -169,4 +169,53 @@ fn objects_are_told_apart_by_what_is_done_with_them() {
             (Object::Msr { index: 0x1b, write: false }, 1),
         ]
     );
+}
+
+#[test]
+fn a_site_is_judged_by_its_code_and_by_the_worst_of_what_it_touched() {
+    use crate::{
+        sites::{Site as Code, devices::Device},
+        verdict::{Frame, Kind},
+    };
+    let load = [0x8b, 0x07];
+    let mut sample = sample(1, 10);
+    sample.places = vec![place(48, IP, 1 << 51 | 0xfed0_0000, 5), place(30, IP + 8, 0x3f8_0000, 7)];
+    sample.shared_bit = SharedBit::Given(51);
+    sample.places[0].1.bytes[..2].copy_from_slice(&load);
+    sample.places[0].1.bytes_len = 2;
+    let judged = |sample: &GuestSample| {
+        let snapshot = GuestAggregate::new().apply(sample);
+        let site = snapshot.sites.iter().find(|site| site.reason == 48).unwrap().clone();
+        (site.verdict.as_ref().unwrap().kind, site.fate())
+    };
+    assert_eq!(judged(&sample), (Kind::Undecided, Fate::Emulated));
+    let frame = Frame { function: "acme_isr".into(), file: None, line: None };
+    let code = Code { chain: Some(vec![frame]), ..Code::default() };
+    sample.code.insert(IP, Arc::new(code));
+    assert_eq!(judged(&sample), (Kind::PointerDereference, Fate::Emulated));
+    // One access to private memory outweighs any number to the device.
+    sample.places.push(place(48, IP, 0x1000, 1));
+    assert_eq!(judged(&sample).1, Fate::Panic);
+    sample.places.pop();
+    let page = Object::Page { gpa: Hex(0xfed0_0000), shared: Some(true) };
+    sample.devices.insert(page, Arc::new(Device { ram: true, ..Device::default() }));
+    let snapshot = GuestAggregate::new().apply(&sample);
+    let site = snapshot.sites.iter().find(|site| site.reason == 48).unwrap();
+    let evidence = &site.verdict.as_ref().unwrap().evidence;
+    assert!(evidence.iter().any(|sentence| sentence.contains("System RAM")), "{evidence:?}");
+}
+
+#[test]
+fn a_verdict_is_made_again_when_more_is_known() {
+    let mut aggregate = GuestAggregate::new();
+    let mut sample = sample(1, 10);
+    let verdict = |snapshot: GuestSnapshot| {
+        snapshot.sites.iter().find(|site| site.reason == 48).unwrap().verdict.clone().unwrap()
+    };
+    let first = verdict(aggregate.apply(&sample));
+    let again = verdict(aggregate.apply(&sample));
+    assert!(Arc::ptr_eq(&first, &again));
+    sample.shared_bit = SharedBit::Given(47);
+    let private = verdict(aggregate.apply(&sample));
+    assert_eq!(private.survives.fate, Fate::Panic);
 }

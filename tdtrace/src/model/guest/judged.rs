@@ -1,0 +1,87 @@
+//! Verdicts on sites: once for each, and again only when more is known of it. Pure.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::snapshot::{Object, Site};
+use crate::{
+    decode::{
+        gpa::Sharing,
+        qualification::{self, Io},
+    },
+    sites::{Site as Code, devices::Device},
+    verdict::{self, Access, Target, Verdict},
+};
+
+/// What a verdict was made of; the code by its address in memory.
+#[derive(Debug, PartialEq, Eq)]
+struct Made {
+    target: Target,
+    code: Option<usize>,
+}
+
+/// Reason, address, and whether it is a process's.
+type Key = (u32, Option<u64>, bool);
+
+/// Verdicts made so far.
+#[derive(Debug, Default)]
+pub(super) struct Judged {
+    verdicts: HashMap<Key, (Made, Arc<Verdict>)>,
+}
+
+impl Judged {
+    /// The verdict on `site`, of MMIO and port I/O; `worst` is the one of its objects that decides.
+    pub(super) fn of(
+        &mut self,
+        site: &Site,
+        worst: Option<(Object, Option<&Device>)>,
+    ) -> Option<Arc<Verdict>> {
+        let target = match (site.reason, worst) {
+            (30, Some((object, _))) => Target::Port(io(object)),
+            (30, None) => Target::Port(None),
+            (48, worst) => memory(worst),
+            _ => return None,
+        };
+        let code = site.code.as_ref().map(|code| Arc::as_ptr(code).addr());
+        let key = (site.reason, site.ip, site.user);
+        let made = Made { target, code };
+        if let Some((of, verdict)) = self.verdicts.get(&key)
+            && *of == made
+        {
+            return Some(Arc::clone(verdict));
+        }
+        let verdict = Arc::new(judge(site, made.target.clone()));
+        self.verdicts.insert(key, (made, Arc::clone(&verdict)));
+        Some(verdict)
+    }
+}
+
+fn judge(site: &Site, target: Target) -> Verdict {
+    let code: Option<&Code> = site.code.as_deref();
+    verdict::judge(&Access {
+        bytes: &site.bytes,
+        target,
+        chain: code.and_then(|code| code.chain.as_deref()),
+        symbol: code.and_then(|code| code.function.as_deref()),
+        user: site.user,
+        in_exception_table: code.and_then(|code| code.in_exception_table),
+    })
+}
+
+/// The qualification of a port access (bits as [`qualification::io`] has them).
+fn io(object: Object) -> Option<Io> {
+    let Object::Port { port, direction, size, string } = object else { return None };
+    let size = u64::from(size?.checked_sub(1)?);
+    let value = u64::from(port) << 16 | u64::from(string) << 4 | size;
+    Some(qualification::io(value | u64::from(direction == "in") << 3))
+}
+
+fn memory(worst: Option<(Object, Option<&Device>)>) -> Target {
+    let Some((Object::Page { shared, .. }, device)) = worst else { return Target::MEMORY };
+    let sharing = match shared {
+        Some(true) => Sharing::Shared,
+        Some(false) => Sharing::Private,
+        None => Sharing::Unknown,
+    };
+    let ram = sharing != Sharing::Private && device.is_some_and(|device| device.ram);
+    Target::Memory { gla: None, sharing, ram }
+}
