@@ -20,7 +20,10 @@ use super::files::Files;
 use crate::{
     model::guest::{aggregate::GuestAggregate, order::Order, snapshot::GuestSnapshot},
     report::guest as report,
-    source::guest::{GuestLive, Options, Prefer},
+    source::{
+        GuestSource as _,
+        guest::{GuestLive, Options, Prefer},
+    },
 };
 
 /// Count the #VEs of this TD guest, its conversions, acceptance and quotes

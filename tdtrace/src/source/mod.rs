@@ -19,7 +19,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::model::sample::{Sample, VmKey};
+use crate::model::{
+    guest::sample::GuestSample,
+    sample::{Sample, VmKey},
+};
 
 /// Something that delivers samples.
 pub trait Source {
@@ -39,6 +42,28 @@ pub trait Source {
     /// When it cannot attach again.
     fn attach(&mut self, _attach: bool) -> Result<bool> {
         Ok(true)
+    }
+
+    /// When the next sample is to be asked for.
+    fn due(&self) -> Due {
+        Due::Any
+    }
+}
+
+/// Something that delivers samples of a guest, from within it.
+pub trait GuestSource {
+    /// The counters now.
+    ///
+    /// # Errors
+    /// When the counters cannot be read.
+    fn sample(&mut self) -> Result<GuestSample>;
+
+    /// What has to be done between two samples, every 100 ms at least.
+    ///
+    /// # Errors
+    /// When the programs can no longer be told what they need.
+    fn tick(&mut self) -> Result<()> {
+        Ok(())
     }
 
     /// When the next sample is to be asked for.

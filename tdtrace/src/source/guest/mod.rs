@@ -22,7 +22,7 @@ use anyhow::Result;
 use tdtrace_common::guest::{CallKey, CallValue, EntryKey, GuestControl, VeEvent, VeKey, VeValue};
 
 use self::{attach::Attached, clock::Watch, code::Known};
-use super::monotonic;
+use super::{GuestSource, monotonic};
 use crate::{
     kernel::{guest, symbols::Symbols},
     model::guest::{
@@ -123,27 +123,6 @@ impl GuestLive {
         })
     }
 
-    /// What has to be done every so often, 100 ms apart at most: looks at the clocksource, attaches to
-    /// modules that have come, and removes what #VEs left whose end was missed.
-    ///
-    /// # Errors
-    /// When a map cannot be used.
-    pub fn tick(&mut self) -> Result<()> {
-        if self.watch.look() {
-            self.control.clock = u64::from(self.watch.state().used);
-            self.attached.set_control(self.control)?;
-        }
-        self.attached.attach_modules()?;
-        let now = monotonic();
-        if now.saturating_sub(self.swept) >= STALE {
-            self.swept = now;
-            self.unfinished = self.attached.sweep(&self.unfinished)?;
-            // A module may go and take its names with it.
-            self.look_up(&self.attached.places()?, &self.attached.calls()?);
-        }
-        Ok(())
-    }
-
     /// #VEs that ended since this was called last, in the order in which they ended; none unless they
     /// are streamed.
     pub fn events(&mut self) -> Vec<VeEvent> {
@@ -168,41 +147,6 @@ impl GuestLive {
     pub fn stop(&mut self) -> Result<()> {
         self.control.on = 0;
         self.attached.set_control(self.control)
-    }
-
-    /// The counters now.
-    ///
-    /// # Errors
-    /// When a map cannot be read.
-    pub fn sample(&mut self) -> Result<GuestSample> {
-        let places = self.attached.places()?;
-        let calls = self.attached.calls()?;
-        let reasons = self.attached.reasons()?;
-        self.look_up(&places, &calls);
-        let shared_bit = self.shared_bit()?;
-        self.code.look_up(places.iter().map(|(key, _)| key), shared_bit);
-        let mut losses = self.attached.losses()?;
-        for (name, count) in &mut losses.misses {
-            *count = count.saturating_sub(self.before.missed(name));
-        }
-        Ok(GuestSample {
-            at: monotonic().saturating_sub(self.began),
-            release: Arc::clone(&self.attached.release),
-            is_td: self.attached.is_td,
-            probes: Arc::clone(&self.attached.probes),
-            clock: self.watch.state().clone(),
-            layout_assumed: self.attached.layout_assumed,
-            shared_bit,
-            reasons,
-            places,
-            calls,
-            stacks: self.stacks.clone(),
-            names: self.names.clone(),
-            code: self.code.code.clone(),
-            devices: self.code.devices.clone(),
-            symbols: Arc::clone(&self.code.symbols),
-            losses,
-        })
     }
 
     /// Reads the stacks of `places` and `calls` and names the code in them, if that has not been done.
@@ -238,6 +182,57 @@ impl GuestLive {
                 self.names.insert(address, name.into());
             }
         }
+    }
+}
+
+impl GuestSource for GuestLive {
+    fn sample(&mut self) -> Result<GuestSample> {
+        let places = self.attached.places()?;
+        let calls = self.attached.calls()?;
+        let reasons = self.attached.reasons()?;
+        self.look_up(&places, &calls);
+        let shared_bit = self.shared_bit()?;
+        self.code.look_up(places.iter().map(|(key, _)| key), shared_bit);
+        let mut losses = self.attached.losses()?;
+        for (name, count) in &mut losses.misses {
+            *count = count.saturating_sub(self.before.missed(name));
+        }
+        Ok(GuestSample {
+            at: monotonic().saturating_sub(self.began),
+            release: Arc::clone(&self.attached.release),
+            is_td: self.attached.is_td,
+            probes: Arc::clone(&self.attached.probes),
+            clock: self.watch.state().clone(),
+            layout_assumed: self.attached.layout_assumed,
+            shared_bit,
+            reasons,
+            places,
+            calls,
+            stacks: self.stacks.clone(),
+            names: self.names.clone(),
+            code: self.code.code.clone(),
+            devices: self.code.devices.clone(),
+            symbols: Arc::clone(&self.code.symbols),
+            losses,
+        })
+    }
+
+    /// Looks at the clocksource, attaches to modules that have come, and removes what #VEs left whose end
+    /// was missed.
+    fn tick(&mut self) -> Result<()> {
+        if self.watch.look() {
+            self.control.clock = u64::from(self.watch.state().used);
+            self.attached.set_control(self.control)?;
+        }
+        self.attached.attach_modules()?;
+        let now = monotonic();
+        if now.saturating_sub(self.swept) >= STALE {
+            self.swept = now;
+            self.unfinished = self.attached.sweep(&self.unfinished)?;
+            // A module may go and take its names with it.
+            self.look_up(&self.attached.places()?, &self.attached.calls()?);
+        }
+        Ok(())
     }
 }
 
