@@ -20,7 +20,7 @@ use crate::{
     model::aggregate::Aggregate,
     report,
     source::{Due, Source, beside::Beside, demo::Demo, live::Live, replay::Replay},
-    tui::terminal,
+    tui::{side::Host, terminal},
 };
 
 /// Show VMs, their exits and hotspots live
@@ -86,7 +86,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             if args.batch {
                 return batch(args, &mut source).await;
             }
-            terminal::run(&mut source, args.delay, args.filter.get().cloned()).await
+            terminal::run(Host::new(&mut source), args.delay, args.filter.get().cloned()).await
         })
     };
     let Some(path) = &args.replay else {

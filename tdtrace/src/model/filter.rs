@@ -20,7 +20,7 @@ mod parse;
 use thiserror::Error;
 
 use super::{
-    field::{Row, Value},
+    field::{self, Row, Value},
     snapshot::Vm,
 };
 
@@ -104,7 +104,15 @@ impl Filter {
     /// # Errors
     /// When it is none, or names a column that no table has; with the place and the next step.
     pub fn parse(text: &str) -> Result<Self, FilterError> {
-        parse::parse(text).map(|root| Self { root, text: text.trim().to_owned() })
+        Self::parse_with(text, &field::keys())
+    }
+
+    /// Reads an expression whose columns are among `columns`, keys with their help.
+    ///
+    /// # Errors
+    /// As [`Filter::parse`].
+    pub fn parse_with(text: &str, columns: &[(&str, &str)]) -> Result<Self, FilterError> {
+        parse::parse(text, columns).map(|root| Self { root, text: text.trim().to_owned() })
     }
 
     /// The expression as it was given.

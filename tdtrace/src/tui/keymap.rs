@@ -5,6 +5,15 @@ use crossterm::event::{
     KeyEvent, KeyModifiers,
 };
 
+/// Where one looks from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The host with its VMs.
+    Host,
+    /// A guest from within.
+    Guest,
+}
+
 /// What a key asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -12,7 +21,7 @@ pub enum Action {
     Quit,
     /// The next page of the help, after the last one none.
     Help,
-    /// Into the row: a VM's vCPUs, a vCPU's exits, an exit's durations.
+    /// Into the row: a VM's vCPUs, a vCPU's exits, an exit's durations; a guest's site.
     Open,
     /// Out again, and at the top: without the filter.
     Back,
@@ -69,6 +78,8 @@ pub struct Binding {
     pub help: &'static str,
     /// A word for the footer, if it is shown there.
     pub footer: Option<&'static str>,
+    /// The side that has it; both if none.
+    side: Option<Side>,
 }
 
 const fn bind(
@@ -77,7 +88,7 @@ const fn bind(
     action: Action,
     help: &'static str,
 ) -> Binding {
-    Binding { keys, codes, action, help, footer: None }
+    Binding { keys, codes, action, help, footer: None, side: None }
 }
 
 impl Binding {
@@ -85,14 +96,19 @@ impl Binding {
         self.footer = Some(word);
         self
     }
+
+    const fn only(mut self, side: Side) -> Self {
+        self.side = Some(side);
+        self
+    }
 }
 
 /// All keys, in the order of the help.
 pub const KEYMAP: &[Binding] = &[
     bind("q", &[Char('q')], Action::Quit, "quit").footer("quit"),
-    bind("? h", &[Char('?'), Char('h')], Action::Help, "this help, then what the columns say")
+    bind("? h", &[Char('?'), Char('h')], Action::Help, "this help, then its next page")
         .footer("help"),
-    bind("Enter", &[KeyCode::Enter], Action::Open, "open: VM, vCPU, exit reason").footer("open"),
+    bind("Enter", &[KeyCode::Enter], Action::Open, "open the row").footer("open"),
     bind(
         "Esc ⌫",
         &[KeyCode::Esc, KeyCode::Backspace],
@@ -106,19 +122,26 @@ pub const KEYMAP: &[Binding] = &[
     bind("<", &[Char('<')], Action::SortPrevious, "sort by the column before"),
     bind("r", &[Char('r')], Action::Reverse, "turn the order round"),
     bind("z", &[Char('z')], Action::Reset, "reset: count from now on").footer("reset"),
-    bind("D", &[Char('D')], Action::Detach, "detach, so that kvm can be unloaded; again: attach"),
-    bind("H", &[Char('H')], Action::Halts, "halts in or out of totals").footer("halts"),
+    bind("D", &[Char('D')], Action::Detach, "detach, so that kvm can be unloaded; again: attach")
+        .only(Side::Host),
+    bind("H", &[Char('H')], Action::Halts, "halts in or out of totals")
+        .footer("halts")
+        .only(Side::Host),
     bind("space p", &[Char(' '), Char('p')], Action::Pause, "pause the screen; counting goes on")
         .footer("pause"),
     bind("+ =", &[Char('+'), Char('=')], Action::Faster, "refresh more often"),
     bind("- _", &[Char('-'), Char('_')], Action::Slower, "refresh less often"),
     bind("Tab →", &[KeyCode::Tab, KeyCode::Right], Action::NextView, "next view").footer("view"),
     bind("⇧Tab ←", &[KeyCode::BackTab, KeyCode::Left], Action::PreviousView, "view before"),
-    bind("1 … 5", &[Char('1')], Action::View(0), "VMs, exits, latency, hotspots, vCPUs"),
+    bind("1 … 9", &[Char('1')], Action::View(0), "the view with this number"),
     bind("", &[Char('2')], Action::View(1), ""),
     bind("", &[Char('3')], Action::View(2), ""),
     bind("", &[Char('4')], Action::View(3), ""),
     bind("", &[Char('5')], Action::View(4), ""),
+    bind("", &[Char('6')], Action::View(5), ""),
+    bind("", &[Char('7')], Action::View(6), ""),
+    bind("", &[Char('8')], Action::View(7), ""),
+    bind("", &[Char('9')], Action::View(8), ""),
     bind("↓ j", &[KeyCode::Down, Char('j')], Action::Down, "row below"),
     bind("↑ k", &[KeyCode::Up, Char('k')], Action::Up, "row above"),
     bind("PgDn PgUp", &[KeyCode::PageDown], Action::PageDown, "a screen down or up"),
@@ -161,13 +184,18 @@ pub fn edit(key: KeyEvent) -> Option<Edit> {
     }
 }
 
-/// What `key` asks for, if anything.
+/// The keys that `side` has.
+pub fn bindings(side: Side) -> impl Iterator<Item = &'static Binding> {
+    KEYMAP.iter().filter(move |binding| binding.side.is_none_or(|only| only == side))
+}
+
+/// What `key` asks for on `side`, if anything.
 #[must_use]
-pub fn action(key: KeyEvent) -> Option<Action> {
+pub fn action(key: KeyEvent, side: Side) -> Option<Action> {
     if key.modifiers.contains(KeyModifiers::CONTROL) {
         return (key.code == Char('c')).then_some(Action::Quit);
     }
-    KEYMAP.iter().find(|binding| binding.codes.contains(&key.code)).map(|binding| binding.action)
+    bindings(side).find(|binding| binding.codes.contains(&key.code)).map(|binding| binding.action)
 }
 
 #[cfg(test)]
@@ -190,10 +218,18 @@ mod tests {
     }
 
     #[test]
+    fn a_guest_has_no_halts_in_totals_and_all_other_letters() {
+        let of = |c, side| action(KeyEvent::from(Char(c)), side);
+        assert_eq!(of('H', Side::Host), Some(Action::Halts));
+        assert_eq!(of('H', Side::Guest), None);
+        assert_eq!(of('r', Side::Guest), Some(Action::Reverse));
+    }
+
+    #[test]
     fn control_c_quits_and_other_control_keys_do_nothing() {
         let control = |c| KeyEvent::new(Char(c), KeyModifiers::CONTROL);
-        assert_eq!(action(control('c')), Some(Action::Quit));
-        assert_eq!(action(control('q')), None);
+        assert_eq!(action(control('c'), Side::Host), Some(Action::Quit));
+        assert_eq!(action(control('q'), Side::Host), None);
         assert_eq!(edit(control('c')), Some(Edit::Cancel));
         assert_eq!(edit(control('q')), None);
     }

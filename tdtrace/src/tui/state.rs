@@ -1,16 +1,60 @@
 //! What the user has chosen: view, VM, order, row, filter. Pure: an action in, a new state out.
+//!
+//! [`Choices`] are the same for host and guest; a [`Views`] says which views a side has, and where one
+//! gets from them. [`State`] is the host's.
 
-use std::time::Duration;
+use std::{fmt::Debug, time::Duration};
 
 use super::{
-    keymap::{Action, Edit},
+    keymap::{Action, Edit, Side},
     theme::Theme,
 };
 use crate::model::{
     exits::Scope,
-    field::{FIGURES, RowId},
+    field::{self, FIGURES, RowId},
     filter::{Filter, FilterError},
 };
+
+/// The views of a side.
+pub trait Views: Copy + PartialEq + Debug + 'static {
+    /// What a view can be restricted to.
+    type Scope: Copy + Default + Debug;
+
+    /// Whose views they are.
+    const SIDE: Side;
+    /// Those with a tab, in the order of the tabs.
+    const TABS: &'static [Self];
+    /// Those without, behind the others in the enum.
+    const INNER: &'static [Self] = &[];
+    /// The pages of the help, in the order in which they are shown.
+    const HELP: &'static [Help] = &[Help::Keys, Help::Columns];
+    /// Filters, for the one who types one.
+    const EXAMPLES: &'static str;
+
+    /// Which of the views it is, tabs first.
+    fn index(self) -> usize;
+
+    /// The one whose tab is marked.
+    #[must_use]
+    fn tab(self) -> Self {
+        self
+    }
+
+    /// Its name on the tab.
+    fn title(self) -> &'static str;
+
+    /// Key of the column that it is sorted by at first, the largest on top.
+    fn sorted_by(self) -> &'static str;
+
+    /// Keys and help of the columns that a filter may name.
+    fn columns() -> Vec<(&'static str, &'static str)>;
+
+    /// Goes into the chosen row.
+    fn open(state: &mut Choices<Self>, rows: &Rows);
+
+    /// Goes out again; at the top: without the filter.
+    fn back(state: &mut Choices<Self>);
+}
 
 /// The views, in the order of their tabs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,16 +74,69 @@ pub enum View {
 impl View {
     /// Every view, in the order of the tabs.
     pub const ALL: [Self; 5] = [Self::Vms, Self::Exits, Self::Latency, Self::Hotspots, Self::Vcpus];
+}
 
-    /// Its name on the tab.
-    #[must_use]
-    pub const fn title(self) -> &'static str {
+impl Views for View {
+    type Scope = Scope;
+
+    const SIDE: Side = Side::Host;
+    const TABS: &'static [Self] = &Self::ALL;
+    const EXAMPLES: &'static str = "name=web*  exits_per_s>1k  !state=ended";
+
+    fn index(self) -> usize {
+        self as usize
+    }
+
+    fn title(self) -> &'static str {
         match self {
             Self::Vms => "VMs",
             Self::Exits => "Exits",
             Self::Latency => "Latency",
             Self::Hotspots => "Hotspots",
             Self::Vcpus => "vCPUs",
+        }
+    }
+
+    fn sorted_by(self) -> &'static str {
+        match self {
+            Self::Vms | Self::Vcpus => "exits_per_s",
+            Self::Exits | Self::Latency => "time_ns",
+            Self::Hotspots => "per_s",
+        }
+    }
+
+    fn columns() -> Vec<(&'static str, &'static str)> {
+        field::keys()
+    }
+
+    fn open(state: &mut State, _: &Rows) {
+        let Some(id) = state.order().id else { return };
+        let number = |part: u64| u32::try_from(part).unwrap_or(u32::MAX);
+        match (state.view, state.scope) {
+            (Self::Vms, _) => state.enter(Scope::Vm(number(id[0])), Self::Vcpus),
+            (Self::Vcpus, _) => {
+                state.enter(Scope::Vcpu(number(id[0]), number(id[1])), Self::Exits);
+            }
+            (Self::Exits, _) => {
+                state.view = Self::Latency;
+                state.orders[Self::Latency.index()].id = Some(id);
+            }
+            (Self::Latency, Scope::All) => state.scope = Scope::Vm(number(id[0])),
+            (Self::Hotspots, Scope::All) => state.scope = Scope::Vm(number(id[0] >> 32)),
+            (Self::Latency | Self::Hotspots, _) => {}
+        }
+    }
+
+    fn back(state: &mut State) {
+        match state.scope {
+            Scope::Vcpu(vm, vcpu) => {
+                (state.scope, state.view) = (Scope::Vm(vm), Self::Vcpus);
+                let order = &mut state.orders[Self::Vcpus.index()];
+                let same = |id: &RowId| (id[0], id[1]) == (u64::from(vm), u64::from(vcpu));
+                order.id = order.id.filter(same);
+            }
+            Scope::Vm(_) => (state.scope, state.view) = (Scope::All, Self::Vms),
+            Scope::All => state.filter = None,
         }
     }
 }
@@ -51,6 +148,8 @@ pub enum Help {
     Keys,
     /// What the columns on the screen say.
     Columns,
+    /// What does not show, and why.
+    Unseen,
 }
 
 /// How one view is sorted, and which row is chosen.
@@ -114,15 +213,18 @@ const STEPS: [Duration; 9] = [
     Duration::from_secs(60),
 ];
 
+/// What the user of the host's side has chosen.
+pub type State = Choices<View>;
+
 /// Everything that the user has chosen.
 #[derive(Clone, Debug)]
-pub struct State {
+pub struct Choices<V: Views> {
     /// The view shown.
-    pub view: View,
+    pub view: V,
     /// What every view is of.
-    pub scope: Scope,
+    pub scope: V::Scope,
     /// Order and row of each view.
-    pub orders: [Order; View::ALL.len()],
+    pub orders: Vec<Order>,
     /// Snapshots are not taken.
     pub paused: bool,
     /// The source has let go of the kernel.
@@ -147,13 +249,14 @@ pub struct State {
     pub quit: bool,
 }
 
-impl Default for State {
+impl<V: Views> Default for Choices<V> {
     fn default() -> Self {
-        let by = |column| Order { column, descending: true, row: 0, id: None };
+        let order =
+            |view: &V| Order { column: view.sorted_by(), descending: true, row: 0, id: None };
         Self {
-            view: View::Vms,
-            scope: Scope::All,
-            orders: ["exits_per_s", "time_ns", "time_ns", "per_s", "exits_per_s"].map(by),
+            view: V::TABS[0],
+            scope: V::Scope::default(),
+            orders: V::TABS.iter().chain(V::INNER).map(order).collect(),
             paused: false,
             detached: false,
             over: false,
@@ -169,11 +272,11 @@ impl Default for State {
     }
 }
 
-impl State {
+impl<V: Views> Choices<V> {
     /// Order and row of the view shown.
     #[must_use]
     pub fn order(&self) -> Order {
-        self.orders[self.view as usize]
+        self.orders[self.view.index()]
     }
 
     /// The filter that the screen obeys: the one being typed, else the one accepted.
@@ -192,15 +295,14 @@ impl State {
             Action::Quit | Action::Back if self.help.is_some() => self.help = None,
             Action::Quit => self.quit = true,
             Action::Help => {
-                self.help = match self.help {
-                    None => Some(Help::Keys),
-                    Some(Help::Keys) => Some(Help::Columns),
-                    Some(Help::Columns) => None,
-                };
+                let next = self.help.map_or(0, |page| {
+                    V::HELP.iter().position(|other| *other == page).unwrap_or(0) + 1
+                });
+                self.help = V::HELP.get(next).copied();
             }
             Action::Open if rows.closed => {}
-            Action::Open => self.open(),
-            Action::Back => self.back(),
+            Action::Open => V::open(self, rows),
+            Action::Back => V::back(self),
             Action::Filter => {
                 let preview = self.filter.clone();
                 let text = preview.as_ref().map_or("", Filter::text).to_owned();
@@ -219,12 +321,12 @@ impl State {
             }
             Action::Pause => self.paused = !self.paused,
             Action::NextView => self.turn(1),
-            Action::PreviousView => self.turn(View::ALL.len() - 1),
-            Action::View(index) => self.view = View::ALL[index.min(View::ALL.len() - 1)],
+            Action::PreviousView => self.turn(V::TABS.len() - 1),
+            Action::View(index) => self.view = V::TABS.get(index).copied().unwrap_or(self.view),
             Action::SortNext => self.sort(&rows.columns, 1),
             Action::SortPrevious => self.sort(&rows.columns, -1),
             Action::Reverse => {
-                let order = &mut self.orders[self.view as usize];
+                let order = &mut self.orders[self.view.index()];
                 order.descending = !order.descending;
             }
             Action::Down => self.go(|row| row.saturating_add(1)),
@@ -263,7 +365,7 @@ impl State {
         if input.text.trim().is_empty() {
             (input.preview, input.error) = (None, None);
         } else {
-            match Filter::parse(&input.text) {
+            match Filter::parse_with(&input.text, &V::columns()) {
                 Ok(filter) => (input.preview, input.error) = (Some(filter), None),
                 Err(error) => input.error = Some(error),
             }
@@ -272,53 +374,25 @@ impl State {
 
     /// Takes over which row was drawn as the chosen one.
     pub fn settle(&mut self, rows: &Rows) {
-        let order = &mut self.orders[self.view as usize];
+        let order = &mut self.orders[self.view.index()];
         (order.row, order.id) = (rows.row, rows.id);
     }
 
-    fn open(&mut self) {
-        let Some(id) = self.order().id else { return };
-        let number = |part: u64| u32::try_from(part).unwrap_or(u32::MAX);
-        match (self.view, self.scope) {
-            (View::Vms, _) => self.enter(Scope::Vm(number(id[0])), View::Vcpus),
-            (View::Vcpus, _) => self.enter(Scope::Vcpu(number(id[0]), number(id[1])), View::Exits),
-            (View::Exits, _) => {
-                self.view = View::Latency;
-                self.orders[View::Latency as usize].id = Some(id);
-            }
-            (View::Latency, Scope::All) => self.scope = Scope::Vm(number(id[0])),
-            (View::Hotspots, Scope::All) => self.scope = Scope::Vm(number(id[0] >> 32)),
-            (View::Latency | View::Hotspots, _) => {}
-        }
-    }
-
-    fn enter(&mut self, scope: Scope, view: View) {
+    /// Shows `view` of `scope` from its first row.
+    fn enter(&mut self, scope: V::Scope, view: V) {
         (self.scope, self.view) = (scope, view);
-        let order = &mut self.orders[view as usize];
+        let order = &mut self.orders[view.index()];
         (order.row, order.id) = (0, None);
     }
 
-    fn back(&mut self) {
-        match self.scope {
-            Scope::Vcpu(vm, vcpu) => {
-                (self.scope, self.view) = (Scope::Vm(vm), View::Vcpus);
-                let order = &mut self.orders[View::Vcpus as usize];
-                let same = |id: &RowId| (id[0], id[1]) == (u64::from(vm), u64::from(vcpu));
-                order.id = order.id.filter(same);
-            }
-            Scope::Vm(_) => (self.scope, self.view) = (Scope::All, View::Vms),
-            Scope::All => self.filter = None,
-        }
-    }
-
     fn go(&mut self, to: impl Fn(usize) -> usize) {
-        let order = &mut self.orders[self.view as usize];
+        let order = &mut self.orders[self.view.index()];
         (order.row, order.id) = (to(order.row), None);
     }
 
     /// Sorts by the column `by` further on in those shown; figures are not sorted by.
     fn sort(&mut self, columns: &[&'static str], by: isize) {
-        let order = &mut self.orders[self.view as usize];
+        let order = &mut self.orders[self.view.index()];
         let columns: Vec<&'static str> =
             columns.iter().copied().filter(|column| !FIGURES.contains(column)).collect();
         let now = columns.iter().position(|column| *column == order.column);
@@ -330,7 +404,7 @@ impl State {
     }
 
     fn turn(&mut self, by: usize) {
-        self.view = View::ALL[(self.view as usize + by) % View::ALL.len()];
+        self.view = V::TABS[(self.view.tab().index() + by) % V::TABS.len()];
     }
 }
 

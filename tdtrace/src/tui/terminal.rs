@@ -16,33 +16,29 @@ use tokio::{
 
 use super::{
     keymap,
-    state::{Rows, State},
+    side::Side,
+    state::{Choices, Rows, Views},
     theme::Theme,
-    view,
 };
-use crate::{
-    model::{aggregate::Aggregate, filter::Filter, sample::VmKey, snapshot::Snapshot},
-    source::{Due, Source},
-};
+use crate::{model::filter::Filter, source::Due};
 
-/// Shows `source` every `every`, rows as `filter` says, until the user quits or a signal comes.
+/// Shows `side` every `every`, rows as `filter` says, until the user quits or a signal comes.
 ///
 /// # Errors
 /// When the terminal cannot be used or the source fails.
-pub async fn run(source: &mut dyn Source, every: Duration, filter: Option<Filter>) -> Result<()> {
+pub async fn run<S: Side>(side: S, every: Duration, filter: Option<Filter>) -> Result<()> {
     let mut signals = Signals::new()?;
     let theme = Theme::from_env(std::env::var_os("NO_COLOR").as_deref());
     let screen = Screen {
-        state: State { every, filter, theme, ..State::default() },
-        aggregate: Aggregate::new(),
+        side,
+        state: Choices { every, filter, theme, ..Choices::default() },
         snapshot: None,
         rows: Rows::default(),
         detached: false,
-        detail: None,
     };
     // Puts a hook in front of the panic's message that restores the terminal first.
     let mut terminal = ratatui::try_init().context("the terminal cannot be set up")?;
-    let result = screen.events(&mut terminal, source, &mut signals).await;
+    let result = screen.events(&mut terminal, &mut signals).await;
     let restored = ratatui::try_restore().context("the terminal cannot be restored");
     result.and(restored)
 }
@@ -70,37 +66,32 @@ impl Signals {
 }
 
 /// What is shown.
-struct Screen {
-    state: State,
-    aggregate: Aggregate,
-    snapshot: Option<Snapshot>,
+struct Screen<S: Side> {
+    side: S,
+    state: Choices<S::Views>,
+    snapshot: Option<S::Snapshot>,
     /// What was drawn last.
     rows: Rows,
     /// The source has let go of the kernel, and what was drawn last stays.
     detached: bool,
-    /// The VM whose vCPUs' durations were asked for.
-    detail: Option<VmKey>,
 }
 
-impl Screen {
-    async fn events(
-        mut self,
-        terminal: &mut DefaultTerminal,
-        source: &mut dyn Source,
-        signals: &mut Signals,
-    ) -> Result<()> {
+impl<S: Side> Screen<S> {
+    async fn events(mut self, terminal: &mut DefaultTerminal, signals: &mut Signals) -> Result<()> {
         let mut keys = EventStream::new();
         let mut every = self.state.every;
         let mut ticks = ticks(Instant::now(), every);
+        let mut between = S::BETWEEN.map(|every| self::ticks(Instant::now(), every));
         while !self.state.quit {
             // A recording waits where a machine does not.
-            let stands =
-                self.state.over || self.detached || self.state.paused && source.due() != Due::Any;
+            let stands = self.state.over
+                || self.detached
+                || self.state.paused && self.side.due() != Due::Any;
             tokio::select! {
                 _ = ticks.tick(), if !stands => {
                     // Paused, slots are still given back, or new VMs would find none.
-                    let next = self.aggregate.apply(source.sample()?);
-                    match source.due() {
+                    let next = self.side.next()?;
+                    match self.side.due() {
                         Due::Any => {}
                         Due::In(gap) => ticks.reset_after(gap),
                         Due::Never => self.state.over = true,
@@ -110,9 +101,13 @@ impl Screen {
                     }
                     self.snapshot = Some(next);
                 }
+                () = turn(between.as_mut()) => {
+                    self.side.between()?;
+                    continue;
+                }
                 event = keys.next() => match event {
                     Some(Ok(Event::Key(key))) if key.kind != KeyEventKind::Release => {
-                        self.key(key, source)?;
+                        self.key(key)?;
                     }
                     Some(Ok(_)) => {}
                     Some(Err(error)) => return Err(error).context("the terminal cannot be read"),
@@ -126,50 +121,42 @@ impl Screen {
                 ticks = self::ticks(Instant::now() + every, every);
             }
             terminal
-                .draw(|frame| self.rows = view::draw(frame, self.snapshot.as_ref(), &self.state))
+                .draw(|frame| self.rows = S::draw(frame, self.snapshot.as_ref(), &self.state))
                 .context("the terminal cannot be written")?;
             self.state.settle(&self.rows);
         }
         Ok(())
     }
 
-    fn key(&mut self, key: KeyEvent, source: &mut dyn Source) -> Result<()> {
+    fn key(&mut self, key: KeyEvent) -> Result<()> {
         if self.state.input.is_some() {
             if let Some(edit) = keymap::edit(key) {
                 self.state.edit(edit);
             }
             return Ok(());
         }
-        let Some(action) = keymap::action(key) else { return Ok(()) };
+        let Some(action) = keymap::action(key, S::Views::SIDE) else { return Ok(()) };
         self.state.apply(action, &self.rows);
         if std::mem::take(&mut self.state.reset) {
-            // A recording has no sample of this moment.
-            if source.due() == Due::Any {
-                self.aggregate.apply(source.sample()?);
-            }
-            self.snapshot = self.aggregate.reset();
+            self.snapshot = self.side.reset()?;
         }
         if self.state.detached != self.detached {
-            self.detached = !source.attach(!self.state.detached)?;
+            self.detached = !self.side.attach(!self.state.detached)?;
             self.state.detached = self.detached;
             if !self.detached {
-                self.aggregate = Aggregate::new();
                 self.snapshot = None;
             }
         }
-        let detail = self.wanted();
-        if detail != self.detail {
-            self.detail = detail;
-            source.detail(detail);
-        }
+        self.side.look_into(self.snapshot.as_ref(), &self.state);
         Ok(())
     }
+}
 
-    /// The VM that the user looks into.
-    fn wanted(&self) -> Option<VmKey> {
-        let id = self.state.scope.vm()?;
-        let vm = self.snapshot.as_ref()?.vms.iter().find(|vm| vm.id == id)?;
-        (!vm.ended).then_some(vm.key)
+/// Waits for the next tick; for ever where there is none.
+async fn turn(ticks: Option<&mut Interval>) {
+    match ticks {
+        Some(ticks) => _ = ticks.tick().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -191,7 +178,14 @@ mod tests {
     use crossterm::event::KeyCode;
 
     use super::*;
-    use crate::model::{sample::Sample, testing::samples};
+    use crate::{
+        model::{
+            sample::{Sample, VmKey},
+            testing::samples,
+        },
+        source::Source,
+        tui::side::Host,
+    };
 
     /// Delivers the same sample again and again, and notes what it is asked for.
     struct Asked(Vec<Option<VmKey>>, Vec<bool>);
@@ -212,33 +206,35 @@ mod tests {
     }
 
     /// A screen on which the second VM is chosen.
-    fn screen() -> Screen {
-        let mut aggregate = Aggregate::new();
-        let snapshot = samples().into_iter().map(|sample| aggregate.apply(sample)).last();
-        let mut state = State::default();
+    fn screen(source: &mut Asked) -> Screen<Host<'_>> {
+        let mut side = Host::new(source);
+        let snapshot = Some(side.next().unwrap());
+        let mut state = Choices::default();
         let rows = Rows { id: Some([2, 0, 0]), ..Rows::default() };
         state.settle(&rows);
-        Screen { state, aggregate, snapshot, rows, detached: false, detail: None }
+        Screen { side, state, snapshot, rows, detached: false }
     }
 
-    fn press(screen: &mut Screen, source: &mut Asked, code: KeyCode) {
-        screen.key(code.into(), source).unwrap();
+    fn press(screen: &mut Screen<Host<'_>>, code: KeyCode) {
+        screen.key(code.into()).unwrap();
     }
 
     #[test]
     fn the_source_is_told_which_vm_is_looked_into() {
-        let (mut screen, mut source) = (screen(), Asked(Vec::new(), Vec::new()));
+        let mut source = Asked(Vec::new(), Vec::new());
+        let mut screen = screen(&mut source);
         let key = screen.snapshot.as_ref().unwrap().vms[1].key;
         for code in [KeyCode::Enter, KeyCode::Down, KeyCode::Esc, KeyCode::Esc] {
-            press(&mut screen, &mut source, code);
+            press(&mut screen, code);
         }
         assert_eq!(source.0, [Some(key), None]);
     }
 
     #[test]
     fn a_reset_shows_nothing_counted_at_once() {
-        let (mut screen, mut source) = (screen(), Asked(Vec::new(), Vec::new()));
-        press(&mut screen, &mut source, KeyCode::Char('z'));
+        let mut source = Asked(Vec::new(), Vec::new());
+        let mut screen = screen(&mut source);
+        press(&mut screen, KeyCode::Char('z'));
         let snapshot = screen.snapshot.unwrap();
         assert_eq!(snapshot.since_reset, Some(Duration::ZERO));
         assert_eq!(snapshot.counts.iter().count(), 0);
@@ -247,23 +243,25 @@ mod tests {
 
     #[test]
     fn what_was_counted_stays_on_the_screen_while_detached_and_begins_anew_after_it() {
-        let (mut screen, mut source) = (screen(), Asked(Vec::new(), Vec::new()));
-        press(&mut screen, &mut source, KeyCode::Char('D'));
+        let mut source = Asked(Vec::new(), Vec::new());
+        let mut screen = screen(&mut source);
+        press(&mut screen, KeyCode::Char('D'));
         assert!(screen.detached && screen.snapshot.is_some());
-        press(&mut screen, &mut source, KeyCode::Char('D'));
+        press(&mut screen, KeyCode::Char('D'));
         assert!(!screen.detached && screen.snapshot.is_none());
         assert_eq!(source.1, [false, true]);
     }
 
     #[test]
     fn keys_are_letters_while_a_filter_is_typed() {
-        let (mut screen, mut source) = (screen(), Asked(Vec::new(), Vec::new()));
+        let mut source = Asked(Vec::new(), Vec::new());
+        let mut screen = screen(&mut source);
         for code in "/qz".chars().map(KeyCode::Char) {
-            press(&mut screen, &mut source, code);
+            press(&mut screen, code);
         }
         assert!(!screen.state.quit);
         assert_eq!(screen.state.input.as_ref().map(|input| input.text.as_str()), Some("qz"));
-        press(&mut screen, &mut source, KeyCode::Enter);
+        press(&mut screen, KeyCode::Enter);
         assert_eq!(screen.state.filter.as_ref().map(Filter::text), Some("qz"));
     }
 }

@@ -20,6 +20,7 @@ use ratatui::{
     widgets::Paragraph,
 };
 
+use self::frame::Around;
 use super::{
     state::{Order, Rows, State, View},
     theme::Theme,
@@ -33,32 +34,22 @@ use crate::model::{
 
 /// Draws the screen and returns what it drew of its table.
 pub fn draw(frame: &mut Frame<'_>, snapshot: Option<&Snapshot>, state: &State) -> Rows {
-    let [header, tabs, path, body, footer] = Layout::vertical([
-        Constraint::Length(1),
-        Constraint::Length(1),
-        Constraint::Length(1),
-        Constraint::Min(0),
-        Constraint::Length(1),
-    ])
-    .areas(frame.area());
-    let rows = match snapshot {
-        None => {
-            frame.render_widget(Paragraph::new("attaching …").style(state.theme.dim), body);
-            Rows::default()
-        }
-        Some(snapshot) => draw_view(frame, body, &Shown { snapshot, state }),
+    let around = Around {
+        header: frame::header(snapshot, state, frame.area().width),
+        place: frame::place(snapshot, state),
+        note: frame::note(state),
     };
-    let lines = [
-        (frame::header(snapshot, state, header.width), header),
-        (frame::tabs(state), tabs),
-        (frame::path(snapshot, state, &rows), path),
-        (frame::footer(state, footer.width), footer),
-    ];
-    for (line, area) in lines {
-        frame.render_widget(Paragraph::new(line), area);
-    }
-    help::draw(frame, frame.area(), state, &rows);
-    rows
+    let body = |frame: &mut Frame<'_>, area| match snapshot {
+        None => attaching(frame, area, &state.theme),
+        Some(snapshot) => draw_view(frame, area, &Shown { snapshot, state }),
+    };
+    frame::draw(frame, state, around, body, |_, rows| help::columns(state.view, rows))
+}
+
+/// There is no snapshot yet.
+fn attaching(frame: &mut Frame<'_>, area: Rect, theme: &Theme) -> Rows {
+    frame.render_widget(Paragraph::new("attaching …").style(theme.dim), area);
+    Rows::default()
 }
 
 fn draw_view(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) -> Rows {

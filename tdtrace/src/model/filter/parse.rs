@@ -1,7 +1,6 @@
 //! From text to an expression.
 
 use super::{FilterError, Node, Number, Relation, Term, Unit, means};
-use crate::model::field;
 
 /// How deep an expression may nest; a command line is no program.
 const DEPTH: usize = 32;
@@ -27,7 +26,7 @@ fn error<T>(at: usize, message: impl Into<String>) -> Result<T> {
     Err(FilterError { at: at + 1, message: message.into() })
 }
 
-pub(super) fn parse(text: &str) -> Result<Node> {
+pub(super) fn parse(text: &str, columns: &[(&str, &str)]) -> Result<Node> {
     let chars: Vec<char> = text.chars().collect();
     if chars.len() > LENGTH {
         return error(LENGTH, format!("the filter is too long; use at most {LENGTH} characters"));
@@ -36,7 +35,7 @@ pub(super) fn parse(text: &str) -> Result<Node> {
     if tokens.is_empty() {
         return error(0, "the filter is empty; write for example name=web*");
     }
-    let mut parser = Parser { tokens, next: 0, end: chars.len() };
+    let mut parser = Parser { tokens, next: 0, end: chars.len(), columns };
     let node = parser.any(0)?;
     match parser.peek() {
         None => Ok(node),
@@ -101,13 +100,15 @@ fn word(word: String) -> Token {
     }
 }
 
-struct Parser {
+struct Parser<'a> {
     tokens: Vec<(usize, Token)>,
     next: usize,
     end: usize,
+    /// Keys and help of the columns that there are.
+    columns: &'a [(&'a str, &'a str)],
 }
 
-impl Parser {
+impl Parser<'_> {
     fn peek(&self) -> Option<&Token> {
         self.tokens.get(self.next).map(|(_, token)| token)
     }
@@ -173,7 +174,7 @@ impl Parser {
     }
 
     fn term(&mut self, start: usize, key: String, relation: Relation) -> Result<Node> {
-        known(start, &key)?;
+        known(start, &key, self.columns)?;
         let at = self.at();
         let (text, quoted) = match self.tokens.get(self.next) {
             Some((_, Token::Word(text))) => (text.clone(), false),
@@ -209,8 +210,7 @@ fn one_or(mut nodes: Vec<Node>, many: impl Fn(Vec<Node>) -> Node) -> Node {
 }
 
 /// An error for a column that no table has.
-fn known(at: usize, key: &str) -> Result<()> {
-    let keys = field::keys();
+fn known(at: usize, key: &str, keys: &[(&str, &str)]) -> Result<()> {
     if keys.iter().any(|(known, _)| means(key, known)) {
         return Ok(());
     }

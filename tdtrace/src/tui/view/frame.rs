@@ -1,8 +1,13 @@
-//! The lines around a view: header, tabs, where one is, footer.
+//! The lines around a view: header, tabs, where one is, footer. [`draw`] is the screen of both sides.
 
-use ratatui::text::{Line, Span};
+use ratatui::{
+    Frame,
+    layout::{Constraint, Layout, Rect},
+    text::{Line, Span},
+    widgets::Paragraph,
+};
 
-use super::cut;
+use super::{cut, help};
 use crate::{
     model::{
         exits::Scope,
@@ -11,35 +16,99 @@ use crate::{
         snapshot::{ExitSource, Snapshot},
     },
     tui::{
-        keymap::KEYMAP,
-        state::{Rows, State, View},
+        keymap,
+        state::{Choices, Help, Rows, State, View, Views},
+        theme::Theme,
     },
 };
 
-/// The most important first, so that a narrow screen cuts the rest.
-pub(super) fn header(snapshot: Option<&Snapshot>, state: &State, width: u16) -> Line<'static> {
+/// What stands around a view.
+pub(super) struct Around {
+    /// The first line, without [`marks`].
+    pub(super) header: Vec<Span<'static>>,
+    /// Where one is.
+    pub(super) place: String,
+    /// What else holds for the view.
+    pub(super) note: Option<&'static str>,
+}
+
+/// Draws the screen around what `body` draws, and over it the page of the help that `pages` makes: all
+/// but the keys.
+pub(super) fn draw<V: Views>(
+    frame: &mut Frame<'_>,
+    state: &Choices<V>,
+    around: Around,
+    body: impl FnOnce(&mut Frame<'_>, Rect) -> Rows,
+    pages: impl FnOnce(Help, &Rows) -> Vec<Line<'static>>,
+) -> Rows {
+    let [header, tabs, path, middle, footer] = Layout::vertical([
+        Constraint::Length(1),
+        Constraint::Length(1),
+        Constraint::Length(1),
+        Constraint::Min(0),
+        Constraint::Length(1),
+    ])
+    .areas(frame.area());
+    let rows = body(frame, middle);
+    let mut first = marks(state);
+    first.extend(around.header);
+    let lines = [
+        (Line::from(first), header),
+        (self::tabs(state), tabs),
+        (self::path(&around.place, around.note, state, &rows), path),
+        (self::footer(state, footer.width), footer),
+    ];
+    for (line, area) in lines {
+        frame.render_widget(Paragraph::new(line), area);
+    }
+    help::draw(frame, frame.area(), state, |page| pages(page, &rows));
+    rows
+}
+
+/// The name of the program, and whether what is shown stands still.
+fn marks<V: Views>(state: &Choices<V>) -> Vec<Span<'static>> {
     let theme = &state.theme;
     let mut spans = vec![Span::styled("tdtrace", theme.head), Span::raw("  ")];
-    if state.detached {
-        spans.push(Span::styled(" detached, D attaches ", theme.chosen));
+    let marks = [
+        (state.detached, " detached, D attaches "),
+        (state.over, " end of recording "),
+        (state.paused, " paused "),
+    ];
+    for (_, mark) in marks.into_iter().filter(|(is, _)| *is) {
+        spans.push(Span::styled(mark, theme.chosen));
         spans.push(Span::raw("  "));
     }
-    if state.over {
-        spans.push(Span::styled(" end of recording ", theme.chosen));
-        spans.push(Span::raw("  "));
+    spans
+}
+
+/// `text`, as an alarm if something is `wrong`.
+pub(super) fn alarm(theme: &Theme, text: String, wrong: bool) -> Span<'static> {
+    if wrong { Span::styled(text, theme.alarm) } else { Span::raw(text) }
+}
+
+/// How often the screen is drawn and since when it counts.
+pub(super) fn pace<V: Views>(
+    state: &Choices<V>,
+    since_reset: Option<std::time::Duration>,
+) -> Vec<Span<'static>> {
+    let mut spans = vec![Span::raw(format!("  every {}", seconds(state.every.as_secs_f64())))];
+    if let Some(since) = since_reset {
+        let clock = figure::clock(since.as_secs());
+        spans.push(Span::raw(format!("  since reset {clock}")));
     }
-    if state.paused {
-        spans.push(Span::styled(" paused ", theme.chosen));
-        spans.push(Span::raw("  "));
-    }
-    let Some(snapshot) = snapshot else { return Line::from(spans) };
+    spans
+}
+
+/// The most important first, so that a narrow screen cuts the rest.
+pub(super) fn header(snapshot: Option<&Snapshot>, state: &State, width: u16) -> Vec<Span<'static>> {
+    let theme = &state.theme;
+    let mut spans = Vec::new();
+    let Some(snapshot) = snapshot else { return spans };
     if snapshot.vms.iter().any(|vm| vm.demo) {
         spans.push(Span::styled(" DEMO ", theme.chosen));
         spans.push(Span::raw("  "));
     }
-    let alarm = |text: String, wrong: bool| {
-        if wrong { Span::styled(text, theme.alarm) } else { Span::raw(text) }
-    };
+    let alarm = |text, wrong| alarm(theme, text, wrong);
     let lost = snapshot.lost();
     spans.push(alarm(format!("lost {}", thousands(lost)), lost > 0));
     let (attached, probes) = snapshot.attached();
@@ -59,19 +128,15 @@ pub(super) fn header(snapshot: Option<&Snapshot>, state: &State, width: u16) -> 
     }
     let running = snapshot.vms.iter().filter(|vm| !vm.ended).count();
     let vms = if running == 1 { "VM" } else { "VMs" };
-    let every = seconds(state.every.as_secs_f64());
-    spans.push(Span::raw(format!("  {running} {vms}  every {every}")));
-    if let Some(since) = snapshot.since_reset {
-        let clock = figure::clock(since.as_secs());
-        spans.push(Span::raw(format!("  since reset {clock}")));
-    }
+    spans.push(Span::raw(format!("  {running} {vms}")));
+    spans.extend(pace(state, snapshot.since_reset));
     if snapshot.exit_source == ExitSource::KvmStat {
         spans.push(Span::styled("  exits: KVM's own count", theme.dim));
     }
     if width >= 100 {
         spans.push(Span::styled(format!("  {}", snapshot.host.release), theme.dim));
     }
-    Line::from(spans)
+    spans
 }
 
 /// `0.5 s`, `10 s`.
@@ -79,18 +144,23 @@ fn seconds(seconds: f64) -> String {
     if seconds.fract() == 0.0 { format!("{seconds:.0} s") } else { format!("{seconds:.1} s") }
 }
 
-pub(super) fn tabs(state: &State) -> Line<'static> {
+fn tabs<V: Views>(state: &Choices<V>) -> Line<'static> {
     let mut spans = Vec::new();
-    for (index, view) in View::ALL.into_iter().enumerate() {
+    for (index, view) in V::TABS.iter().enumerate() {
         let title = format!(" {} {} ", index + 1, view.title());
-        let chosen = view == state.view;
+        let chosen = *view == state.view.tab();
         spans.push(if chosen { Span::styled(title, state.theme.chosen) } else { Span::raw(title) });
     }
     Line::from(spans)
 }
 
 /// Where one is, how it is sorted and filtered; or the filter that is being typed.
-pub(super) fn path(snapshot: Option<&Snapshot>, state: &State, rows: &Rows) -> Line<'static> {
+fn path<V: Views>(
+    place: &str,
+    note: Option<&'static str>,
+    state: &Choices<V>,
+    rows: &Rows,
+) -> Line<'static> {
     let theme = &state.theme;
     let count = || format!("{} of {} rows", rows.total, rows.total + rows.hidden);
     if let Some(input) = &state.input {
@@ -101,14 +171,13 @@ pub(super) fn path(snapshot: Option<&Snapshot>, state: &State, rows: &Rows) -> L
             Span::styled(format!("  {}", count()), theme.dim),
         ]);
     }
-    let mut spans = vec![Span::styled(format!(" {}", place(snapshot, state)), theme.head)];
+    let mut spans = vec![Span::styled(format!(" {place}"), theme.head)];
     if let Some(filter) = &state.filter {
         let text = format!("   filter {}: {}", cut(filter.text(), 40), count());
         spans.push(Span::raw(text));
     }
-    if matches!(state.view, View::Vms | View::Exits | View::Latency) {
-        let halts = if state.halts { "durations with halts" } else { "durations without halts" };
-        spans.push(Span::styled(format!("   {halts}"), theme.dim));
+    if let Some(note) = note {
+        spans.push(Span::styled(format!("   {note}"), theme.dim));
     }
     if let Some(key) = rows.sorted.filter(|key| !rows.columns.contains(key)) {
         spans.push(Span::styled(format!("   sorted by {key}"), theme.dim));
@@ -116,8 +185,16 @@ pub(super) fn path(snapshot: Option<&Snapshot>, state: &State, rows: &Rows) -> L
     Line::from(spans)
 }
 
+/// What the durations shown are of.
+pub(super) fn note(state: &State) -> Option<&'static str> {
+    matches!(state.view, View::Vms | View::Exits | View::Latency).then_some(match state.halts {
+        true => "durations with halts",
+        false => "durations without halts",
+    })
+}
+
 /// `web-1 › vCPU 3 › Exits`.
-fn place(snapshot: Option<&Snapshot>, state: &State) -> String {
+pub(super) fn place(snapshot: Option<&Snapshot>, state: &State) -> String {
     let vm = |id: u32| {
         let vm = snapshot.and_then(|snapshot| snapshot.vms.iter().find(|vm| vm.id == id));
         vm.map_or_else(|| format!("VM {id}"), |vm| cut(&vm.name, 32))
@@ -132,18 +209,16 @@ fn place(snapshot: Option<&Snapshot>, state: &State) -> String {
 }
 
 /// The keys that are needed most, as far as there is room; or what is wrong with the filter.
-pub(super) fn footer(state: &State, width: u16) -> Line<'static> {
+fn footer<V: Views>(state: &Choices<V>, width: u16) -> Line<'static> {
     match &state.input {
         Some(input) => match &input.error {
             Some(error) => Line::from(format!(" {error}")).style(state.theme.alarm),
-            None => {
-                Line::from(" Enter accepts  Esc cancels  name=web*  exits_per_s>1k  !state=ended")
-                    .style(state.theme.dim)
-            }
+            None => Line::from(format!(" Enter accepts  Esc cancels  {}", V::EXAMPLES))
+                .style(state.theme.dim),
         },
         None => {
             let mut text = String::new();
-            for binding in KEYMAP {
+            for binding in keymap::bindings(V::SIDE) {
                 let Some(word) = binding.footer else { continue };
                 let key = binding.keys.split(' ').next().unwrap_or_default();
                 let more = format!(" {key} {word} ");

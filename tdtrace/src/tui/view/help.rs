@@ -10,19 +10,23 @@ use ratatui::{
 use crate::{
     model::field::{EXIT_FIELDS, Field, HOTSPOT_FIELDS, VCPU_FIELDS, VM_FIELDS},
     tui::{
-        keymap::KEYMAP,
-        state::{Help, Rows, State, View},
+        keymap::{self, Side},
+        state::{Choices, Help, Rows, View, Views},
     },
 };
 
-/// Draws the page that `state` asks for, if any; `rows` says which columns are on the screen.
-pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, state: &State, rows: &Rows) {
+/// Draws the page that `state` asks for, if any; `page` makes those that are not the keys.
+pub(super) fn draw<V: Views>(
+    frame: &mut Frame<'_>,
+    area: Rect,
+    state: &Choices<V>,
+    page: impl FnOnce(Help) -> Vec<Line<'static>>,
+) {
     let (title, lines) = match state.help {
         None => return,
-        Some(Help::Keys) => (" keys ", keys()),
-        Some(Help::Columns) => {
-            (" columns, as they are called in filters ", columns(state.view, rows))
-        }
+        Some(Help::Keys) => (" keys ", keys(V::SIDE)),
+        Some(Help::Columns) => (" columns, as they are called in filters ", page(Help::Columns)),
+        Some(Help::Unseen) => (" what does not show ", page(Help::Unseen)),
     };
     let height = u16::try_from(lines.len()).unwrap_or(u16::MAX).saturating_add(2);
     let longest = lines.iter().map(Line::width).max().unwrap_or(0).max(title.chars().count());
@@ -35,15 +39,15 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, state: &State, rows: &Rows
     frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(title)), middle);
 }
 
-fn keys() -> Vec<Line<'static>> {
-    KEYMAP
-        .iter()
+fn keys(side: Side) -> Vec<Line<'static>> {
+    keymap::bindings(side)
         .filter(|binding| !binding.keys.is_empty())
         .map(|binding| Line::from(format!(" {:<10} {}", binding.keys, binding.help)))
         .collect()
 }
 
-fn columns(view: View, rows: &Rows) -> Vec<Line<'static>> {
+/// The columns of the host's views.
+pub(super) fn columns(view: View, rows: &Rows) -> Vec<Line<'static>> {
     match view {
         View::Vms => shown(VM_FIELDS, rows),
         View::Exits | View::Latency => shown(EXIT_FIELDS, rows),
@@ -53,7 +57,7 @@ fn columns(view: View, rows: &Rows) -> Vec<Line<'static>> {
 }
 
 /// The columns on the screen; where there is no table, all.
-fn shown<R>(fields: &'static [Field<R>], rows: &Rows) -> Vec<Line<'static>> {
+pub(super) fn shown<R>(fields: &'static [Field<R>], rows: &Rows) -> Vec<Line<'static>> {
     let field = |key: &&str| fields.iter().find(|field| field.key == *key);
     let shown: Vec<&Field<R>> = match rows.columns.as_slice() {
         [] => fields.iter().collect(),

@@ -13,7 +13,7 @@ use crate::{
     },
     tui::{
         keymap::{Action, Edit},
-        state::Help,
+        state::{Help, Views as _},
     },
 };
 
