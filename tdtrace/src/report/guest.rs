@@ -24,7 +24,7 @@ pub fn to_json(snapshot: &GuestSnapshot, sites: usize) -> Value {
         .losses
         .misses
         .iter()
-        .map(|(program, count)| ((*program).to_owned(), (*count).into()))
+        .map(|(program, count)| (program.to_string(), (*count).into()))
         .collect();
     let causes: Map<String, Value> = snapshot
         .losses
@@ -49,7 +49,7 @@ pub fn to_json(snapshot: &GuestSnapshot, sites: usize) -> Value {
             "name": probe.name,
             "how": probe.how,
             "why_not": probe.missing,
-            "hides": probe.how.is_none().then_some(probe.hides),
+            "hides": probe.how.is_none().then_some(&probe.hides),
         })).collect::<Vec<_>>(),
         "ve": {
             "all": snapshot.all(),

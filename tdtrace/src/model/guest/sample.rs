@@ -1,6 +1,6 @@
 //! The counters of a guest at one moment, as they are.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use tdtrace_common::guest::{CallKey, CallValue, GuestLoss, VeKey, VeStats, VeValue};
 
@@ -8,7 +8,7 @@ use super::{shared_bit::SharedBit, snapshot::Object};
 use crate::sites::{Site as Code, devices::Device};
 
 /// Everything that was counted since the beginning.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GuestSample {
     /// Since the counting began.
     pub at: Duration,
@@ -48,13 +48,13 @@ pub struct GuestSample {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestProbeState {
     /// Its name.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// How it is attached: `fentry`, `kprobe` or `tracepoint`.
-    pub how: Option<&'static str>,
+    pub how: Option<Cow<'static, str>>,
     /// Why it is not attached, or not as well as it could be.
     pub missing: Option<String>,
     /// What stays invisible without it.
-    pub hides: &'static str,
+    pub hides: Cow<'static, str>,
 }
 
 /// Whether the programs read the clock.
@@ -74,7 +74,7 @@ pub struct GuestLosses {
     /// By cause; only those that occurred.
     pub causes: Vec<(GuestLoss, u64)>,
     /// Runs of each attached program that the kernel skipped.
-    pub misses: Vec<(&'static str, u64)>,
+    pub misses: Vec<(Cow<'static, str>, u64)>,
 }
 
 impl GuestLosses {

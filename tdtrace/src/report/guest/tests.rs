@@ -13,10 +13,10 @@ fn snapshot() -> GuestSnapshot {
         at: Duration::from_secs(2),
         release: "6.12.1".into(),
         probes: vec![GuestProbeState {
-            name: "ve",
+            name: "ve".into(),
             how: None,
             missing: Some("this kernel has no tdx_handle_virt_exception".into()),
-            hides: "every #VE",
+            hides: "every #VE".into(),
         }]
         .into(),
         total: Total { count: 7, failed: 2, user: 1, own: 3, unpaired: 0 },
@@ -28,7 +28,7 @@ fn snapshot() -> GuestSnapshot {
         }],
         losses: GuestLosses {
             causes: vec![(GuestLoss::Places, 4)],
-            misses: vec![("ve_fexit", 5), ("ve_fentry", 0)],
+            misses: vec![("ve_fexit".into(), 5), ("ve_fentry".into(), 0)],
         },
         ..GuestSnapshot::default()
     }

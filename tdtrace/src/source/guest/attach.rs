@@ -149,10 +149,10 @@ impl Attached {
                 None => self.attach_probe(probe, btf.as_ref().map_err(String::as_str))?,
             };
             states.push(GuestProbeState {
-                name: probe.name,
-                how,
+                name: probe.name.into(),
+                how: how.map(Into::into),
                 missing,
-                hides: probe.hidden_without,
+                hides: probe.hidden_without.into(),
             });
         }
         if states.iter().all(|state| state.how.is_none()) {
@@ -174,7 +174,7 @@ impl Attached {
             }
             let (how, missing) = self.attach_probe(probe, Err("it is in a module"))?;
             let mut states = self.probes.to_vec();
-            states[index].how = how;
+            states[index].how = how.map(Into::into);
             states[index].missing = missing;
             self.probes = states.into();
             attached |= how.is_some();

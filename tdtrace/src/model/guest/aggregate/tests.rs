@@ -143,8 +143,10 @@ fn a_caller_without_a_name_is_not_taken_for_the_one_behind_it() {
 #[test]
 fn seen_and_missed_make_up_all() {
     let mut sample = sample(1, 10);
-    sample.losses =
-        GuestLosses { misses: vec![("ve_fentry", 9), ("ve_fexit", 4)], ..GuestLosses::default() };
+    sample.losses = GuestLosses {
+        misses: vec![("ve_fentry".into(), 9), ("ve_fexit".into(), 4)],
+        ..GuestLosses::default()
+    };
     let snapshot = GuestAggregate::new().apply(&sample);
     assert_eq!((snapshot.missed, snapshot.all()), (4, 16));
 }
