@@ -46,8 +46,8 @@ impl SourceArgs {
 
     /// Waits for the VM that was asked for, if any. The source from then on, with the sample in which it
     /// came; `None` if a signal came first.
-    pub(super) async fn wait<'s>(&self, source: &'s mut dyn Source) -> Result<Option<From<'s>>> {
-        let Some(name) = &self.wait_vm else { return Ok(Some(From { first: None, source })) };
+    pub(super) async fn wait<'s>(&self, source: &'s mut dyn Source) -> Result<Option<Awaited<'s>>> {
+        let Some(name) = &self.wait_vm else { return Ok(Some(Awaited { first: None, source })) };
         let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be caught")?;
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be caught")?;
         eprintln!("tdtrace: waiting for VM {name}");
@@ -61,19 +61,19 @@ impl SourceArgs {
             let sample = source.sample()?;
             let is_it = |vm: &VmSample| *vm.name == **name || vm.pid.to_string() == *name;
             if sample.vms.iter().any(is_it) {
-                return Ok(Some(From { first: Some(sample), source }));
+                return Ok(Some(Awaited { first: Some(sample), source }));
             }
         }
     }
 }
 
 /// A source whose next sample may have been taken already: a VM that has ended since is only there.
-pub(super) struct From<'s> {
+pub(super) struct Awaited<'s> {
     first: Option<Sample>,
     source: &'s mut dyn Source,
 }
 
-impl Source for From<'_> {
+impl Source for Awaited<'_> {
     fn sample(&mut self) -> Result<Sample> {
         self.first.take().map_or_else(|| self.source.sample(), Ok)
     }
