@@ -273,6 +273,21 @@ pub struct VeStats {
     pub buckets: [u64; BUCKETS],
 }
 
+impl VeStats {
+    /// Nothing has been counted.
+    pub const NOTHING: Self = Self {
+        count: 0,
+        failed: 0,
+        user: 0,
+        own: 0,
+        unpaired: 0,
+        ns: 0,
+        max_ns: 0,
+        reserved: 0,
+        buckets: [0; BUCKETS],
+    };
+}
+
 /// A single #VE, at its end.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

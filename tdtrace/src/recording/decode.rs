@@ -16,7 +16,7 @@ use arrow_ipc::{
 use arrow_schema::{DataType, SchemaRef};
 
 use super::{
-    BATCH_MAX, ROWS_MAX,
+    BATCH_MAX, ROWS_MAX, Side,
     encode::ALIGNMENT,
     schema::{self, Columns},
 };
@@ -34,7 +34,7 @@ pub(super) fn columns(head: &[u8], body: &[u8]) -> Result<Columns, String> {
     }
     let batch = message.header_as_record_batch().ok_or("a message without rows")?;
     // Its metadata plays no part here.
-    let schema = schema::schema(0);
+    let schema = schema::schema(Side::Host, 0);
     check(&batch, body, &schema)?;
     let body = Buffer::from(body);
     let no_dictionaries = HashMap::new();

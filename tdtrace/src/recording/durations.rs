@@ -65,7 +65,7 @@ impl Durations {
 }
 
 /// The bucket that begins at `ns`.
-fn bucket_at(ns: u64) -> Result<usize, Malformed> {
+pub(super) fn bucket_at(ns: u64) -> Result<usize, Malformed> {
     let index = bucket(ns);
     let is_start = index < BUCKETS && bucket_start(index) == ns;
     is_start.then_some(index).ok_or(Malformed("a duration at which no bucket begins"))

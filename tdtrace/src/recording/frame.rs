@@ -9,10 +9,10 @@ use std::io::Read;
 use arrow_ipc::{Message, MessageHeader, root_as_message};
 
 use super::{
-    BATCH_MAX, Error, VERSION, decode,
+    BATCH_MAX, Error, Side, VERSION, decode,
     encode::CHECKSUM,
     kind::{Kind, Record},
-    schema::{Columns, VERSION_KEY},
+    schema::{Columns, SIDE_KEY, VERSION_KEY},
 };
 
 /// Bytes of a message's head at most; ours have less than 2 kB.
@@ -49,6 +49,7 @@ enum Next {
 /// The batches of a stream.
 pub(super) struct Frames<R> {
     input: R,
+    side: Side,
     /// Bytes of the batch being read; of the first one with the schema before it.
     bytes: Vec<u8>,
     /// Where in the file `bytes` begins.
@@ -60,9 +61,9 @@ pub(super) struct Frames<R> {
 impl<R: Read> Frames<R> {
     /// Reads the schema of `input`.
     pub(super) fn new(input: R) -> Result<Self, Error> {
-        let mut frames = Self { input, bytes: Vec::new(), at: 0, batches: 0 };
+        let mut frames = Self { input, side: Side::Host, bytes: Vec::new(), at: 0, batches: 0 };
         match frames.message(0) {
-            Ok(Next::Message(found)) => check_version(&frames.bytes[found.head])?,
+            Ok(Next::Message(found)) => frames.side = side_of(&frames.bytes[found.head])?,
             Ok(Next::Cut) if frames.bytes.is_empty() => {
                 return Err(Error::NotARecording("the file is empty"));
             }
@@ -75,6 +76,12 @@ impl<R: Read> Frames<R> {
             Err(error) => return Err(error),
         }
         Ok(frames)
+    }
+
+    /// Whose samples they are, as the schema says. Like the lengths not verified before the first
+    /// batch.
+    pub(super) const fn side(&self) -> Side {
+        self.side
     }
 
     /// Where in the file the batch being read begins.
@@ -192,22 +199,27 @@ impl<R: Read> Frames<R> {
     }
 }
 
-/// Whether the schema message `head` is one that this version can read.
-fn check_version(head: &[u8]) -> Result<(), Error> {
+/// The side of which the schema message `head` is, if this version can read it.
+fn side_of(head: &[u8]) -> Result<Side, Error> {
     let other = Error::NotARecording("its schema is not that of a recording");
     let Ok(message) = root_as_message(head) else { return Err(other) };
-    let Some(version) = version_of(&message) else { return Err(other) };
+    let Some(version) = metadata(&message, VERSION_KEY) else { return Err(other) };
     match version.parse::<u32>() {
-        Ok(VERSION) => Ok(()),
-        Ok(version) if version > VERSION => Err(Error::Newer(version)),
-        _ => Err(other),
+        Ok(VERSION) => {}
+        Ok(version) if version > VERSION => return Err(Error::Newer(version)),
+        _ => return Err(other),
+    }
+    match metadata(&message, SIDE_KEY) {
+        None => Ok(Side::Host),
+        Some(name) if name == Side::Guest.name() => Ok(Side::Guest),
+        Some(_) => Err(other),
     }
 }
 
-fn version_of<'a>(message: &Message<'a>) -> Option<&'a str> {
+fn metadata<'a>(message: &Message<'a>, key: &str) -> Option<&'a str> {
     if message.header_type() != MessageHeader::Schema {
         return None;
     }
     let pairs = message.header_as_schema()?.custom_metadata()?;
-    pairs.iter().find(|pair| pair.key() == Some(VERSION_KEY))?.value()
+    pairs.iter().find(|pair| pair.key() == Some(key))?.value()
 }

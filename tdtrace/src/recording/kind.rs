@@ -36,7 +36,9 @@ kinds! {
     Kvm = "kvm",
     /// `text`: the name of probe number `index`.
     Probe = "probe",
-    /// `text`: why probe number `index` is not attached.
+    /// `text`: how probe number `index` of a guest is attached: `fentry`, `kprobe` or `tracepoint`.
+    ProbeHow = "probe_how",
+    /// `text`: why probe number `index` is not attached, or not as well as it could be.
     ProbeMissing = "probe_missing",
     /// `text`: what cannot be seen without probe number `index`.
     ProbeHides = "probe_hides",
@@ -74,6 +76,112 @@ kinds! {
     VcpuId = "vcpu_id",
     /// `value`: the thread that ran the vCPU last.
     Tid = "tid",
+    /// What the recording said of the guest so far no longer holds.
+    GuestCleared = "guest_cleared",
+    /// `value`: 1 if the guest is a TD.
+    Td = "td",
+    /// `text`: the clocksource; `value`: 1 if it is read.
+    Clock = "clock",
+    /// `value`: how often the clocksource changed.
+    ClockChanges = "clock_changes",
+    /// `value`: 1 if the layout of the kernel's structures is assumed.
+    LayoutAssumed = "layout_assumed",
+    /// `text`: who says where the shared bit is, `kernel`, `given` or `unknown`; `value`: its number.
+    SharedBit = "shared_bit",
+    /// `text`: which debug file there is, or why none.
+    Symbols = "symbols",
+    /// The rows `ve_reason` that follow are all reasons of the sample.
+    VeReasons = "ve_reasons",
+    /// #VEs of reason `index` are in the sample.
+    VeReason = "ve_reason",
+    /// The rows `ve_place` that follow are all places of the sample.
+    VePlaces = "ve_places",
+    /// A place is in the sample: reason `index` at `address` in mode `size`; `value`: what it is about.
+    VePlace = "ve_place",
+    /// `value`: the last qualification at a place.
+    PlaceQualification = "place_qualification",
+    /// `value`: the last guest physical address at a place.
+    PlaceGpa = "place_gpa",
+    /// `value`: process (high half) and thread of the first #VE at a place.
+    PlaceThread = "place_thread",
+    /// `value`: number of the stack of the first #VE at a place; above 2^31 an error.
+    PlaceStack = "place_stack",
+    /// `value`: what `handle_mmio` returned at the last failure, in two's complement of 32 bits.
+    PlaceErrno = "place_errno",
+    /// `text`: the instruction in hex and what follows it; `value`: how many of its bytes are valid.
+    PlaceBytes = "place_bytes",
+    /// `text`: name of the thread of the first #VE at a place.
+    PlaceComm = "place_comm",
+    /// The rows `call` that follow are all calls of the sample.
+    Calls = "calls",
+    /// Calls of operation `index` are in the sample; `value`: number of their stack.
+    Call = "call",
+    /// `value`: what the last call that failed returned.
+    CallLastFailure = "call_last_failure",
+    /// What the recording said of stacks so far no longer holds.
+    StacksCleared = "stacks_cleared",
+    /// `value`: frames of stack number `index`; they follow, the innermost first.
+    Stack = "stack",
+    /// `address`: frame number `value` of stack number `index`.
+    StackFrame = "stack_frame",
+    /// What the recording said of names so far no longer holds.
+    CodeNamesCleared = "code_names_cleared",
+    /// `text`: what the kernel calls `address`.
+    CodeName = "code_name",
+    /// What the recording said of code so far no longer holds.
+    CodeCleared = "code_cleared",
+    /// What follows is about the code at `address`; `value`: its address by the symbols.
+    Code = "code",
+    /// `text`: the function at `address` by the symbol table.
+    CodeFunction = "code_function",
+    /// `value`: bytes from the beginning of the function.
+    CodeOffset = "code_offset",
+    /// `text`: the module that `address` lies in.
+    CodeModule = "code_module",
+    /// `value`: functions that the instruction at `address` belongs to; they follow.
+    CodeChain = "code_chain",
+    /// `text`: function number `index` of the chain, the innermost is 0.
+    CodeFrame = "code_frame",
+    /// `text`: source file of function number `index` of the chain.
+    CodeFile = "code_file",
+    /// `value`: line in that file.
+    CodeLine = "code_line",
+    /// `text`: the file that debug information is from.
+    CodeDebugFile = "code_debug_file",
+    /// `text`: why there is no chain.
+    CodeNote = "code_note",
+    /// `value`: 1 if the exception table has an entry for the instruction, 0 if not.
+    CodeInExceptionTable = "code_in_exception_table",
+    /// `text`: bytes of code in hex.
+    CodeBytes = "code_bytes",
+    /// What the recording said of devices so far no longer holds.
+    DevicesCleared = "devices_cleared",
+    /// What follows is about port `address`, accessed as `index` says with `size` bytes.
+    DevicePort = "device_port",
+    /// What follows is about the page at `address`, shared (`index` 1) or not (0) or not known (2).
+    DevicePage = "device_page",
+    /// What follows is about MSR `address`, read (`index` 0) or written (1).
+    DeviceMsr = "device_msr",
+    /// What follows is about CPUID leaf `address`, with the subleaf in the high half.
+    DeviceCpuid = "device_cpuid",
+    /// `text`: the PCI device at `address`.
+    DevicePci = "device_pci",
+    /// `text`: its vendor and device.
+    DeviceId = "device_id",
+    /// `text`: its class.
+    DeviceClass = "device_class",
+    /// `text`: its driver.
+    DeviceDriver = "device_driver",
+    /// `value`: its base address register.
+    DeviceBar = "device_bar",
+    /// `value`: bytes from the beginning of that, or of the innermost range.
+    DeviceOffset = "device_offset",
+    /// `text`: range number `index` that `address` lies in, the outermost is 0.
+    DeviceRange = "device_range",
+    /// `text`: name of a well-known place.
+    DeviceKnown = "device_known",
+    /// It is System RAM.
+    DeviceRam = "device_ram",
     /// `value`: events of class number `index`.
     Count = "count",
     /// `value`: `kvm_exit` by reason number `index`.
@@ -100,6 +208,36 @@ kinds! {
     DurationWaiting = "duration_waiting",
     /// `value`: durations of latency class `index` in the bucket that begins at `duration_ns`.
     DurationCount = "duration_count",
+    /// `value`: #VEs of reason `index`.
+    VeCount = "ve_count",
+    /// `value`: those that the kernel could not handle.
+    VeFailed = "ve_failed",
+    /// `value`: those in user mode.
+    VeUser = "ve_user",
+    /// `value`: those that tdtrace caused.
+    VeOwn = "ve_own",
+    /// `value`: those whose beginning was not seen.
+    VeUnpaired = "ve_unpaired",
+    /// `value`: ns of those whose duration is known.
+    VeNs = "ve_ns",
+    /// `value`: #VEs at a place.
+    PlaceCount = "place_count",
+    /// `value`: those that the kernel could not handle.
+    PlaceFailed = "place_failed",
+    /// `value`: those whose duration is known.
+    PlaceTimed = "place_timed",
+    /// `value`: ns of those.
+    PlaceNs = "place_ns",
+    /// `value`: calls of operation `index` from one stack.
+    CallCount = "call_count",
+    /// `value`: those that failed.
+    CallFailed = "call_failed",
+    /// `value`: bytes that were asked for.
+    CallBytes = "call_bytes",
+    /// `value`: calls whose duration is known.
+    CallTimed = "call_timed",
+    /// `value`: ns of those.
+    CallNs = "call_ns",
     /// What the recording said of losses so far no longer holds.
     LossesCleared = "losses_cleared",
     /// `value`: events of class `index` that no vCPU was found for.
@@ -120,6 +258,8 @@ kinds! {
     DurationsLost = "durations_lost",
     /// `value`: events of class `index` that belong to no vCPU; no loss.
     Outside = "outside",
+    /// `value`: what was not counted in a guest, or only in part, for cause number `index`.
+    GuestLost = "guest_lost",
     /// A batch ends, and with it a sample; `value`: the checksum.
     Sample = "sample",
     /// A batch ends, and its sample goes on in the next one; `value`: the checksum.
@@ -177,7 +317,7 @@ impl Kind {
     /// latency class together.
     pub(super) const fn group(self) -> Self {
         match self {
-            Self::ProbeMissing | Self::ProbeHides => Self::Probe,
+            Self::ProbeHow | Self::ProbeMissing | Self::ProbeHides => Self::Probe,
             Self::DurationKernel
             | Self::DurationVmm
             | Self::DurationHalted

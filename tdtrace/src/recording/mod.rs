@@ -24,12 +24,15 @@ mod decode;
 mod durations;
 mod encode;
 mod frame;
+pub mod guest;
 mod host;
 pub mod kind;
 mod name;
+mod output;
 pub mod reader;
 mod row;
 pub mod schema;
+mod sequence;
 mod vcpu;
 mod vm;
 pub mod writer;
@@ -39,7 +42,9 @@ mod tests;
 
 use std::io;
 
-pub use reader::{Cut, Reader};
+pub use guest::{reader::GuestReader, writer::GuestWriter};
+pub use reader::Reader;
+pub use sequence::Cut;
 pub use writer::Writer;
 
 /// The version of the schema that is written, and the newest that is read.
@@ -54,6 +59,43 @@ pub const TEXT_MAX: usize = 1 << 20;
 /// all of 65,536 vCPUs.
 pub const STATE_MAX: usize = 768 << 20;
 
+/// Whose samples a recording holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// A host's, of its VMs.
+    Host,
+    /// A guest's, of itself.
+    Guest,
+}
+
+impl Side {
+    /// Its name in the metadata of the schema and to users.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Guest => "guest",
+        }
+    }
+
+    /// The command that shows such a recording.
+    const fn command(self) -> &'static str {
+        match self {
+            Self::Host => "tdtrace top --replay FILE",
+            Self::Guest => "tdtrace guest stat --replay FILE",
+        }
+    }
+}
+
+/// Whose samples the recording `input` holds. Reads its beginning only, in which damage is not noticed
+/// yet.
+///
+/// # Errors
+/// When `input` fails, is no recording or one of a newer version.
+pub fn side(input: impl io::Read) -> Result<Side, Error> {
+    Ok(frame::Frames::new(input)?.side())
+}
+
 /// Why a recording cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -66,6 +108,9 @@ pub enum Error {
     /// The schema's version is above [`VERSION`].
     #[error("made by a newer tdtrace: schema {0}; update tdtrace")]
     Newer(u32),
+    /// The file has the samples of the other side.
+    #[error("this is the recording of a {}; show it with `{}`", .0.name(), .0.command())]
+    OtherSide(Side),
     /// What was delivered so far is as it was written; what follows cannot be trusted.
     #[error("the recording is damaged at byte {at}: {what}; what comes before it is intact")]
     Damaged {

@@ -1,55 +1,30 @@
-//! A stream to samples.
+//! A stream to samples of a host.
 
 use std::{collections::BTreeMap, io::Read, sync::Arc, time::Duration};
 
 use super::{
-    Error, STATE_MAX,
-    frame::{Frame, Frames},
-    host,
+    Error, STATE_MAX, Side, host,
     kind::{Kind, Record},
     row::{Key, Malformed, Row, merge},
     schema::{Cells, Columns},
+    sequence::{Assemble, Cut, Sequence},
     vcpu, vm,
 };
 use crate::model::sample::{Losses, Sample, VcpuSample, VmSample};
 
-/// A recording that ends before it should: what recorded it was killed, or the file was cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cut {
-    /// Bytes after the last sample that is whole; 0 if only the end of the stream is missing.
-    pub bytes: u64,
-}
-
-impl std::fmt::Display for Cut {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.bytes {
-            0 => formatter.write_str("the recording was not finished; no sample of it is missing"),
-            bytes => write!(
-                formatter,
-                "the recording ends in the middle of a batch: {bytes} bytes were not read"
-            ),
-        }
-    }
-}
-
 /// Reads samples.
 pub struct Reader<R> {
-    frames: Frames<R>,
+    samples: Sequence<R>,
     state: State,
-    /// Where in the file the last whole sample ends.
-    delivered: u64,
-    over: bool,
-    cut: Option<Cut>,
 }
 
 impl<R: Read> Reader<R> {
     /// Reads the beginning of `input`.
     ///
     /// # Errors
-    /// When `input` fails, is no recording or one of a newer version.
+    /// When `input` fails, is no recording of a host or one of a newer version.
     pub fn new(input: R) -> Result<Self, Error> {
-        let frames = Frames::new(input)?;
-        Ok(Self { frames, state: State::default(), delivered: 0, over: false, cut: None })
+        Ok(Self { samples: Sequence::new(input, Side::Host)?, state: State::default() })
     }
 
     /// The next sample, equal to the one that was written; `None` at the end.
@@ -57,47 +32,14 @@ impl<R: Read> Reader<R> {
     /// # Errors
     /// When the input fails or is damaged. Nothing more is delivered after that.
     pub fn sample(&mut self) -> Result<Option<Sample>, Error> {
-        if self.over {
-            return Ok(None);
-        }
-        let next = self.next();
-        self.over = !matches!(next, Ok(Some(_)));
-        next
+        self.samples.sample(&mut self.state)
     }
 
     /// Whether and how the recording ended before it should; known once [`Reader::sample`] has
     /// returned `None`.
     #[must_use]
     pub const fn cut(&self) -> Option<Cut> {
-        self.cut
-    }
-
-    fn next(&mut self) -> Result<Option<Sample>, Error> {
-        let mut pending = Pending::default();
-        loop {
-            let at = self.frames.at();
-            let is_partial = at > self.delivered;
-            match self.frames.next()? {
-                Frame::Cut => {
-                    self.cut = Some(Cut { bytes: self.frames.read() - self.delivered });
-                    return Ok(None);
-                }
-                Frame::End if is_partial => {
-                    return Err(self.frames.damaged("the stream ends within a sample"));
-                }
-                Frame::End => return Ok(None),
-                Frame::Batch(columns, ended) => {
-                    let damaged =
-                        |Malformed(what)| Error::Damaged { at, what: format!("it has {what}") };
-                    pending.take(&columns).map_err(damaged)?;
-                    if let Some(ns) = ended {
-                        self.delivered = self.frames.at();
-                        let sample = self.state.apply(pending, Duration::from_nanos(ns));
-                        return sample.map(Some).map_err(damaged);
-                    }
-                }
-            }
-        }
+        self.samples.cut()
     }
 }
 
@@ -114,9 +56,9 @@ enum Subject {
 
 /// What a sample changes of one subject.
 #[derive(Default)]
-struct Change {
-    cleared: bool,
-    rows: Vec<Row>,
+pub(super) struct Change {
+    pub(super) cleared: bool,
+    pub(super) rows: Vec<Row>,
 }
 
 /// The rows of the sample being read.
@@ -165,7 +107,8 @@ impl Pending {
     }
 }
 
-fn row(kind: Kind, cells: &Cells<'_>) -> Row {
+/// The row that `cells` are.
+pub(super) fn row(kind: Kind, cells: &Cells<'_>) -> Row {
     let address = if kind == Kind::DurationCount { cells.duration_ns } else { cells.address };
     Row {
         key: Key { kind, index: cells.index, address, size: cells.size },
@@ -187,14 +130,15 @@ fn subject(kind: Kind, cells: &Cells<'_>) -> Subject {
 }
 
 /// The rows of a subject, with what was made of them.
-struct Kept<T> {
+pub(super) struct Kept<T> {
     rows: Vec<Row>,
-    made: T,
+    pub(super) made: T,
 }
 
 /// The sample before, from which the next one is made.
 #[derive(Default)]
 struct State {
+    pending: Pending,
     host: Option<Kept<host::Machine>>,
     losses: Option<Kept<Losses>>,
     vms: BTreeMap<u32, Kept<VmSample>>,
@@ -204,8 +148,22 @@ struct State {
     weight: usize,
 }
 
+impl Assemble for State {
+    type Sample = Sample;
+
+    fn take(&mut self, columns: &Columns) -> Result<(), Malformed> {
+        self.pending.take(columns)
+    }
+
+    fn sample(&mut self, at: Duration) -> Result<Sample, Malformed> {
+        let pending = std::mem::take(&mut self.pending);
+        self.apply(pending)?;
+        self.made(at)
+    }
+}
+
 impl State {
-    fn apply(&mut self, pending: Pending, at: Duration) -> Result<Sample, Malformed> {
+    fn apply(&mut self, pending: Pending) -> Result<(), Malformed> {
         for (subject, change) in pending.changes {
             match subject {
                 Subject::Host => {
@@ -241,10 +199,10 @@ impl State {
             self.listed_vcpus = listed;
             keep(&mut self.vcpus, &self.listed_vcpus, &mut self.weight)?;
         }
-        self.sample(at)
+        Ok(())
     }
 
-    fn sample(&self, at: Duration) -> Result<Sample, Malformed> {
+    fn made(&self, at: Duration) -> Result<Sample, Malformed> {
         let (host, probes) =
             self.host.as_ref().map(|kept| kept.made.clone()).ok_or(Malformed("no machine"))?;
         let losses = self.losses.as_ref().map(|kept| kept.made.clone());
@@ -266,8 +224,8 @@ fn weight(rows: &[Row]) -> usize {
     rows.iter().map(Row::weight).sum::<usize>() + SUBJECT
 }
 
-/// `old` with `change`.
-fn changed<T>(
+/// `old` with `change`; `total` is the weight of all that is kept.
+pub(super) fn changed<T>(
     old: Option<Kept<T>>,
     change: Change,
     total: &mut usize,

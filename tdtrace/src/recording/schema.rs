@@ -19,7 +19,7 @@
 //! | `text` | utf8 | of a fact that is a text |
 //! | `value` | u64 | the number itself, a total; of `batch-end` the checksum |
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use arrow_array::{
     ArrayRef, RecordBatch, StringArray, UInt32Array, UInt64Array,
@@ -29,7 +29,7 @@ use arrow_array::{
 };
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 
-use super::VERSION;
+use super::{Side, VERSION};
 
 /// Key of the schema's version in its metadata.
 pub const VERSION_KEY: &str = "tdtrace.schema";
@@ -37,6 +37,9 @@ pub const VERSION_KEY: &str = "tdtrace.schema";
 pub const PROGRAM_KEY: &str = "tdtrace.version";
 /// Key of the moment at which `time_ns` is 0, in ns since 1970 (UTC).
 pub const BEGAN_KEY: &str = "tdtrace.began_unix_ns";
+
+/// Key of whose samples they are, `guest`; a host's have no such key.
+pub const SIDE_KEY: &str = "tdtrace.side";
 
 /// Names and types of the columns. `value` is the last: the checksum is the end of a message.
 const COLUMNS: [(&str, DataType); 13] = [
@@ -55,15 +58,18 @@ const COLUMNS: [(&str, DataType); 13] = [
     ("value", DataType::UInt64),
 ];
 
-/// The schema of a recording whose time 0 was `began_unix_ns`.
+/// The schema of a recording of `side` whose time 0 was `began_unix_ns`.
 #[must_use]
-pub fn schema(began_unix_ns: u64) -> SchemaRef {
+pub fn schema(side: Side, began_unix_ns: u64) -> SchemaRef {
     let fields = COLUMNS.map(|(name, of)| Field::new(name, of, false));
-    let metadata = [
+    let mut metadata = HashMap::from([
         (VERSION_KEY.to_owned(), VERSION.to_string()),
         (PROGRAM_KEY.to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
         (BEGAN_KEY.to_owned(), began_unix_ns.to_string()),
-    ];
+    ]);
+    if side == Side::Guest {
+        metadata.insert(SIDE_KEY.to_owned(), side.name().to_owned());
+    }
     Arc::new(Schema::new(fields.to_vec()).with_metadata(metadata))
 }
 

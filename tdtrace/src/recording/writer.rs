@@ -1,32 +1,21 @@
-//! Samples to a stream.
+//! Samples of a host to a stream.
 
-use std::{collections::HashMap, io::Write, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::HashMap, io::Write, sync::Arc, time::Duration};
 
 use super::{
-    Error, ROWS_MAX, TEXT_MAX,
-    encode::Encoder,
-    host,
+    Error, Side, host,
     kind::Kind,
     name::name,
-    row::{Key, Row, delta},
-    schema::{self, Builder, Cells},
+    output::{Output, Subject, next},
+    row::{Key, Row},
     vcpu, vm,
 };
 use crate::model::sample::{Isa, Losses, Sample, VcpuKey, VcpuSample, VmKey, VmSample};
 
-/// Bytes of texts after which a batch is full.
-const TEXT_FULL: usize = 8 << 20;
-
 /// Writes samples. Each one is with the output when [`Writer::write`] returns.
 pub struct Writer<W> {
-    out: W,
-    encoder: Encoder,
-    rows: Builder,
-    /// Messages of the sample being written.
-    bytes: Vec<u8>,
+    output: Output<W>,
     before: Before,
-    written: u64,
-    samples: u64,
 }
 
 /// What has been written, so that the next sample is only what differs.
@@ -43,88 +32,55 @@ struct Before {
     last_slot: u32,
 }
 
-/// Whose rows are written: the columns that say so.
-#[derive(Clone, Copy, Default)]
-struct Subject {
-    vm: u32,
-    vcpu: u32,
-    slot: u32,
-}
-
 impl<W: Write> Writer<W> {
     /// A writer of samples whose time 0 was `began`, since 1970 (UTC).
     ///
     /// # Errors
     /// When the encoder cannot be set up.
     pub fn new(out: W, began: Duration) -> Result<Self, Error> {
-        let schema = schema::schema(nanoseconds(began)?);
-        Ok(Self {
-            out,
-            encoder: Encoder::new(schema).map_err(unwritable)?,
-            rows: Builder::default(),
-            bytes: Vec::new(),
-            before: Before::default(),
-            written: 0,
-            samples: 0,
-        })
+        Ok(Self { output: Output::new(out, Side::Host, began)?, before: Before::default() })
     }
 
     /// Writes `sample` as far as it differs from the one before, and flushes. After an error the
     /// writer is of no more use: the stream may end within a batch.
     ///
     /// # Errors
-    /// When the output fails, or for a sample with a text above [`TEXT_MAX`] or a time that does not
-    /// fit.
+    /// When the output fails, or for a sample with a text above [`TEXT_MAX`](super::TEXT_MAX) or a
+    /// time that does not fit.
     pub fn write(&mut self, sample: &Sample) -> Result<(), Error> {
-        let time_ns = nanoseconds(sample.at)?;
-        let mut before = std::mem::take(&mut self.before);
-        let mut put = Put { writer: self, time_ns, isa: sample.host.isa };
-        put.machine(sample, &mut before)?;
-        let vms = put.vms(&sample.vms, &mut before)?;
-        put.vcpus(&sample.vcpus, &vms, &mut before)?;
-        self.before = before;
-        self.encoder
-            .batch(&mut self.rows, Kind::Sample, time_ns, &mut self.bytes)
-            .map_err(unwritable)?;
-        self.samples += 1;
-        self.emit()
+        self.output.begin(sample.at)?;
+        let Self { output, before } = self;
+        let mut put = Put { output, isa: sample.host.isa };
+        put.machine(sample, before)?;
+        let vms = put.vms(&sample.vms, before)?;
+        put.vcpus(&sample.vcpus, &vms, before)?;
+        self.output.end()
     }
 
     /// Writes the end of the stream and returns the output.
     ///
     /// # Errors
     /// When the output fails.
-    pub fn finish(mut self) -> Result<W, Error> {
-        Encoder::end(&mut self.bytes);
-        self.emit()?;
-        Ok(self.out)
+    pub fn finish(self) -> Result<W, Error> {
+        self.output.finish()
     }
 
     /// Bytes written so far; the end of the stream takes 8 more.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
-        self.written
+        self.output.bytes()
     }
 
     /// Samples written so far.
     #[must_use]
     pub const fn samples(&self) -> u64 {
-        self.samples
-    }
-
-    fn emit(&mut self) -> Result<(), Error> {
-        self.out.write_all(&self.bytes)?;
-        self.out.flush()?;
-        self.written += self.bytes.len() as u64;
-        self.bytes.clear();
-        Ok(())
+        self.output.samples()
     }
 }
 
 /// One sample being written.
 struct Put<'a, W> {
-    writer: &'a mut Writer<W>,
-    time_ns: u64,
+    output: &'a mut Output<W>,
     isa: Isa,
 }
 
@@ -231,61 +187,12 @@ impl<W: Write> Put<'_, W> {
         old: &[Row],
         new: &[Row],
     ) -> Result<(), Error> {
-        if let Some(changed) = delta(old, new) {
-            return changed.into_iter().try_for_each(|row| self.row(subject, row));
-        }
-        self.row(subject, &Row::number(cleared, 0, 0))?;
-        new.iter().try_for_each(|row| self.row(subject, row))
+        let isa = self.isa;
+        let name = |key: &Key| -> Cow<'static, str> { name(key, isa) };
+        self.output.changes(subject, cleared, [old, new], name)
     }
 
     fn row(&mut self, subject: Subject, row: &Row) -> Result<(), Error> {
-        let Key { kind, index, address, size } = row.key;
-        let text = row.as_text();
-        if text.len() > TEXT_MAX {
-            let length = text.len();
-            return Err(Error::Unwritable(format!("its {} has {length} bytes", kind.name())));
-        }
-        let (address, duration_ns) =
-            if kind == Kind::DurationCount { (0, address) } else { (address, 0) };
-        let writer = &mut *self.writer;
-        if writer.rows.rows() == ROWS_MAX || writer.rows.text_bytes() >= TEXT_FULL {
-            writer
-                .encoder
-                .batch(&mut writer.rows, Kind::Part, self.time_ns, &mut writer.bytes)
-                .map_err(unwritable)?;
-        }
-        writer.rows.push(&Cells {
-            time_ns: self.time_ns,
-            record: kind.record().name(),
-            vm: subject.vm,
-            vcpu: subject.vcpu,
-            slot: subject.slot,
-            kind: kind.name(),
-            name: &name(&row.key, self.isa),
-            index,
-            address,
-            size,
-            duration_ns,
-            text,
-            value: row.value,
-        });
-        Ok(())
+        self.output.row(subject, row, &name(&row.key, self.isa))
     }
-}
-
-/// The number after `last`.
-fn next(last: &mut u32) -> Result<u32, Error> {
-    let next = last.checked_add(1);
-    *last = next.ok_or_else(|| Error::Unwritable("there were 4 billion vCPUs".to_owned()))?;
-    Ok(*last)
-}
-
-fn nanoseconds(time: Duration) -> Result<u64, Error> {
-    u64::try_from(time.as_nanos())
-        .map_err(|_| Error::Unwritable(format!("{} seconds are too long", time.as_secs())))
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "it is what map_err gives")]
-fn unwritable(error: arrow_schema::ArrowError) -> Error {
-    Error::Unwritable(error.to_string())
 }

@@ -9,46 +9,73 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use super::{Due, Source};
+use super::{Due, GuestSource, Source};
 use crate::{
-    model::sample::Sample,
-    recording::{Cut, Error, Reader},
+    model::{guest::sample::GuestSample, sample::Sample},
+    recording::{self, Cut, Error, GuestReader, Reader, Side},
 };
+
+/// Whose samples the recording in the file `path` holds.
+///
+/// # Errors
+/// When the file cannot be opened, is no recording or one of a newer version.
+pub fn side(path: &Path) -> Result<Side> {
+    recording::side(open(path)?).with_context(|| path.display().to_string())
+}
+
+fn open(path: &Path) -> Result<BufReader<File>> {
+    let file = File::open(path).with_context(|| {
+        format!("{} cannot be opened; give the FILE of a recording", path.display())
+    })?;
+    Ok(BufReader::new(file))
+}
 
 /// The longest that a replay stands still between two samples: a source cannot be asked less often,
 /// so a longer gap is not a recording's.
 const GAP_MAX: Duration = Duration::from_secs(3600);
 
-/// A recording as a source.
-pub struct Replay<R> {
-    reader: Reader<R>,
-    /// Read ahead, so that the end is known when it is reached.
-    next: Option<Sample>,
+/// What reads a recording, of either side.
+trait Recorded {
+    type Sample;
+    fn sample(&mut self) -> Result<Option<Self::Sample>, Error>;
+    fn cut(&self) -> Option<Cut>;
+    fn at(sample: &Self::Sample) -> Duration;
+}
+
+macro_rules! recorded {
+    ($reader:ident, $sample:ident) => {
+        impl<R: Read> Recorded for $reader<R> {
+            type Sample = $sample;
+
+            fn sample(&mut self) -> Result<Option<$sample>, Error> {
+                Self::sample(self)
+            }
+
+            fn cut(&self) -> Option<Cut> {
+                Self::cut(self)
+            }
+
+            fn at(sample: &$sample) -> Duration {
+                sample.at
+            }
+        }
+    };
+}
+
+recorded!(Reader, Sample);
+recorded!(GuestReader, GuestSample);
+
+/// A recording that is read one sample ahead, so that the end is known when it is reached.
+struct Ahead<P: Recorded> {
+    reader: P,
+    next: Option<P::Sample>,
     /// What is wrong with what follows.
     failed: Option<Error>,
     last_at: Option<Duration>,
 }
 
-impl Replay<BufReader<File>> {
-    /// The recording in the file `path`.
-    ///
-    /// # Errors
-    /// As [`Replay::new`], or when the file cannot be opened.
-    pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).with_context(|| {
-            format!("{} cannot be opened; give the FILE of a recording", path.display())
-        })?;
-        Self::new(BufReader::new(file)).with_context(|| path.display().to_string())
-    }
-}
-
-impl<R: Read> Replay<R> {
-    /// The recording that `input` delivers.
-    ///
-    /// # Errors
-    /// When it is no recording, one of a newer version, or has no whole sample.
-    pub fn new(input: R) -> Result<Self> {
-        let mut reader = Reader::new(input)?;
+impl<P: Recorded> Ahead<P> {
+    fn new(mut reader: P) -> Result<Self> {
         match reader.sample()? {
             Some(sample) => Ok(Self { reader, next: Some(sample), failed: None, last_at: None }),
             None => match reader.cut() {
@@ -58,21 +85,12 @@ impl<R: Read> Replay<R> {
         }
     }
 
-    /// Whether and how the recording ended before it should; known once [`Source::due`] says
-    /// [`Due::Never`].
-    #[must_use]
-    pub const fn cut(&self) -> Option<Cut> {
-        self.reader.cut()
-    }
-}
-
-impl<R: Read> Source for Replay<R> {
-    fn sample(&mut self) -> Result<Sample> {
+    fn sample(&mut self) -> Result<P::Sample> {
         if let Some(error) = self.failed.take() {
             return Err(error.into());
         }
         let sample = self.next.take().ok_or_else(|| anyhow!("the recording is over"))?;
-        self.last_at = Some(sample.at);
+        self.last_at = Some(P::at(&sample));
         match self.reader.sample() {
             Ok(next) => self.next = next,
             Err(error) => self.failed = Some(error),
@@ -83,14 +101,65 @@ impl<R: Read> Source for Replay<R> {
     fn due(&self) -> Due {
         match (&self.next, &self.failed) {
             (Some(next), _) => {
-                let gap = self.last_at.map_or(Duration::ZERO, |last| next.at.saturating_sub(last));
-                Due::In(gap.min(GAP_MAX))
+                let gap = |last| P::at(next).saturating_sub(last);
+                Due::In(self.last_at.map_or(Duration::ZERO, gap).min(GAP_MAX))
             }
             (None, Some(_)) => Due::In(Duration::ZERO),
             (None, None) => Due::Never,
         }
     }
 }
+
+/// The recording of a host as a source.
+pub struct Replay<R: Read>(Ahead<Reader<R>>);
+
+/// The recording of a guest as a source.
+pub struct GuestReplay<R: Read>(Ahead<GuestReader<R>>);
+
+macro_rules! replay {
+    ($replay:ident, $reader:ident, $source:ident, $sample:ident) => {
+        impl $replay<BufReader<File>> {
+            /// The recording in the file `path`.
+            ///
+            /// # Errors
+            /// As `new`, or when the file cannot be opened.
+            pub fn open(path: &Path) -> Result<Self> {
+                Self::new(open(path)?).with_context(|| path.display().to_string())
+            }
+        }
+
+        impl<R: Read> $replay<R> {
+            /// The recording that `input` delivers.
+            ///
+            /// # Errors
+            /// When it is no recording, one of the other side or of a newer version, or has no whole
+            /// sample.
+            pub fn new(input: R) -> Result<Self> {
+                Ok(Self(Ahead::new($reader::new(input)?)?))
+            }
+
+            /// Whether and how the recording ended before it should; known once `due` says
+            /// [`Due::Never`].
+            #[must_use]
+            pub fn cut(&self) -> Option<Cut> {
+                self.0.reader.cut()
+            }
+        }
+
+        impl<R: Read> $source for $replay<R> {
+            fn sample(&mut self) -> Result<$sample> {
+                self.0.sample()
+            }
+
+            fn due(&self) -> Due {
+                self.0.due()
+            }
+        }
+    };
+}
+
+replay!(Replay, Reader, Source, Sample);
+replay!(GuestReplay, GuestReader, GuestSource, GuestSample);
 
 #[cfg(test)]
 mod tests {

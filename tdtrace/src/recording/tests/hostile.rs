@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::{example, read, written};
 use crate::recording::{
-    BATCH_MAX, Error, ROWS_MAX, VERSION,
+    BATCH_MAX, Error, ROWS_MAX, Side, VERSION,
     encode::Encoder,
     kind::Kind,
     schema::{Builder, Cells, schema},
@@ -133,7 +133,7 @@ fn of_rows(rows: impl IntoIterator<Item = Cells<'static>>) -> Vec<u8> {
     let mut builder = Builder::default();
     rows.into_iter().for_each(|row| builder.push(&row));
     let mut out = Vec::new();
-    let mut encoder = Encoder::new(schema(0)).unwrap();
+    let mut encoder = Encoder::new(schema(Side::Host, 0)).unwrap();
     encoder.batch(&mut builder, Kind::Sample, 0, &mut out).unwrap();
     Encoder::end(&mut out);
     out

@@ -4,12 +4,9 @@ use std::{collections::HashMap, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData, PerCpuArray, RingBuf, StackTraceMap};
-use tdtrace_common::{
-    guest::{
-        CallKey, CallValue, Entry, EntryKey, GuestControl, GuestLoss, GuestState, VE_REASONS,
-        VeEvent, VeKey, VeStats, VeValue,
-    },
-    latency::BUCKETS,
+use tdtrace_common::guest::{
+    CallKey, CallValue, Entry, EntryKey, GuestControl, GuestLoss, GuestState, VE_REASONS, VeEvent,
+    VeKey, VeStats, VeValue,
 };
 
 use super::{super::counting::losses::recursion_misses, attach::Attached, missed::missed};
@@ -47,7 +44,7 @@ impl Attached {
         let mut reasons = Vec::new();
         for index in 0..VE_REASONS {
             let values = map.get(&u32::try_from(index)?, 0).context("the map VE_STATS")?;
-            let sum = values.iter().fold(NOTHING, add);
+            let sum = values.iter().fold(VeStats::NOTHING, add);
             if sum.count > 0 {
                 reasons.push((index, sum));
             }
@@ -55,16 +52,22 @@ impl Attached {
         Ok(reasons)
     }
 
-    /// What was counted of each place.
+    /// What was counted of each place, by key: a recording writes what is in another order anew.
     pub(super) fn places(&self) -> Result<Vec<(VeKey, VeValue)>> {
         let map = BpfHashMap::<_, VeKey, VeValue>::try_from(self.map("VE_PLACES")?)?;
-        map.iter().map(|entry| entry.context("the map VE_PLACES")).collect()
+        let places = map.iter().map(|entry| entry.context("the map VE_PLACES"));
+        let mut places = places.collect::<Result<Vec<_>>>()?;
+        places.sort_unstable_by_key(|(key, _)| *key);
+        Ok(places)
     }
 
-    /// What was counted of each operation and caller.
+    /// What was counted of each operation and caller, by key.
     pub(super) fn calls(&self) -> Result<Vec<(CallKey, CallValue)>> {
         let map = BpfHashMap::<_, CallKey, CallValue>::try_from(self.map("CALLS")?)?;
-        map.iter().map(|entry| entry.context("the map CALLS")).collect()
+        let calls = map.iter().map(|entry| entry.context("the map CALLS"));
+        let mut calls = calls.collect::<Result<Vec<_>>>()?;
+        calls.sort_unstable_by_key(|(key, _)| *key);
+        Ok(calls)
     }
 
     /// The frames of a stack; empty if it is gone.
@@ -126,24 +129,12 @@ impl Attached {
             if let Some(program) = self.ebpf.program(name) {
                 let of_probe = self.kprobes.iter().find(|(other, _)| other == name);
                 let of_probe = of_probe.and_then(|(_, link)| missed(link)).unwrap_or(0);
-                losses.misses.push((name, recursion_misses(program.fd()?)? + of_probe));
+                losses.misses.push(((*name).into(), recursion_misses(program.fd()?)? + of_probe));
             }
         }
         Ok(losses)
     }
 }
-
-const NOTHING: VeStats = VeStats {
-    count: 0,
-    failed: 0,
-    user: 0,
-    own: 0,
-    unpaired: 0,
-    ns: 0,
-    max_ns: 0,
-    reserved: 0,
-    buckets: [0; BUCKETS],
-};
 
 fn add(mut sum: VeStats, stats: &VeStats) -> VeStats {
     sum.count += stats.count;
