@@ -442,6 +442,8 @@ pub struct CallValue {
     pub timed: u64,
     /// Nanoseconds of those.
     pub ns: u64,
+    /// The longest of those, in nanoseconds.
+    pub max_ns: u64,
     /// What the last one that failed returned.
     pub last_failure: u64,
 }
@@ -524,7 +526,7 @@ const _: () = assert!(size_of::<VeKey>() == 24);
 const _: () = assert!(size_of::<VeValue>() == 7 * 8 + 16 + 32);
 const _: () = assert!(size_of::<VeStats>() == (8 + BUCKETS) * 8);
 const _: () = assert!(size_of::<VeEvent>() == 7 * 8 + 40 + 24 + 32);
-const _: () = assert!(size_of::<CallValue>() == 6 * 8);
+const _: () = assert!(size_of::<CallValue>() == 7 * 8);
 
 #[cfg(feature = "user")]
 mod pod {

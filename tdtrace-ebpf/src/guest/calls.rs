@@ -10,7 +10,7 @@ use tdtrace_common::guest::{
     CallEntry, CallEntryKey, CallKey, CallValue, GuestLoss, Operation, has_failed,
 };
 
-use super::maps::{CALL_ENTRIES, CALLS, add, control, lose, now, returns, stack, thread};
+use super::maps::{CALL_ENTRIES, CALLS, add, control, lose, now, raise, returns, stack, thread};
 
 /// Bytes of a page.
 const PAGE: u64 = 4096;
@@ -192,6 +192,7 @@ pub(super) fn record<C: EbpfContext + StackIdContext>(
         if let Some(ns) = ns {
             add(&raw mut (*call).timed, 1);
             add(&raw mut (*call).ns, ns);
+            raise(&raw mut (*call).max_ns, ns);
         }
         if has_failed(returns(operation), returned) {
             add(&raw mut (*call).failed, 1);

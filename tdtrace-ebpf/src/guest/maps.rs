@@ -191,6 +191,30 @@ pub(crate) fn next(word: *mut u64) -> u64 {
     number.wrapping_add(1)
 }
 
+/// Raises a word that all CPUs write to `number`, if it is less.
+#[inline(always)]
+pub(crate) fn raise(word: *mut u64, number: u64) {
+    // Whoever takes a greater number out of the word puts it back, so none is lost; that another CPU
+    // gets in between that often does not happen.
+    const ATTEMPTS: u32 = 4;
+    let mut held = number;
+    for _ in 0..ATTEMPTS {
+        // SAFETY: as above; volatile, because other CPUs write it.
+        if unsafe { core::ptr::read_volatile(word) } >= held {
+            return;
+        }
+        let mut found = held;
+        // SAFETY: as above; afterwards the register holds what the word was.
+        unsafe {
+            core::arch::asm!("{found} = xchg_64({word} + 0, {found})", word = in(reg) word, found = inout(reg) found);
+        }
+        if found <= held {
+            return;
+        }
+        held = found;
+    }
+}
+
 /// Counts something that was not counted, or only in part.
 #[inline(always)]
 pub(crate) fn lose(loss: GuestLoss) {

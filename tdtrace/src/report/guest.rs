@@ -14,6 +14,8 @@ use crate::{
     },
 };
 
+mod findings;
+
 /// Version of the JSON.
 const SCHEMA: u32 = 1;
 
@@ -64,7 +66,9 @@ pub fn to_json(snapshot: &GuestSnapshot, sites: usize) -> Value {
         })).collect::<Vec<_>>(),
         "calls": snapshot.calls.iter().map(call_json).collect::<Vec<_>>(),
         "symbols": &*snapshot.symbols,
-        "findings": snapshot.findings,
+        "findings": snapshot.findings.iter()
+            .map(|finding| findings::finding_json(snapshot, finding))
+            .collect::<Vec<_>>(),
         "lost": { "recursion_misses": misses, "causes": causes },
     })
 }
@@ -135,6 +139,7 @@ fn call_json(call: &Call) -> Value {
         "last_failure": (call.failed > 0).then_some(Hex(call.last_failure)),
         "bytes": call.bytes,
         "mean_ns": call.mean_ns,
+        "max_ns": call.max_ns,
         "stack": stack_json(&call.stack),
     })
 }
@@ -158,6 +163,7 @@ fn hex(bytes: &[u8]) -> String {
 #[must_use]
 pub fn to_text(snapshot: &GuestSnapshot, limit: usize) -> String {
     let mut text = header(snapshot);
+    text.push_str(&findings::findings_text(snapshot, limit));
     let mut part = |title: &str, head: &[&str], rows: Vec<Vec<String>>| {
         if !rows.is_empty() {
             text.push_str(&format!("\n{title}\n"));
@@ -185,7 +191,7 @@ pub fn to_text(snapshot: &GuestSnapshot, limit: usize) -> String {
     );
     part(
         "Memory, quotes and bounces",
-        &["operation", "count", "failed", "bytes", "mean", "caller"],
+        &["operation", "count", "failed", "bytes", "mean", "max", "caller"],
         snapshot.calls.iter().map(call_row).collect(),
     );
     text
@@ -270,6 +276,7 @@ fn call_row(call: &Call) -> Vec<String> {
         call.failed.to_string(),
         call.bytes.to_string(),
         duration(call.mean_ns),
+        duration(call.max_ns),
         call.caller.as_deref().unwrap_or("–").to_owned(),
     ]
 }

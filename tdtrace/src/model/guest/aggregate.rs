@@ -12,6 +12,7 @@ use tdtrace_common::{
 
 use super::{
     event::{context, process, text},
+    findings::{self, Earlier},
     judged::Judged,
     sample::GuestSample,
     shared_bit::SharedBit,
@@ -48,6 +49,7 @@ const INNER: [&str; 16] = [
 #[derive(Debug, Default)]
 pub struct GuestAggregate {
     before: Option<Before>,
+    earlier: Earlier,
     judged: Judged,
 }
 
@@ -100,7 +102,7 @@ impl GuestAggregate {
         sites.sort_by_key(|site| std::cmp::Reverse((site.failed, site.count)));
         let total = total(sample);
         reasons.sort_by_key(|reason| std::cmp::Reverse(reason.count));
-        GuestSnapshot {
+        let mut snapshot = GuestSnapshot {
             at: sample.at,
             interval,
             release: Arc::clone(&sample.release),
@@ -118,7 +120,10 @@ impl GuestAggregate {
             symbols: Arc::clone(&sample.symbols),
             losses: sample.losses.clone(),
             missed: ENDS.iter().map(|name| sample.losses.missed(name)).sum(),
-        }
+        };
+        snapshot.findings = findings::evaluate(&snapshot, &self.earlier);
+        self.earlier = Earlier::of(&snapshot);
+        snapshot
     }
 }
 
@@ -331,6 +336,7 @@ fn calls(sample: &GuestSample) -> Vec<Call> {
             last_failure: value.last_failure,
             bytes: value.bytes,
             mean_ns: None,
+            max_ns: None,
         })
     };
     // Calls from several places of one function, and by several ways to it, are its calls.
@@ -348,6 +354,9 @@ fn calls(sample: &GuestSample) -> Vec<Call> {
         }
         *timed += value.timed;
         *ns += value.ns;
+        if value.timed > 0 {
+            sum.max_ns = sum.max_ns.max(Some(value.max_ns));
+        }
     }
     type Summed = ((Operation, Option<String>), (Call, u64, u64));
     let finish = |((_, caller), (mut call, timed, ns)): Summed| {

@@ -1,6 +1,8 @@
 //! What somebody should look at: each rule with what it means, what to do, and when it fires. Pure.
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
+
+use super::snapshot::{GuestSnapshot, Site};
 
 /// How grave it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -81,6 +83,10 @@ rules! {
     PageSplit = "page-split", Error, "MMIO across a page boundary",
         "The access reaches into the next page, and the kernel does not emulate that.",
         "Access the device in naturally aligned pieces.";
+    /// MMIO in user mode.
+    UserMmio = "user-mmio", Error, "MMIO in user mode",
+        "The kernel emulates MMIO for itself only; the process is killed by SIGSEGV.",
+        "Leave the device to a driver of the kernel.";
     /// INS or OUTS.
     StringIo = "string-io", Error, "string port I/O",
         "INS and OUTS are not emulated in a TD; io.h unrolls them there.",
@@ -97,18 +103,22 @@ rules! {
     SharedRam = "shared-ram", Error, "#VE on shared RAM",
         "The address is System RAM and no device: the VMM cleared SUPPRESS_VE or does not back the page.",
         "Look at the VMM; the guest's access is no MMIO.";
+    /// A reason that the kernel has no code for.
+    UnexpectedReason = "unexpected-reason", Error, "#VE of an unexpected reason",
+        "The kernel has no code for #VEs of this reason: an oops, or a signal in user mode.",
+        "Look at the instruction; the TDX module or the VMM may trap what it need not.";
     /// MMIO around the accessors that works.
     NonIoMmio = "non-io-mmio", Warning, "MMIO around io.h",
         "The access does not go through io.h; that the kernel can decode it is the compiler's whim.",
         "Access the device through readl(), writel() and their kin of io.h.";
-    /// A reason that the kernel has no code for.
-    UnexpectedReason = "unexpected-reason", Warning, "#VE of an unexpected reason",
-        "The kernel does not handle #VEs of this reason.",
-        "Look at the instruction; the TDX module or the VMM may trap what it need not.";
     /// A #VE that the kernel could not handle, for no other reason in this list.
     FailedVe = "failed-ve", Error, "#VE that the kernel could not handle",
-        "The kernel's handler gave up: an oops, a signal, or a way out of the exception table.",
+        "The kernel's handler gave up, and no way out is known: an oops, or a signal in user mode.",
         "Look at the kernel's log at that time.";
+    /// The same where the kernel has a way out.
+    RecoveredVe = "recovered-ve", Note, "#VE that failed where the kernel expects it",
+        "The kernel's handler gave up, and the exception table has a way out for the instruction.",
+        "Nothing, if the code tries what may be missing; else look at what it asks the VMM for.";
     /// Too many #VEs.
     VeStorm = "ve-storm", Note, "many #VEs from one instruction",
         "Each #VE costs microseconds and a round trip to the VMM.",
@@ -121,10 +131,15 @@ rules! {
     ConversionPingPong = "conversion-ping-pong", Note, "memory converted to and fro",
         "The same caller converts memory to shared and back again and again; each costs a MapGPA.",
         "Keep the buffer shared, or take it from a pool.";
-    /// A conversion that the VMM asked to retry.
-    ConversionRetry = "conversion-retry", Note, "conversion took several MapGPAs",
-        "The VMM answered RETRY: it converts in pieces.",
-        "Nothing for pieces of 2 MiB; look at the VMM if the pieces are small.";
+    /// MapGPAs that take long.
+    SlowConversion = "slow-conversion", Note, "slow conversions",
+        "MapGPA takes long. The VMM may convert in pieces and answer RETRY between them, which the \
+         guest's kernel repeats where no probe can see it; the host can.",
+        "Look at MapGPA, its sizes and its RETRYs in `tdtrace top` on the host.";
+    /// A request for a quote that failed.
+    QuoteFailed = "quote-failed", Error, "quote failed",
+        "The TD got no quote, so it cannot attest itself.",
+        "Look at the quoting service on the host, and whether the VMM knows where it is.";
     /// A quote that took long.
     SlowQuote = "slow-quote", Warning, "slow quote",
         "The guest polls for a quote once a second, and gives up after 30.",
@@ -135,15 +150,8 @@ rules! {
         "Look for a driver that could allocate shared memory once.";
 }
 
-impl Serialize for Rule {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.id())
-    }
-}
-
 /// What a finding is about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
     /// A site: index into [`super::snapshot::GuestSnapshot::sites`].
     Site {
@@ -159,8 +167,24 @@ pub enum Subject {
     Guest,
 }
 
+impl Subject {
+    /// Where that is: an address or a function.
+    #[must_use]
+    pub fn place(&self, snapshot: &GuestSnapshot) -> String {
+        let unknown = || "unknown".to_owned();
+        match self {
+            Self::Site { index } => snapshot.sites.get(*index).map_or_else(unknown, Site::place),
+            Self::Call { index } => {
+                let caller = snapshot.calls.get(*index).and_then(|call| call.caller.as_deref());
+                caller.map_or_else(unknown, ToOwned::to_owned)
+            }
+            Self::Guest => "the guest".to_owned(),
+        }
+    }
+}
+
 /// A finding.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// The rule that fired.
     pub rule: Rule,
@@ -170,4 +194,17 @@ pub struct Finding {
     pub count: u64,
     /// Why it fired, in sentences with numbers and thresholds; the one that decides comes first.
     pub evidence: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_have_names_of_their_own_and_sentences() {
+        for (index, rule) in Rule::ALL.iter().enumerate() {
+            assert!(Rule::ALL[..index].iter().all(|other| other.id() != rule.id()), "{rule:?}");
+            assert!(rule.meaning().ends_with('.') && rule.advice().ends_with('.'), "{rule:?}");
+        }
+    }
 }

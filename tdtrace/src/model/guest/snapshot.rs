@@ -7,6 +7,7 @@ use tdtrace_common::guest::Operation;
 
 use super::{
     finding::Finding,
+    findings::{self, Earlier},
     sample::{ClockState, GuestLosses, GuestProbeState},
     shared_bit::SharedBit,
 };
@@ -60,7 +61,7 @@ pub struct GuestSnapshot {
 }
 
 impl GuestSnapshot {
-    /// The same with rates over the whole time.
+    /// The same with rates, and findings that rest on them, over the whole time.
     #[must_use]
     pub fn with_mean_rates(mut self) -> Self {
         let seconds = self.at.as_secs_f64();
@@ -71,6 +72,7 @@ impl GuestSnapshot {
         for site in &mut self.sites {
             site.rate = rate(site.count, seconds);
         }
+        self.findings = findings::evaluate(&self, &Earlier::default());
         self
     }
 
@@ -326,4 +328,6 @@ pub struct Call {
     pub bytes: u64,
     /// Mean duration in nanoseconds of those whose duration is known.
     pub mean_ns: Option<u64>,
+    /// The longest of those.
+    pub max_ns: Option<u64>,
 }

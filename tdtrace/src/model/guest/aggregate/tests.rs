@@ -114,7 +114,8 @@ fn the_caller_of_a_conversion_is_who_asked_for_it() {
     {
         sample.names.insert(ip, name.into());
     }
-    let value = CallValue { count: 2, bytes: 8192, timed: 2, ns: 10, ..CallValue::default() };
+    let value =
+        CallValue { count: 2, bytes: 8192, timed: 2, ns: 10, max_ns: 7, ..CallValue::default() };
     sample.stacks.insert(5, vec![1, 2, 3, 6].into());
     sample.names.insert(6, "dma_alloc+0x9".into());
     sample.calls = vec![
@@ -125,6 +126,7 @@ fn the_caller_of_a_conversion_is_who_asked_for_it() {
     let snapshot = GuestAggregate::new().apply(&sample);
     let [call] = &snapshot.calls[..] else { panic!("{:?}", snapshot.calls) };
     assert_eq!(call.caller.as_deref(), Some("dma_alloc"));
+    assert_eq!(call.max_ns, Some(7));
     assert_eq!((call.mean_ns, call.count, call.bytes, call.stack.len()), (Some(5), 4, 16384, 3));
     assert_eq!(function_of("probe+0x4 [acme]"), "probe [acme]");
 }
@@ -220,4 +222,23 @@ fn a_verdict_is_made_again_when_more_is_known() {
     sample.shared_bit = SharedBit::Given(47);
     let private = verdict(aggregate.apply(&sample));
     assert_eq!(private.survives.fate, Fate::Panic);
+}
+
+#[test]
+fn findings_rest_on_rates_since_the_sample_before_and_at_the_end_on_the_mean() {
+    use crate::model::guest::finding::Rule;
+    let of = |seconds, count| GuestSample {
+        at: Duration::from_secs(seconds),
+        places: vec![place(31, IP, 0x1b, count)],
+        ..GuestSample::default()
+    };
+    let rules = |snapshot: &GuestSnapshot| -> Vec<_> {
+        snapshot.findings.iter().map(|finding| finding.rule).collect()
+    };
+    let mut aggregate = GuestAggregate::new();
+    assert_eq!(rules(&aggregate.apply(&of(1, 50_000))), []);
+    assert_eq!(rules(&aggregate.apply(&of(2, 60_000))), [Rule::VeStorm]);
+    let quiet = aggregate.apply(&of(3, 60_001));
+    assert_eq!(rules(&quiet), []);
+    assert_eq!(rules(&quiet.with_mean_rates()), [Rule::VeStorm]);
 }
