@@ -1,12 +1,16 @@
 //! The commands that set tdtrace up, build, run and test it: `cargo xtask --help`.
 //!
-//! One file a command; [`workspace`], [`packages`] and [`progress`] are what they share. This crate
+//! One file a command; [`workspace`], [`packages`], [`programs`], [`progress`] and [`binary`], the static
+//! tdtrace, are what they share. This crate
 //! changes the machine only in `setup`, and says so line by line.
 
 mod bench;
+mod binary;
+mod dist;
 mod lab;
 mod licences;
 mod packages;
+mod programs;
 mod progress;
 mod run;
 mod setup;
@@ -30,6 +34,7 @@ struct Cli {
 enum Command {
     Setup(setup::Args),
     Run(run::Args),
+    Dist(dist::Args),
     Test(test::Args),
     Lab(lab::Args),
     Bench(bench::Args),
@@ -49,6 +54,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Setup(args) => setup::run(&args),
         Command::Run(args) => run::run(&args),
+        Command::Dist(dist::Args {}) => dist::make().map(|()| ExitCode::SUCCESS),
         Command::Test(args) => test::run(&args),
         Command::Lab(args) => lab::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args),

@@ -2,8 +2,9 @@
 //! fails.
 
 use std::{
+    ffi::OsStr,
     io::{self, IsTerminal as _, Read as _, Write as _},
-    process::{Command, ExitStatus, Stdio},
+    process::{Command, ExitStatus, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -99,6 +100,21 @@ pub(crate) fn run_line(text: &str, command: Command) -> Result<()> {
         bail!("it needs the network once");
     }
     bail!("`{shown}` failed ({})", finished.status);
+}
+
+/// Runs `command` to its end without a word.
+///
+/// # Errors
+/// When it does not start or fails; what it said is in the error.
+pub(crate) fn run(command: &mut Command) -> Result<Output> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let out = command.output().with_context(|| format!("{name} does not run"))?;
+    if !out.status.success() {
+        let words: Vec<_> = command.get_args().map(OsStr::to_string_lossy).collect();
+        let said = String::from_utf8_lossy(&out.stderr);
+        bail!("`{name} {}` ended with {}: {}", words.join(" "), out.status, said.trim());
+    }
+    Ok(out)
 }
 
 /// The command as one would type it.
@@ -220,5 +236,12 @@ mod tests {
         assert_eq!(seconds(Duration::from_millis(420)), "0.4 s");
         assert_eq!(seconds(Duration::from_millis(9_970)), "10 s");
         assert_eq!(seconds(Duration::from_secs(41)), "41 s");
+    }
+
+    #[test]
+    fn a_command_that_fails_is_named_with_what_it_said() {
+        let mut command = Command::new("sh");
+        let error = run(command.args(["-c", "echo broken >&2; exit 3"])).unwrap_err().to_string();
+        assert!(error.contains("broken") && error.contains('3'), "{error}");
     }
 }

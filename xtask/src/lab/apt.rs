@@ -5,13 +5,15 @@
 //! its own, the machine's configuration is only read.
 
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     fs,
     path::Path,
-    process::{self, Command, Output},
+    process::{self, Command},
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
+
+use crate::progress::run;
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
@@ -156,18 +158,6 @@ fn debian_mirror(targets: &str) -> Option<&str> {
     targets.lines().find_map(|line| line.strip_prefix("Debian\tDebian\t")).map(str::trim)
 }
 
-/// Runs `command` to its end; what it said is in the error if it fails.
-pub(super) fn run(command: &mut Command) -> Result<Output> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let out = command.output().with_context(|| format!("{name} does not run"))?;
-    if !out.status.success() {
-        let words: Vec<_> = command.get_args().map(OsStr::to_string_lossy).collect();
-        let said = String::from_utf8_lossy(&out.stderr);
-        bail!("`{name} {}` ended with {}: {}", words.join(" "), out.status, said.trim());
-    }
-    Ok(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,12 +173,5 @@ mod tests {
     #[test]
     fn lists_without_their_release_file_name_no_mirror() {
         assert_eq!(debian_mirror("$(ORIGIN)\t$(LABEL)\thttp://one.example/debian/\n"), None);
-    }
-
-    #[test]
-    fn a_command_that_fails_is_named_with_what_it_said() {
-        let mut command = Command::new("sh");
-        let error = run(command.args(["-c", "echo broken >&2; exit 3"])).unwrap_err().to_string();
-        assert!(error.contains("broken") && error.contains('3'), "{error}");
     }
 }

@@ -27,13 +27,15 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::{
-    Base, Options, binary, headers,
+    Base, Options, headers,
     headers::{Debug, Sources},
     initramfs::{Archive, SCENARIO},
     module::{self, Module},
-    prepare, programs,
+    prepare,
     vm::{Report, Vm},
 };
+
+use crate::{binary, programs, workspace};
 
 use self::{
     steps::{Boot, Sizes, Step},
@@ -108,7 +110,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let base = prepare(&args.options, &[])?;
     let cache = xtask::toolchain::cache_dir()?.join("lab");
     let sources = Sources {
-        dir: &binary::workspace().join("xtask/lab/tdlab"),
+        dir: &workspace::root().join("xtask/lab/tdlab"),
         modules: &[("tdlab", Debug::Removed), ("tdlab_drv", Debug::Kept)],
         programs: &["user"],
     };
@@ -134,7 +136,7 @@ fn vm(name: &str, base: &Base, archives: &[&[u8]]) -> Result<Vm> {
     Ok(Vm {
         vmlinuz: base.kernel.vmlinuz.clone(),
         initramfs,
-        dir: binary::target_dir()?.join("lab").join(name),
+        dir: workspace::target().join("lab").join(name),
         limit: base.limit,
     })
 }

@@ -12,11 +12,8 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 
-use super::{
-    apt::{Apt, run},
-    kernel::Image,
-    programs,
-};
+use super::{apt::Apt, kernel::Image};
+use crate::{programs, progress::run};
 
 /// What a build needs; Debian's kbuild names the compiler that built the kernel.
 pub(super) const NEEDED: &[programs::Program] =

@@ -9,13 +9,11 @@
 //! decompressors and compilers, which are installed if they are missing.
 
 mod apt;
-mod binary;
 mod guest;
 mod headers;
 mod initramfs;
 mod kernel;
 mod module;
-mod programs;
 mod reload;
 mod svm;
 mod verdicts;
@@ -31,6 +29,18 @@ use anyhow::{Context as _, Result, bail};
 use xtask::toolchain::cache_dir;
 
 use self::{apt::Apt, kernel::Series};
+use crate::{
+    binary,
+    programs::{self, Program},
+};
+
+/// What every scenario needs; all else comes from packages that are only unpacked.
+const NEEDED: &[Program] = &[
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("dpkg-deb", "dpkg"),
+    ("xz", "xz-utils"),
+    ("zstd", "zstd"),
+];
 
 /// Boots a stock kernel in a software VM and runs a scenario in it
 #[derive(Clone, Debug, clap::Args)]
@@ -76,7 +86,7 @@ impl Default for Options {
 
 /// What the lab lacks that it cannot install, as a sentence.
 pub(crate) fn missing() -> Option<String> {
-    programs::cannot_install(programs::NEEDED).or_else(|| programs::cannot_install(headers::NEEDED))
+    [NEEDED, binary::NEEDED, headers::NEEDED].into_iter().find_map(programs::cannot_install)
 }
 
 /// Runs the scenario that `args` names.
@@ -125,7 +135,7 @@ struct Base {
 
 /// Fetches what is missing and puts the base archive together, with `modules` to be loaded.
 fn prepare(options: &Options, modules: &[&str]) -> Result<Base> {
-    programs::ensure(programs::NEEDED)?;
+    programs::ensure(NEEDED)?;
     let cache = cache_dir()?.join("lab");
     let kernel = kernel::fetch(options.kernel, &cache, options.refresh)?;
     let modules = module::closure(&kernel, modules)?;

@@ -10,7 +10,8 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use super::{apt::run, kernel::Image};
+use super::kernel::Image;
+use crate::progress::run;
 
 /// A module, ready for insmod.
 #[derive(Clone, Debug)]

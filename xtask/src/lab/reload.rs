@@ -8,8 +8,10 @@ use std::fs;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::{binary, workspace};
+
 use super::{
-    Base, Options, binary,
+    Base, Options,
     initramfs::{Archive, SCENARIO},
     prepare,
     vm::{Report, Vm},
@@ -33,7 +35,7 @@ pub(super) fn run(options: &Options) -> Result<()> {
     let mut scenario = Archive::default();
     scenario.file(SCENARIO, include_bytes!("reload/reload.sh"))?;
     scenario.program("bin/tdtrace", &program)?;
-    let dir = binary::target_dir()?.join("lab").join(format!("reload-{}", kernel.release));
+    let dir = workspace::target().join("lab").join(format!("reload-{}", kernel.release));
     let vm = Vm {
         vmlinuz: kernel.vmlinuz,
         initramfs: vec![archive, scenario.finish()?],

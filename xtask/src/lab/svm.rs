@@ -17,8 +17,10 @@ use std::{fs, path::Path};
 use anyhow::{Context as _, Result, bail};
 use tdtrace_common::counters::Class;
 
+use crate::{binary, workspace};
+
 use super::{
-    Base, Options, binary,
+    Base, Options,
     initramfs::{Archive, SCENARIO},
     prepare,
     vm::{Report, Vm},
@@ -101,7 +103,7 @@ pub(super) fn run(options: &Options) -> Result<()> {
         Some(file) => file.clone(),
         None => binary::build()?,
     };
-    let dir = binary::target_dir()?.join("lab").join(format!("svm-{}", kernel.release));
+    let dir = workspace::target().join("lab").join(format!("svm-{}", kernel.release));
     let vm = Vm {
         vmlinuz: kernel.vmlinuz,
         initramfs: vec![archive, scenario(&tdtrace)?],

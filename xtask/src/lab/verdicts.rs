@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow, ensure};
 use xtask::toolchain::cache_dir;
 
-use super::{apt::Apt, programs};
-use crate::workspace::cargo;
+use super::apt::Apt;
+use crate::{programs, workspace::cargo};
 
 /// The programs that the truth is from.
 const NEEDED: &[programs::Program] =

@@ -1,8 +1,6 @@
-//! The static `tdtrace` that runs in the VM: builds it for musl.
+//! The static `tdtrace` that runs in guests, those of the lab and others: builds it for musl.
 
 use std::{
-    env,
-    ffi::OsString,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -10,43 +8,28 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::Value;
 
-use super::apt::run;
+use crate::{
+    programs::{self, Program},
+    progress::run,
+    workspace,
+};
 
 const TARGET: &str = "x86_64-unknown-linux-musl";
 
-/// The workspace's directory.
-pub(super) fn workspace() -> &'static Path {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().unwrap_or(manifest)
-}
-
-/// The directory that cargo builds into: this program runs from `<target>/<profile>/xtask`.
-pub(super) fn target_dir() -> Result<PathBuf> {
-    let program = env::current_exe().context("the path of this program is not known")?;
-    program
-        .ancestors()
-        .nth(2)
-        .map(Path::to_owned)
-        .ok_or_else(|| anyhow!("{} is not in a target directory", program.display()))
-}
+/// What the build runs beside cargo: there is C in it.
+pub(crate) const NEEDED: &[Program] = &[("musl-gcc", "musl-tools")];
 
 /// Builds `tdtrace` without debug information and returns where it is.
 ///
 /// # Errors
 /// When the target cannot be added or the build fails; cargo has said why on standard error.
-pub(super) fn build() -> Result<PathBuf> {
+pub(crate) fn build() -> Result<PathBuf> {
+    programs::ensure(NEEDED)?;
     add_target()?;
-    let out = Command::new(cargo())
-        .current_dir(workspace())
+    let out = workspace::cargo()
         .args(["build", "--package", "tdtrace", "--bin", "tdtrace", "--locked"])
-        .args([
-            "--profile",
-            "lab",
-            "--target",
-            TARGET,
-            "--message-format",
-            "json-render-diagnostics",
-        ])
+        .args(["--profile", "static", "--target", TARGET])
+        .args(["--message-format", "json-render-diagnostics"])
         .stderr(Stdio::inherit())
         .output()
         .context("cargo does not run")?;
@@ -57,20 +40,15 @@ pub(super) fn build() -> Result<PathBuf> {
         .ok_or_else(|| anyhow!("cargo built tdtrace and did not say where"))
 }
 
-/// The cargo that runs this program.
-fn cargo() -> OsString {
-    env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
-}
-
 fn add_target() -> Result<()> {
     let mut rustc = Command::new("rustc");
-    rustc.current_dir(workspace()).args(["--print", "target-libdir", "--target", TARGET]);
+    rustc.current_dir(workspace::root()).args(["--print", "target-libdir", "--target", TARGET]);
     let out = run(&mut rustc)?;
     if Path::new(String::from_utf8_lossy(&out.stdout).trim()).exists() {
         return Ok(());
     }
-    eprintln!("lab: adding the target {TARGET}");
-    run(Command::new("rustup").current_dir(workspace()).args(["target", "add", TARGET]))
+    eprintln!("adding the target {TARGET}");
+    run(Command::new("rustup").current_dir(workspace::root()).args(["target", "add", TARGET]))
         .map(drop)
         .with_context(|| format!("the standard library for {TARGET} is missing"))
 }

@@ -1,26 +1,16 @@
-//! Programs of this machine that the lab runs, and installing those that are missing.
+//! Programs of this machine that commands run, and installing those that are missing.
 
 use std::{env, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::apt::run;
+use crate::progress::run;
 
 /// A program and the Debian package that has it.
-pub(super) type Program = (&'static str, &'static str);
-
-/// What every scenario needs; all else comes from packages that are only unpacked.
-pub(super) const NEEDED: &[Program] = &[
-    ("qemu-system-x86_64", "qemu-system-x86"),
-    ("dpkg-deb", "dpkg"),
-    ("xz", "xz-utils"),
-    ("zstd", "zstd"),
-    // The static tdtrace has C in it.
-    ("musl-gcc", "musl-tools"),
-];
+pub(crate) type Program = (&'static str, &'static str);
 
 /// Makes sure that the programs of `needed` are there, by apt where this user may.
-pub(super) fn ensure(needed: &[Program]) -> Result<()> {
+pub(crate) fn ensure(needed: &[Program]) -> Result<()> {
     let packages = missing(needed);
     if packages.is_empty() {
         return Ok(());
@@ -29,7 +19,7 @@ pub(super) fn ensure(needed: &[Program]) -> Result<()> {
         bail!("{why}");
     }
     let list = packages.join(" ");
-    eprintln!("lab: installing {list}");
+    eprintln!("installing {list}");
     let install = || {
         let mut command = Command::new("apt-get");
         command.args(["install", "--yes", "--no-install-recommends", "--no-remove"]);
@@ -45,13 +35,13 @@ pub(super) fn ensure(needed: &[Program]) -> Result<()> {
 
 /// Why programs of `needed` are missing and this user cannot install them; `None` when all are there
 /// or can be installed.
-pub(super) fn cannot_install(needed: &[Program]) -> Option<String> {
+pub(crate) fn cannot_install(needed: &[Program]) -> Option<String> {
     let packages = missing(needed);
     // SAFETY: geteuid takes no argument and cannot fail.
     let root = unsafe { libc::geteuid() } == 0;
     (!packages.is_empty() && (!root || find("apt-get").is_none())).then(|| {
         format!(
-            "the lab needs more: run `sudo apt-get install --no-install-recommends {}`",
+            "more is needed: run `sudo apt-get install --no-install-recommends {}`",
             packages.join(" ")
         )
     })
