@@ -182,6 +182,26 @@ pub struct Timing {
 
 const _: () = assert!(size_of::<Timing>() == 2 * CACHE_LINE);
 
+/// A duration that was longer than asked for, halts left out.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlowEvent {
+    /// When it ended (`CLOCK_MONOTONIC`, ns).
+    pub at: u64,
+    /// Of what it consists by [`Part`], ns.
+    pub parts: [u64; PARTS],
+    /// Of what it is the duration.
+    pub class: LatencyClass,
+    /// Slot of the vCPU.
+    pub slot: u32,
+    /// Life of the slot, which tells the vCPU from others that had it.
+    pub life: u32,
+    /// The thread that ran it when KVM_RUN ended last.
+    pub tid: u32,
+}
+
+const _: () = assert!(size_of::<SlowEvent>() == 8 + 8 * PARTS + 16);
+
 #[cfg(feature = "user")]
 mod pod {
     use super::LatencyRow;

@@ -4,7 +4,7 @@
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, Queue},
+    maps::{Array, HashMap, PerCpuArray, Queue, RingBuf},
 };
 use tdtrace_common::{
     counters::{
@@ -19,6 +19,10 @@ use tdtrace_common::{
 /// Whether the programs take the time; without, the verifier removes what does.
 #[unsafe(no_mangle)]
 static TIMED: u8 = 1;
+
+/// Durations of more nanoseconds than that are sent one by one; 0: none.
+#[unsafe(no_mangle)]
+static SLOWER_THAN: u64 = 0;
 
 /// Whether this load is for synthetic TDs.
 #[unsafe(no_mangle)]
@@ -44,6 +48,13 @@ pub(crate) fn debug() -> bool {
 pub(crate) fn is_timed() -> bool {
     // SAFETY: as above.
     unsafe { core::ptr::read_volatile(&raw const TIMED) != 0 }
+}
+
+/// Above how many nanoseconds a duration is sent; 0: none.
+#[inline(always)]
+pub(crate) fn slower_than() -> u64 {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const SLOWER_THAN) }
 }
 
 /// Whether clock, thread and vCPU come from [`SYNTHETIC_CPUS`].
@@ -82,6 +93,14 @@ pub(crate) static LATENCY_ROWS: Array<LatencyRow> = Array::with_max_entries(1, B
 /// Indices of [`LATENCY_ROWS`] that vCPUs had and gave back; they come before rows that nobody had.
 #[map]
 pub(crate) static FREE_ROWS: Queue<u32> = Queue::with_max_entries(1, 0);
+
+/// Durations that are sent: a page unless a load wants them.
+#[map]
+pub(crate) static SLOW: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// Those that found no room, in the order of CPUs.
+#[map]
+pub(crate) static SLOW_LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// How many of [`LATENCY_ROWS`] were taken for the first time.
 #[map]
@@ -147,10 +166,16 @@ pub(crate) fn lose(loss: Loss, class: Class) {
 #[inline(always)]
 pub(crate) fn lose_index(index: u32) {
     if let Some(count) = LOSSES.get_ptr_mut(index) {
-        // SAFETY: this CPU's value, 8-byte aligned. Atomic, because a preempted program may be halfway
-        // through the same addition; as assembly, because the target has no `AtomicU64::fetch_add`.
-        unsafe {
-            core::arch::asm!("lock *(u64 *)({count} + 0) += {one}", count = in(reg) count, one = in(reg) 1_u64);
-        }
+        add(count, 1);
+    }
+}
+
+/// Adds to a word that others, or a preempted program of this CPU, may be adding to as well.
+#[inline(always)]
+pub(crate) fn add(word: *mut u64, number: u64) {
+    // SAFETY: an 8-byte aligned word of a map's value. As assembly, because the target has no
+    // `AtomicU64::fetch_add`.
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({word} + 0) += {number}", word = in(reg) word, number = in(reg) number);
     }
 }

@@ -9,12 +9,12 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use tdtrace_common::latency::{
     BUCKETS, LATENCY_RETURNS, LatencyClass, LatencyRow, PARTS, Part, Phase, ROW_PROBES, SLOT_ROWS,
-    Timing, bucket, row_start,
+    SlowEvent, Timing, bucket, row_start,
 };
 
 use crate::{
     context,
-    maps::{FREE_ROWS, LATENCY_ROWS, fresh_row, is_timed},
+    maps::{FREE_ROWS, LATENCY_ROWS, SLOW, SLOW_LOST, add, fresh_row, is_timed, slower_than},
     slot::Slot,
 };
 
@@ -55,6 +55,7 @@ pub(crate) fn enters(slot: &mut Slot) {
         if timing.exit != 0 {
             let (class, parts) = (u32::from(timing.exit) - 1, timing.parts);
             record(slot, class, &parts);
+            send_slow(slot, class, &parts, now);
         }
     } else {
         miss(timing);
@@ -101,7 +102,12 @@ pub(crate) fn runs(slot: &mut Slot) {
         book(timing, &parts);
         if timing.returned != 0 {
             let class = LATENCY_RETURNS + u32::from(timing.returned) - 1;
+            let is_part_of_exit = timing.exit != 0;
             record(slot, class, &parts);
+            // An exit that lasts is sent as a whole when it is over.
+            if !is_part_of_exit {
+                send_slow(slot, class, &parts, now);
+            }
         }
     } else {
         miss(timing);
@@ -195,6 +201,43 @@ fn record(slot: &mut Slot, class: LatencyClass, parts: &[u64; PARTS]) {
     if index < BUCKETS {
         row.buckets[index] = row.buckets[index].wrapping_add(1);
     }
+}
+
+/// Sends a duration that ended at `now`, if it is longer than asked for. Halts are left out: they last as
+/// long as the guest has nothing to do.
+#[inline(always)]
+fn send_slow(slot: &mut Slot, class: LatencyClass, parts: &[u64; PARTS], now: u64) {
+    let limit = slower_than();
+    if limit == 0 {
+        return;
+    }
+    let halted = Part::Halted as usize;
+    let rest = parts.iter().enumerate().filter(|(part, _)| *part != halted);
+    if rest.map(|(_, ns)| ns).sum::<u64>() > limit {
+        slot.get().timing.parts = *parts;
+        send(slot.index(), class, now);
+    }
+}
+
+/// Sends the duration whose parts stand in the slot's `timing`. Nobody is woken: the collector looks by
+/// itself. Out of line: it is rare.
+#[inline(never)]
+fn send(index: u32, class: LatencyClass, at: u64) -> u32 {
+    const NO_WAKEUP: u64 = 1;
+    let Some(mut slot) = Slot::at(index) else {
+        return 0;
+    };
+    let Some(mut room) = SLOW.reserve::<SlowEvent>(0) else {
+        if let Some(lost) = SLOW_LOST.get_ptr_mut(0) {
+            add(lost, 1);
+        }
+        return 0;
+    };
+    let current = slot.get();
+    let (parts, life, tid) = (current.timing.parts, current.life, current.tid);
+    room.write(SlowEvent { at, parts, class, slot: index, life, tid });
+    room.submit(NO_WAKEUP);
+    0
 }
 
 /// The row of `class`, made if the vCPU has none.

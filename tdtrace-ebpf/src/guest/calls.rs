@@ -10,7 +10,8 @@ use tdtrace_common::guest::{
     CallEntry, CallEntryKey, CallKey, CallValue, GuestLoss, Operation, has_failed,
 };
 
-use super::maps::{CALL_ENTRIES, CALLS, add, control, lose, now, raise, returns, stack, thread};
+use super::maps::{CALL_ENTRIES, CALLS, control, lose, now, raise, returns, stack, thread};
+use crate::maps::add;
 
 /// Bytes of a page.
 const PAGE: u64 = 4096;

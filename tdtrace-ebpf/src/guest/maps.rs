@@ -16,6 +16,8 @@ use tdtrace_common::{
     layout::GuestLayout,
 };
 
+use crate::maps::add;
+
 /// Offsets of the running kernel.
 #[unsafe(no_mangle)]
 pub(crate) static GUEST_LAYOUT: GuestLayout = GuestLayout::EMPTY;
@@ -167,16 +169,6 @@ pub(crate) fn stack(ctx: &impl StackIdContext) -> i32 {
             lose(GuestLoss::Stacks);
             error
         }
-    }
-}
-
-/// Adds to a word that all CPUs write.
-#[inline(always)]
-pub(crate) fn add(word: *mut u64, number: u64) {
-    // SAFETY: `word` is 8-byte aligned in a map's value. As assembly, because the target has no
-    // `AtomicU64::fetch_add`.
-    unsafe {
-        core::arch::asm!("lock *(u64 *)({word} + 0) += {number}", word = in(reg) word, number = in(reg) number);
     }
 }
 

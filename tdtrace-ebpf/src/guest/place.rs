@@ -8,8 +8,9 @@ use tdtrace_common::guest::{
 
 use super::{
     frame,
-    maps::{VE_PLACES, add, lose, stack},
+    maps::{VE_PLACES, lose, stack},
 };
+use crate::maps::add;
 
 /// An EPT violation: MMIO.
 pub(super) const EPT_VIOLATION: u64 = 48;

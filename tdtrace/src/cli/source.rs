@@ -22,6 +22,10 @@ pub(super) struct SourceArgs {
     /// Take no times: cheaper, but without durations and where the time goes
     #[arg(long)]
     no_latency: bool,
+    /// List single exits, and returns to the VMM, that take longer: 500us, 10ms, 1s; time that a guest
+    /// is halted does not count
+    #[arg(long, value_name = "TIME", value_parser = limit, conflicts_with = "no_latency")]
+    slower_than: Option<Duration>,
     /// Attach now, KVM loaded or not, and begin when the VM with this name or process id is there; it is
     /// counted from its first exit
     #[arg(long, value_name = "NAME")]
@@ -29,6 +33,22 @@ pub(super) struct SourceArgs {
     /// Print what the eBPF programs log to stderr
     #[arg(long)]
     pub(super) debug_ebpf: bool,
+}
+
+/// A limit of durations: a number and `ns`, `us`, `ms` or `s`.
+fn limit(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match &text[digits.len()..] {
+        "ns" => 1e-9,
+        "us" | "µs" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        _ => return Err(format!("`{text}` is no time; write it as 500us, 10ms or 1s")),
+    };
+    let number: f64 = digits.parse().map_err(|_| format!("`{digits}` is not a number"))?;
+    let limit = Duration::try_from_secs_f64(number * unit);
+    let is_possible = |limit: &Duration| (1_000..=3_600_000_000_000).contains(&limit.as_nanos());
+    limit.ok().filter(is_possible).ok_or(format!("{text} is not between 1us and 3600s"))
 }
 
 /// How often it is looked whether the VM is there.
@@ -41,6 +61,7 @@ impl SourceArgs {
             debug_ebpf: self.debug_ebpf,
             timed: !self.no_latency,
             wait_for_kvm: self.wait_vm.is_some(),
+            slower_than: self.slower_than,
         }
     }
 

@@ -22,6 +22,7 @@ use super::{
     places,
     sample::{Isa, LatencySample, Sample, VcpuKey, VcpuSample, VmKey, VmSample, place_order},
     served,
+    slow::{self, SlowLog},
     snapshot::{
         Audit, ExitSource, HISTORY, Hotspot, Latency, Snapshot, Tally, TimeSplit, Vcpu, Vm,
         class_of, is_halt, latency_name,
@@ -51,6 +52,7 @@ pub struct Aggregate {
     ended: Vec<Vm>,
     dropped: Counts,
     dropped_vms: u64,
+    slow: SlowLog,
 }
 
 impl Aggregate {
@@ -66,6 +68,7 @@ impl Aggregate {
         self.at = Some(sample.at);
         let mut last = sample.clone();
         last.vms.retain(|vm| !vm.ended);
+        last.slow.clear();
         self.last = Some(last);
         let since_reset = self.baseline.as_ref().map(|base| sample.at.saturating_sub(base.at()));
         let sample = match &self.baseline {
@@ -83,12 +86,14 @@ impl Aggregate {
         }
         let mut live = Vec::new();
         let mut ended = Vec::new();
+        let mut known = HashMap::new();
         for vm in sample.vms {
             let vcpus = vcpus_by_vm.remove(&vm.key).unwrap_or_default();
             let (key, over) = (vm.key, vm.ended);
             // Synthetic TDs are Intel's, whatever runs them.
             let isa = if vm.demo { Isa::Vmx } else { isa };
             let vm = self.vm(vm, vcpus, seen, isa, interval);
+            known.insert(key, slow::known(&vm, isa));
             if over {
                 self.ids.remove(&key);
                 self.latency.remove(&key);
@@ -108,6 +113,7 @@ impl Aggregate {
         // With the list: the VMs that leave it now are still in it.
         let dropped_vms = self.dropped_vms;
         self.retire(ended);
+        self.slow.take(sample.slower_than, sample.slow, |key| known.get(&key).cloned());
         Snapshot {
             at: sample.at,
             interval,
@@ -119,6 +125,7 @@ impl Aggregate {
             counts,
             dropped_vms,
             losses: sample.losses,
+            slow: self.slow.clone(),
         }
     }
 
@@ -132,6 +139,7 @@ impl Aggregate {
         self.ended.clear();
         self.dropped = Counts::default();
         self.dropped_vms = 0;
+        self.slow = SlowLog::default();
         self.at = None;
         Some(self.apply(last))
     }

@@ -148,6 +148,7 @@ fn losses(losses: Losses, base: &Losses) -> Losses {
         hotspots: losses.hotspots.saturating_sub(base.hotspots),
         unpaired: losses.unpaired.saturating_sub(base.unpaired),
         durations: losses.durations.saturating_sub(base.durations),
+        slow: losses.slow.saturating_sub(base.slow),
         outside: less(&losses.outside, &base.outside, |class| *class),
     }
 }

@@ -5,12 +5,15 @@
 
 mod exit;
 mod hotspot;
+mod slow;
 mod vcpu;
 mod vm;
 
 use tdtrace_common::latency::Part;
 
-pub use self::{exit::EXIT_FIELDS, hotspot::HOTSPOT_FIELDS, vcpu::VCPU_FIELDS, vm::VM_FIELDS};
+pub use self::{
+    exit::EXIT_FIELDS, hotspot::HOTSPOT_FIELDS, slow::SLOW_FIELDS, vcpu::VCPU_FIELDS, vm::VM_FIELDS,
+};
 use super::{
     figure,
     latency::Times,
@@ -256,8 +259,9 @@ pub fn keys() -> Vec<(&'static str, &'static str)> {
     let vcpu = VCPU_FIELDS.iter().map(|field| (field.key, field.help));
     let exit = EXIT_FIELDS.iter().map(|field| (field.key, field.help));
     let hotspot = HOTSPOT_FIELDS.iter().map(|field| (field.key, field.help));
+    let slow = SLOW_FIELDS.iter().map(|field| (field.key, field.help));
     let mut keys: Vec<(&str, &str)> = Vec::new();
-    for (key, help) in vm.chain(exit).chain(hotspot).chain(vcpu) {
+    for (key, help) in vm.chain(exit).chain(hotspot).chain(vcpu).chain(slow) {
         if !FIGURES.contains(&key) && keys.iter().all(|(other, _)| *other != key) {
             keys.push((key, help));
         }
@@ -335,6 +339,7 @@ mod tests {
     fn keys_are_unique() {
         unique(VM_FIELDS);
         unique(HOTSPOT_FIELDS);
+        unique(SLOW_FIELDS);
         unique(VCPU_FIELDS);
         unique(EXIT_FIELDS);
     }

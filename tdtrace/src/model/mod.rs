@@ -20,6 +20,7 @@ pub mod limit;
 pub mod places;
 pub mod sample;
 pub mod served;
+pub mod slow;
 pub mod snapshot;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -10,6 +10,7 @@ use tdtrace_common::{
 use super::{
     counts::Counts,
     latency::{Histogram, Times},
+    slow::SlowSample,
 };
 
 /// Which exit reasons this KVM has.
@@ -152,6 +153,8 @@ pub struct Losses {
     pub unpaired: u64,
     /// Durations that found no row of their class; the time itself was counted.
     pub durations: u64,
+    /// Durations that were to be delivered one by one and found no room; they were counted.
+    pub slow: u64,
     /// No loss: events that belong to no vCPU, by class.
     pub outside: Vec<(Class, u64)>,
 }
@@ -192,6 +195,7 @@ impl Losses {
         self.hotspots += other.hotspots;
         self.unpaired += other.unpaired;
         self.durations += other.durations;
+        self.slow += other.slow;
     }
 }
 
@@ -210,4 +214,8 @@ pub struct Sample {
     pub vcpus: Vec<Arc<VcpuSample>>,
     /// What is missing.
     pub losses: Losses,
+    /// The limit above which durations are delivered one by one; `None`: they are not.
+    pub slower_than: Option<Duration>,
+    /// Those that came since the sample before.
+    pub slow: Vec<SlowSample>,
 }

@@ -19,6 +19,7 @@ use super::{
     latency::{Histogram, Times},
     sample::{Host, Isa, Losses, ProbeState, VcpuSample, VmKey},
     served::Server,
+    slow::SlowLog,
 };
 
 /// A total since attaching, and events per second over the last interval.
@@ -182,6 +183,17 @@ pub enum Span {
     Exit,
     /// From the return of KVM_RUN to the next KVM_RUN: what the VMM took.
     Return,
+}
+
+impl Span {
+    /// The name in tables and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Exit => "exit",
+            Self::Return => "return",
+        }
+    }
 }
 
 /// The durations of one class of a VM or vCPU.
@@ -365,6 +377,8 @@ pub struct Snapshot {
     pub dropped_vms: u64,
     /// What is missing.
     pub losses: Losses,
+    /// Single durations that were longer than asked for.
+    pub slow: SlowLog,
 }
 
 impl Snapshot {

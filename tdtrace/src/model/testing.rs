@@ -14,6 +14,7 @@ use super::{
     sample::{
         Host, Isa, LatencySample, Losses, ProbeState, Sample, VcpuKey, VcpuSample, VmKey, VmSample,
     },
+    slow::SlowSample,
     snapshot::Snapshot,
 };
 
@@ -111,6 +112,21 @@ fn latency(vm: u32, scale: u64) -> Arc<[LatencySample]> {
     .into()
 }
 
+fn slow(second: u64) -> Vec<SlowSample> {
+    let one = |millis, class, ns| SlowSample {
+        at: Duration::from_secs(second) - Duration::from_millis(millis),
+        vm: VmKey { index: 1, life: 1 },
+        vcpu: 0,
+        tid: 5002,
+        class,
+        ns,
+    };
+    vec![
+        one(420, 49, [900_000, 2_300_000, 0, 40_000]),
+        one(77, LATENCY_RETURNS + 6, [0, 1_250_000, 0, 0]),
+    ]
+}
+
 fn sample(second: u64, scale: u64) -> Sample {
     let vm = |index, pid, name: &str, vmm: &str, container: Option<&str>, vm_type| VmSample {
         key: VmKey { index, life: 1 },
@@ -147,6 +163,8 @@ fn sample(second: u64, scale: u64) -> Sample {
             misses: vec![("kvm_exit".to_owned(), 0), ("kvm_msr".to_owned(), 12)],
             ..Losses::default()
         },
+        slower_than: Some(Duration::from_millis(1)),
+        slow: slow(second),
     }
 }
 

@@ -85,6 +85,9 @@ pub(super) fn loss_rows(losses: &Losses) -> Vec<Row> {
     ] {
         rows.push(Row::number(kind, 0, count));
     }
+    if losses.slow > 0 {
+        rows.push(Row::number(Kind::SlowLost, 0, losses.slow));
+    }
     let outside = |(class, count): &(Class, u64)| Row::number(Kind::Outside, *class as u32, *count);
     rows.extend(losses.outside.iter().map(outside));
     rows
@@ -104,6 +107,7 @@ pub(super) fn losses_from_rows(rows: &[Row]) -> Result<Losses, Malformed> {
             Kind::WithoutPlace => losses.hotspots = row.value,
             Kind::Unpaired => losses.unpaired = row.value,
             Kind::DurationsLost => losses.durations = row.value,
+            Kind::SlowLost => losses.slow = row.value,
             Kind::Outside => losses.outside.push((class()?, row.value)),
             kind => {
                 let loss = Loss::ALL.into_iter().find(|loss| Kind::lost(*loss) == kind);

@@ -256,10 +256,19 @@ kinds! {
     Unpaired = "unpaired",
     /// `value`: durations that found no row.
     DurationsLost = "durations_lost",
+    /// `value`: durations that were to be written one by one and found no room.
+    SlowLost = "slow_lost",
     /// `value`: events of class `index` that belong to no vCPU; no loss.
     Outside = "outside",
     /// `value`: what was not counted in a guest, or only in part, for cause number `index`.
     GuestLost = "guest_lost",
+    /// `value`: durations of more nanoseconds than that are written one by one.
+    SlowerThan = "slower_than",
+    /// `value`: nanoseconds of a duration of class `index` that ended at `address`, ns since the source
+    /// began, in thread `size`. Its parts follow.
+    Slow = "slow",
+    /// `value`: nanoseconds of part number `index` of the duration before.
+    SlowPart = "slow_part",
     /// A batch ends, and with it a sample; `value`: the checksum.
     Sample = "sample",
     /// A batch ends, and its sample goes on in the next one; `value`: the checksum.
@@ -269,7 +278,7 @@ kinds! {
 /// What the column `record` says: which rows belong together for a reader that wants one thing only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Record {
-    /// One event; not written by this version.
+    /// One event.
     Event,
     /// Something that is missing.
     Loss,
@@ -307,6 +316,7 @@ impl Kind {
     pub fn record(self) -> Record {
         match self {
             Self::Sample | Self::Part => Record::BatchEnd,
+            _ if self >= Self::SlowerThan => Record::Event,
             _ if self >= Self::LossesCleared => Record::Loss,
             _ if self >= Self::Count => Record::Counter,
             _ => Record::Fact,

@@ -33,6 +33,7 @@ pub mod reader;
 mod row;
 pub mod schema;
 mod sequence;
+mod slow;
 mod vcpu;
 mod vm;
 pub mod writer;

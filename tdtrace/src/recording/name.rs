@@ -32,7 +32,8 @@ pub(super) fn name(key: &Key, isa: Isa) -> Cow<'static, str> {
             None => "guest".into(),
             Some(part) => Part::ALL.get(part as usize).map_or("", |part| part.name()).into(),
         },
-        kind if kind.group() == Kind::DurationMax => {
+        Kind::SlowPart => Part::ALL.get(key.index as usize).map_or("", |part| part.name()).into(),
+        kind if kind == Kind::Slow || kind.group() == Kind::DurationMax => {
             let span = if key.index < LATENCY_RETURNS { "exit" } else { "return" };
             format!("{span} {}", latency_name(key.index, isa).1).into()
         }

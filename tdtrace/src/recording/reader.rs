@@ -8,7 +8,7 @@ use super::{
     row::{Key, Malformed, Row, merge},
     schema::{Cells, Columns},
     sequence::{Assemble, Cut, Sequence},
-    vcpu, vm,
+    slow, vcpu, vm,
 };
 use crate::model::sample::{Losses, Sample, VcpuSample, VmSample};
 
@@ -67,13 +67,19 @@ struct Pending {
     changes: BTreeMap<Subject, Change>,
     vms: Option<Vec<u32>>,
     vcpus: Option<Vec<u32>>,
+    slow: slow::Read,
     weight: usize,
 }
 
 impl Pending {
     fn take(&mut self, columns: &Columns) -> Result<(), Malformed> {
-        for cells in columns.rows().filter(|cells| cells.record != Record::Event.name()) {
-            self.row(&cells)?;
+        for cells in columns.rows() {
+            if cells.record == Record::Event.name() {
+                self.slow.take(&cells)?;
+                self.weight += 128;
+            } else {
+                self.row(&cells)?;
+            }
             if self.weight > STATE_MAX {
                 return Err(Malformed("a sample that is larger than any machine's"));
             }
@@ -156,9 +162,10 @@ impl Assemble for State {
     }
 
     fn sample(&mut self, at: Duration) -> Result<Sample, Malformed> {
-        let pending = std::mem::take(&mut self.pending);
+        let mut pending = std::mem::take(&mut self.pending);
+        let slow = std::mem::take(&mut pending.slow);
         self.apply(pending)?;
-        self.made(at)
+        self.made(at, slow)
     }
 }
 
@@ -202,10 +209,12 @@ impl State {
         Ok(())
     }
 
-    fn made(&self, at: Duration) -> Result<Sample, Malformed> {
+    fn made(&self, at: Duration, slow: slow::Read) -> Result<Sample, Malformed> {
         let (host, probes) =
             self.host.as_ref().map(|kept| kept.made.clone()).ok_or(Malformed("no machine"))?;
         let losses = self.losses.as_ref().map(|kept| kept.made.clone());
+        let (slower_than, slow) =
+            slow.finish(|number| self.vms.get(&number).map(|kept| kept.made.key))?;
         Ok(Sample {
             at,
             host,
@@ -213,6 +222,8 @@ impl State {
             vms: made(&self.vms, &self.listed_vms)?,
             vcpus: made(&self.vcpus, &self.listed_vcpus)?,
             losses: losses.ok_or(Malformed("no losses, not even none"))?,
+            slower_than,
+            slow,
         })
     }
 }

@@ -8,7 +8,7 @@ use super::{
     name::name,
     output::{Output, Subject, next},
     row::{Key, Row},
-    vcpu, vm,
+    slow, vcpu, vm,
 };
 use crate::model::sample::{Isa, Losses, Sample, VcpuKey, VcpuSample, VmKey, VmSample};
 
@@ -54,6 +54,8 @@ impl<W: Write> Writer<W> {
         put.machine(sample, before)?;
         let vms = put.vms(&sample.vms, before)?;
         put.vcpus(&sample.vcpus, &vms, before)?;
+        let isa = sample.host.isa;
+        slow::write(output, sample, |key| vms.get(&key).copied(), |key| name(key, isa))?;
         self.output.end()
     }
 

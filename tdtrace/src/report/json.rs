@@ -9,7 +9,7 @@ use tdtrace_common::{
     latency::{Part, bucket_start},
 };
 
-use super::{Show, text::kept_places};
+use super::{Show, slow, text::kept_places};
 use crate::model::{
     counts::Counts,
     exits::{self, ExitRow, Kind, Scope},
@@ -69,6 +69,7 @@ pub fn to_json(snapshot: &Snapshot, show: Show<'_>) -> Value {
         "audit": snapshot.audit().as_ref().map(audit),
         "dropped_vms": snapshot.dropped_vms,
         "vms": vms,
+        "slow": slow::to_json(snapshot, show),
     })
 }
 

@@ -2,6 +2,7 @@
 
 pub mod guest;
 mod json;
+mod slow;
 mod table;
 mod text;
 

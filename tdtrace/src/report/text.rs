@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, fmt::Write as _};
 
-use super::{Show, table::table};
+use super::{Show, slow, table::table};
 use crate::model::{
     exits::{self, ExitRow, Kind, Scope},
     field::{Row, pick, thousands},
@@ -155,6 +155,7 @@ pub fn to_text(snapshot: &Snapshot, show: Show<'_>) -> String {
     reasons(snapshot, show, &mut text);
     durations(snapshot, show, &mut text);
     places(snapshot, show, &mut text);
+    slow::to_text(snapshot, show, WIDTH, &mut text);
     text
 }
 

@@ -16,6 +16,7 @@ impl<A: Source, B: Source> Source for Beside<A, B> {
         sample.vms.extend(other.vms);
         sample.vcpus.extend(other.vcpus);
         sample.losses.add(&other.losses);
+        sample.slow.extend(other.slow);
         Ok(sample)
     }
 

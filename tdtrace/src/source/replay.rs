@@ -181,6 +181,8 @@ mod tests {
                 vms: Vec::new(),
                 vcpus: Vec::new(),
                 losses: Losses::default(),
+                slower_than: None,
+                slow: Vec::new(),
             };
             writer.write(&sample).unwrap();
         }

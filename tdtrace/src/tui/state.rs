@@ -69,11 +69,14 @@ pub enum View {
     Hotspots,
     /// vCPUs with the audit.
     Vcpus,
+    /// Single durations that were longer than asked for.
+    Slow,
 }
 
 impl View {
     /// Every view, in the order of the tabs.
-    pub const ALL: [Self; 5] = [Self::Vms, Self::Exits, Self::Latency, Self::Hotspots, Self::Vcpus];
+    pub const ALL: [Self; 6] =
+        [Self::Vms, Self::Exits, Self::Latency, Self::Hotspots, Self::Vcpus, Self::Slow];
 }
 
 impl Views for View {
@@ -94,6 +97,7 @@ impl Views for View {
             Self::Latency => "Latency",
             Self::Hotspots => "Hotspots",
             Self::Vcpus => "vCPUs",
+            Self::Slow => "Slow",
         }
     }
 
@@ -102,6 +106,7 @@ impl Views for View {
             Self::Vms | Self::Vcpus => "exits_per_s",
             Self::Exits | Self::Latency => "time_ns",
             Self::Hotspots => "per_s",
+            Self::Slow => "at_ns",
         }
     }
 
@@ -123,7 +128,7 @@ impl Views for View {
             }
             (Self::Latency, Scope::All) => state.scope = Scope::Vm(number(id[0])),
             (Self::Hotspots, Scope::All) => state.scope = Scope::Vm(number(id[0] >> 32)),
-            (Self::Latency | Self::Hotspots, _) => {}
+            (Self::Latency | Self::Hotspots | Self::Slow, _) => {}
         }
     }
 

@@ -9,6 +9,7 @@ mod help;
 mod histogram;
 mod hotspots;
 mod latency;
+mod slow;
 mod table;
 mod vcpus;
 mod vms;
@@ -63,6 +64,7 @@ fn draw_view(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) -> Rows {
         View::Latency => latency::draw(frame, area, shown),
         View::Hotspots => hotspots::draw(frame, area, shown),
         View::Vcpus => vcpus::draw(frame, area, shown),
+        View::Slow => slow::draw(frame, area, shown),
     }
 }
 

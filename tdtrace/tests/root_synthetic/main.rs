@@ -5,6 +5,7 @@
 
 mod drive;
 mod exact;
+mod slow;
 mod taxonomy;
 mod trouble;
 mod truth;

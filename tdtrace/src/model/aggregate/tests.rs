@@ -59,6 +59,8 @@ fn sample(millis: u64, vms: Vec<VmSample>, vcpus: Vec<VcpuSample>) -> Sample {
         vms,
         vcpus: vcpus.into_iter().map(|vcpu| Arc::new(vcpu.sorted())).collect(),
         losses: Losses::default(),
+        slower_than: None,
+        slow: Vec::new(),
     }
 }
 

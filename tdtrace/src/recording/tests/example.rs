@@ -117,8 +117,11 @@ fn sample(millis: u64, scale: u64, vms: Vec<VmSample>, vcpus: Vec<VcpuSample>) -
             hotspots: scale / 100,
             unpaired: 1,
             durations: 0,
+            slow: 0,
             outside: vec![(Class::SpteChanged, 17 * scale), (Class::InterruptPosted, 4)],
         },
+        slower_than: None,
+        slow: Vec::new(),
     }
 }
 

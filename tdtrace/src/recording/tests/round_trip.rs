@@ -17,6 +17,7 @@ use crate::{
             Host, Isa, LatencySample, Losses, ProbeState, Sample, VcpuKey, VcpuSample, VmKey,
             VmSample,
         },
+        slow::SlowSample,
     },
     recording::{ROWS_MAX, TEXT_MAX, Writer},
 };
@@ -152,17 +153,46 @@ fn losses() -> impl Strategy<Value = Losses> {
     (
         vec((loss, class(), number()), 0..4),
         vec((text(), number()), 0..3),
-        (number(), number(), number()),
+        (number(), number(), number(), number()),
         vec((class(), number()), 0..3),
     )
-        .prop_map(|(causes, misses, (hotspots, unpaired, durations), outside)| Losses {
+        .prop_map(|(causes, misses, (hotspots, unpaired, durations, slow), outside)| Losses {
             causes,
             misses,
             hotspots,
             unpaired,
             durations,
+            slow,
             outside,
         })
+}
+
+/// A limit and durations of some of `vms`.
+fn slow() -> impl Strategy<Value = Option<(u64, Vec<SlowSample>)>> {
+    let parts = [number(), number(), number(), number()].prop_map(|ns| ns.map(|ns| ns >> 2));
+    let one = (number(), any::<u32>(), any::<u32>(), 0..LATENCY_CLASSES as u32, parts).prop_map(
+        |(at, vcpu, tid, class, ns)| SlowSample {
+            at: Duration::from_nanos(at),
+            vm: VmKey { index: 0, life: 0 },
+            vcpu,
+            tid,
+            class,
+            ns,
+        },
+    );
+    option::of((number(), vec(one, 0..4)))
+}
+
+/// `sample` with durations that are its VMs'.
+fn with_slow(mut sample: Sample, slow: Option<(u64, Vec<SlowSample>)>) -> Sample {
+    let Some((limit, durations)) = slow else { return sample };
+    sample.slower_than = Some(Duration::from_nanos(limit));
+    let vms: Vec<VmKey> = sample.vms.iter().map(|vm| vm.key).collect();
+    if !vms.is_empty() {
+        let whose = durations.into_iter().zip(vms.into_iter().cycle());
+        sample.slow = whose.map(|(slow, vm)| SlowSample { vm, ..slow }).collect();
+    }
+    sample
 }
 
 fn sample() -> impl Strategy<Value = Sample> {
@@ -177,20 +207,24 @@ fn sample() -> impl Strategy<Value = Sample> {
             vms,
             vcpus,
             losses,
+            slower_than: None,
+            slow: Vec::new(),
         })
 }
 
 /// Samples of which each is the one before, or differs from it a little, or altogether.
 fn samples() -> impl Strategy<Value = Vec<Sample>> {
-    vec((sample(), 0..4), 1..6).prop_map(|steps| {
+    vec((sample(), slow(), 0..4), 1..6).prop_map(|steps| {
         let mut samples: Vec<Sample> = Vec::new();
-        for (fresh, step) in steps {
-            let next = match (samples.last(), step) {
+        for (fresh, slow, step) in steps {
+            let before = samples.last().map(|before| Sample { slow: Vec::new(), ..before.clone() });
+            let next = match (before.as_ref(), step) {
                 (Some(before), 0) => before.clone(),
                 (Some(before), 1) => Sample { vcpus: fresh.vcpus, ..before.clone() },
                 (Some(before), 2) => Sample { vms: fresh.vms, ..before.clone() },
                 _ => fresh,
             };
+            let next = with_slow(Sample { slower_than: None, ..next }, slow);
             samples.push(next);
         }
         samples

@@ -1,16 +1,17 @@
 //! The object with its programs and maps, loaded. Which load it is, the running kernel's or one for
 //! synthetic TDs, is decided by the globals that it gets.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{HashMap, Map, MapData, MapError, PerCpuArray, Queue},
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray, Queue, RingBuf},
     programs::RawTracePoint,
 };
 use tdtrace_common::{
     counters::{HotspotKey, HotspotValue, KvmObject, VmEntry},
+    latency::SlowEvent,
     layout::KernelLayout,
 };
 
@@ -38,6 +39,8 @@ pub(crate) struct Load<'l> {
     pub(crate) sizes: Sizes,
     /// The programs take the time.
     pub(crate) timed: bool,
+    /// Durations that are longer are sent one by one.
+    pub(crate) slower_than: Option<Duration>,
     /// Print what the programs log.
     pub(crate) debug: bool,
     /// The load is for synthetic TDs.
@@ -68,7 +71,7 @@ pub(crate) struct Loaded {
 }
 
 /// Maps that are used after loading.
-const MAPS: [&str; 14] = [
+const MAPS: [&str; 16] = [
     "VCPUS",
     "VMS",
     "FREE_VCPUS",
@@ -81,6 +84,8 @@ const MAPS: [&str; 14] = [
     "LATENCY_ROWS",
     "FREE_ROWS",
     "LOSSES",
+    "SLOW",
+    "SLOW_LOST",
     "SYNTHETIC_CPUS",
     "SYNTHETIC_MEMORY",
 ];
@@ -98,6 +103,7 @@ impl Loaded {
         let mut ebpf = loader
             .override_global("LAYOUT", load.layout, true)
             .override_global("TIMED", &timed, true)
+            .override_global("SLOWER_THAN", &slower_than(load.slower_than), true)
             .override_global("DEBUG", &debug, true)
             .override_global("SYNTHETIC", &synthetic, true)
             .load(OBJECT)
@@ -123,9 +129,11 @@ impl Loaded {
     /// The data of map `name`.
     pub(crate) fn map(&self, name: &str) -> Result<&MapData> {
         match self.any(name)? {
-            Map::Array(data) | Map::PerCpuArray(data) | Map::HashMap(data) | Map::Queue(data) => {
-                Ok(data)
-            }
+            Map::Array(data)
+            | Map::PerCpuArray(data)
+            | Map::HashMap(data)
+            | Map::Queue(data)
+            | Map::RingBuf(data) => Ok(data),
             _ => bail!("map {name} is of another type"),
         }
     }
@@ -216,6 +224,25 @@ impl Loaded {
         Ok(())
     }
 
+    /// Durations that were sent since this was asked last, in the order in which they ended on each CPU.
+    pub(super) fn slow(&mut self) -> Result<Vec<SlowEvent>> {
+        let mut ring = RingBuf::try_from(self.any_mut("SLOW")?)?;
+        let mut events = Vec::new();
+        while let Some(item) = ring.next() {
+            let bytes: &[u8] = &item;
+            ensure!(bytes.len() == size_of::<SlowEvent>(), "an event has {} bytes", bytes.len());
+            // SAFETY: as many bytes as the type has, of integers only; read unaligned.
+            events.push(unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast::<SlowEvent>()) });
+        }
+        Ok(events)
+    }
+
+    /// Durations that were to be sent and found no room.
+    pub(super) fn slow_lost(&self) -> Result<u64> {
+        let lost = PerCpuArray::<_, u64>::try_from(self.any("SLOW_LOST")?)?;
+        Ok(lost.get(&0, 0)?.iter().sum())
+    }
+
     /// The hotspots that found no place in their slot.
     pub(super) fn hotspots(&self) -> Result<Overflow> {
         let map = HashMap::<_, HotspotKey, HotspotValue>::try_from(self.any("HOTSPOTS")?)?;
@@ -282,6 +309,14 @@ impl Loaded {
     }
 }
 
+/// Room for durations that are sent, 16,384 of them.
+const SLOW_BYTES: u32 = 1 << 20;
+
+/// The limit as the programs take it, in nanoseconds; 0 is none.
+fn slower_than(limit: Option<Duration>) -> u64 {
+    limit.map_or(0, |limit| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX).max(1))
+}
+
 fn size(loader: &mut EbpfLoader<'_>, load: &Load<'_>) {
     let Sizes { vcpus, threads, hotspots, rows } = load.sizes;
     let synthetic = load.synthetic.unwrap_or(SyntheticSizes { cpus: 1, pages: 1, told: false });
@@ -297,6 +332,7 @@ fn size(loader: &mut EbpfLoader<'_>, load: &Load<'_>) {
         ("FREE_ROWS", rows),
         ("SLOT_BY_THREAD", threads),
         ("HOTSPOTS", hotspots),
+        ("SLOW", if load.slower_than.is_some() { SLOW_BYTES } else { 4096 }),
         ("SYNTHETIC_CPUS", synthetic.cpus),
         ("SYNTHETIC_MEMORY", synthetic.pages),
     ] {

@@ -25,7 +25,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use tdtrace_common::counters::VmEntry;
+use tdtrace_common::{counters::VmEntry, latency::SlowEvent};
 
 use self::{
     durations::Durations,
@@ -34,7 +34,10 @@ use self::{
     vcpus::{Vcpu, Vcpus},
 };
 use super::owner::{Identity, Owners, named};
-use crate::model::sample::{LatencySample, Losses, VcpuSample, VmKey, VmSample};
+use crate::model::{
+    sample::{LatencySample, Losses, VcpuSample, VmKey, VmSample},
+    slow::SlowSample,
+};
 
 /// What was read at one moment.
 #[derive(Default)]
@@ -42,6 +45,8 @@ pub(crate) struct Counted {
     pub(crate) vms: Vec<VmSample>,
     pub(crate) vcpus: Vec<Arc<VcpuSample>>,
     pub(crate) losses: Losses,
+    /// Durations longer than asked for; when they ended is by the clock of the programs.
+    pub(crate) slow: Vec<SlowSample>,
 }
 
 /// A load with its maps.
@@ -93,6 +98,8 @@ impl Counters {
         let tgids: HashSet<u32> = self.vcpus.tgids().collect();
         let gone = tgids.into_iter().filter(|tgid| owners.is_gone(*tgid)).collect();
         let entries = self.entries();
+        // Before the slots: whose they are is known then.
+        let slow = self.loaded.slow()?;
         self.durations.read(&self.vcpus, &self.vcpus.moved_vms(&self.vms));
         let mut detailed: HashMap<u32, Vec<LatencySample>> = HashMap::new();
         for slot in detail.iter().flat_map(|key| self.vcpus.slots_of(*key, &self.vms)) {
@@ -100,6 +107,7 @@ impl Counters {
         }
         self.vcpus.read(&self.vms, now);
         self.vcpus.add_places(&self.loaded.hotspots()?);
+        let slow = self.slow_samples(&slow);
         let vms = self.vm_samples(&entries, &gone, owners);
         let losses = self.losses()?;
         let detail = |vcpu: &Vcpu| {
@@ -112,7 +120,25 @@ impl Counters {
         };
         let vcpus = self.vcpus.all().map(detail).collect();
         self.reclaim(&vms, &entries, owners)?;
-        Ok(Counted { vms, vcpus, losses })
+        Ok(Counted { vms, vcpus, losses, slow })
+    }
+
+    /// The durations that were sent, with whose they are.
+    fn slow_samples(&self, events: &[SlowEvent]) -> Vec<SlowSample> {
+        let of_slots: HashMap<(u32, u32), &Arc<VcpuSample>> =
+            if events.is_empty() { HashMap::new() } else { self.vcpus.by_life().collect() };
+        let sample = |event: &SlowEvent| {
+            let vcpu = of_slots.get(&(event.slot, event.life))?;
+            Some(SlowSample {
+                at: Duration::from_nanos(event.at),
+                vm: vcpu.vm,
+                vcpu: vcpu.id,
+                tid: event.tid,
+                class: event.class,
+                ns: event.parts,
+            })
+        };
+        events.iter().filter_map(sample).collect()
     }
 
     fn entries(&self) -> Vec<(u32, Box<VmEntry>)> {
@@ -130,6 +156,7 @@ impl Counters {
         losses.hotspots = self.ended.hotspots;
         losses.unpaired = self.ended.unpaired;
         losses.durations = self.ended.durations;
+        losses.slow = self.loaded.slow_lost()?;
         self.vcpus.all().for_each(|vcpu| add_losses(&mut losses, vcpu));
         Ok(losses)
     }

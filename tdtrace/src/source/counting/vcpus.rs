@@ -264,6 +264,11 @@ impl Vcpus {
         None
     }
 
+    /// What was read last of each vCPU, by slot and life of the slot.
+    pub(super) fn by_life(&self) -> impl Iterator<Item = ((u32, u32), &Arc<VcpuSample>)> {
+        self.known.values().map(|vcpu| ((vcpu.index, vcpu.life), &vcpu.sample))
+    }
+
     /// All vCPUs, as read last.
     pub(super) fn all(&self) -> impl Iterator<Item = &Vcpu> {
         self.known.values()

@@ -28,7 +28,10 @@ use crate::{
         kvm::{Flavour, Generation},
         layout::{Resolved, resolve},
     },
-    model::sample::{Host, Isa, Losses, ProbeState, Sample, VmKey},
+    model::{
+        sample::{Host, Isa, Losses, ProbeState, Sample, VmKey},
+        slow::SlowSample,
+    },
     probe::table::PROBES,
 };
 
@@ -43,11 +46,19 @@ pub struct Options {
     pub timed: bool,
     /// Where there is no KVM yet, attach when it comes.
     pub wait_for_kvm: bool,
+    /// Deliver durations that are longer one by one.
+    pub slower_than: Option<Duration>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_vcpus: 4096, debug_ebpf: false, timed: true, wait_for_kvm: false }
+        Self {
+            max_vcpus: 4096,
+            debug_ebpf: false,
+            timed: true,
+            wait_for_kvm: false,
+            slower_than: None,
+        }
     }
 }
 
@@ -122,7 +133,7 @@ impl Live {
 
     /// Loads the object with the layout of this kernel: all that takes long.
     fn load(&self, facts: &Facts) -> Result<Prepared> {
-        let Options { max_vcpus, timed, debug_ebpf, .. } = self.options;
+        let Options { max_vcpus, timed, debug_ebpf, slower_than, .. } = self.options;
         let host = host(facts);
         let set = BtfSet::running(ROOT.as_ref()).context(
             "the layout of this kernel cannot be read; `tdtrace doctor` says what is missing",
@@ -132,6 +143,7 @@ impl Live {
             layout: &resolved.layout,
             sizes: Sizes::new(max_vcpus, timed),
             timed,
+            slower_than,
             debug: debug_ebpf,
             synthetic: None,
         })?;
@@ -189,8 +201,16 @@ impl Live {
             vms: counted.vms,
             vcpus: counted.vcpus,
             losses: counted.losses,
+            slower_than: self.options.slower_than,
+            slow: since(counted.slow, self.began),
         }
     }
+}
+
+/// Durations with the times since `began`.
+fn since(mut slow: Vec<SlowSample>, began: Duration) -> Vec<SlowSample> {
+    slow.iter_mut().for_each(|slow| slow.at = slow.at.saturating_sub(began));
+    slow
 }
 
 /// Programs that are not attached yet.

@@ -65,6 +65,8 @@ pub struct SyntheticOptions {
     pub rows: Option<u32>,
     /// Let the programs take the time.
     pub timed: bool,
+    /// Deliver durations that are longer one by one.
+    pub slower_than: Option<Duration>,
     /// Fields of the layout that the kernel is said not to have.
     pub absent: &'static [&'static str],
     /// Clock and thread are the running kernel's, as they are to programs that are attached: for what
@@ -74,7 +76,16 @@ pub struct SyntheticOptions {
 
 impl Default for SyntheticOptions {
     fn default() -> Self {
-        Self { max_vcpus: 128, tds: 8, vcpus: 8, rows: None, timed: true, absent: &[], real: false }
+        Self {
+            max_vcpus: 128,
+            tds: 8,
+            vcpus: 8,
+            rows: None,
+            timed: true,
+            slower_than: None,
+            absent: &[],
+            real: false,
+        }
     }
 }
 
@@ -84,6 +95,7 @@ pub struct Synthetic {
     machine: Arc<Machine>,
     host: Arc<Host>,
     owners: MadeUp,
+    slower_than: Option<Duration>,
 }
 
 impl Synthetic {
@@ -109,6 +121,7 @@ impl Synthetic {
             layout: &structures.layout,
             sizes,
             timed: options.timed,
+            slower_than: options.slower_than,
             debug: false,
             synthetic: Some(SyntheticSizes {
                 cpus,
@@ -131,6 +144,7 @@ impl Synthetic {
             machine: Arc::new(machine),
             host: Arc::new(Host { release: "7.3, synthetic".to_owned(), isa }),
             owners: MadeUp::default(),
+            slower_than: options.slower_than,
         })
     }
 
@@ -246,6 +260,8 @@ impl Synthetic {
             vms: counted.vms,
             vcpus: counted.vcpus,
             losses: counted.losses,
+            slower_than: self.slower_than,
+            slow: counted.slow,
         })
     }
 }
