@@ -17,7 +17,7 @@ use crate::model::{
 };
 
 /// Counters of [`KvmStat`].
-pub(super) const KVM_STATS: usize = 16;
+const KVM_STATS: usize = size_of::<KvmStat>() / size_of::<u64>();
 
 /// The rows of `vcpu`.
 pub(super) fn rows(vcpu: &VcpuSample) -> Vec<Row> {
@@ -145,82 +145,33 @@ pub(super) fn unpacked(key: u64) -> (u32, u32) {
     (key as u32, (key >> 32) as u32)
 }
 
-fn kvm_counters(stat: &KvmStat) -> [u64; KVM_STATS] {
-    let KvmStat {
-        exits,
-        fpu_reload,
-        io_exits,
-        mmio_exits,
-        irq_exits,
-        signal_exits,
-        hypercalls,
-        seen_exits,
-        seen_runs,
-        seen_hypercalls,
-        reserved: [a, b, c, d, e, f],
-    } = *stat;
-    [
-        exits,
-        fpu_reload,
-        io_exits,
-        mmio_exits,
-        irq_exits,
-        signal_exits,
-        hypercalls,
-        seen_exits,
-        seen_runs,
-        seen_hypercalls,
-        a,
-        b,
-        c,
-        d,
-        e,
-        f,
-    ]
+/// Says KVM's counters once: their names by index, and both ways between them and a list, in which the
+/// room of the struct comes last.
+macro_rules! kvm_stat {
+    ($($field:ident)*) => {
+        /// The names of KVM's counters, by index.
+        pub(super) const KVM_STAT_NAMES: &[&str] = &[$(stringify!($field)),*];
+
+        fn kvm_counters(stat: &KvmStat) -> [u64; KVM_STATS] {
+            let KvmStat { $($field,)* reserved } = *stat;
+            let mut counters = [0; KVM_STATS];
+            let (named, room) = counters.split_at_mut(KVM_STAT_NAMES.len());
+            named.copy_from_slice(&[$($field),*]);
+            room.copy_from_slice(&reserved);
+            counters
+        }
+
+        fn kvm_stat(counters: &[u64; KVM_STATS]) -> KvmStat {
+            let [$($field,)* reserved @ ..] = *counters;
+            KvmStat { $($field,)* reserved }
+        }
+    };
 }
 
-fn kvm_stat(counters: &[u64; KVM_STATS]) -> KvmStat {
-    let [
-        exits,
-        fpu_reload,
-        io_exits,
-        mmio_exits,
-        irq_exits,
-        signal_exits,
-        hypercalls,
-        seen_exits,
-        seen_runs,
-        seen_hypercalls,
-        reserved @ ..,
-    ] = *counters;
-    KvmStat {
-        exits,
-        fpu_reload,
-        io_exits,
-        mmio_exits,
-        irq_exits,
-        signal_exits,
-        hypercalls,
-        seen_exits,
-        seen_runs,
-        seen_hypercalls,
-        reserved,
-    }
+kvm_stat! {
+    exits fpu_reload io_exits mmio_exits irq_exits signal_exits hypercalls
+    seen_exits seen_runs seen_hypercalls
 }
-
-/// The names of KVM's counters, by index.
-pub(super) const KVM_STAT_NAMES: [&str; 10] = [
-    "exits",
-    "fpu_reload",
-    "io_exits",
-    "mmio_exits",
-    "irq_exits",
-    "signal_exits",
-    "hypercalls",
-    "seen_exits",
-    "seen_runs",
-    "seen_hypercalls",
-];
 
 #[cfg(test)]
 mod tests {
