@@ -238,6 +238,8 @@ kinds! {
     CallTimed = "call_timed",
     /// `value`: ns of those.
     CallNs = "call_ns",
+    /// `value`: ns of the longest of those.
+    CallMaxNs = "call_max_ns",
     /// What the recording said of losses so far no longer holds.
     LossesCleared = "losses_cleared",
     /// `value`: events of class `index` that no vCPU was found for.

@@ -194,7 +194,7 @@ pub fn to_text(snapshot: &GuestSnapshot, limit: usize) -> String {
         &["operation", "count", "failed", "bytes", "mean", "max", "caller"],
         snapshot.calls.iter().map(call_row).collect(),
     );
-    text
+    super::printable(&text)
 }
 
 fn header(snapshot: &GuestSnapshot) -> String {

@@ -8,9 +8,9 @@ mod text;
 
 pub use json::to_json;
 pub use table::{Cells, table};
-pub use text::{header, to_text};
+pub use text::header;
 
-use crate::model::filter::Filter;
+use crate::model::{filter::Filter, snapshot::Snapshot};
 
 /// What of a snapshot is printed.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +19,17 @@ pub struct Show<'a> {
     pub hotspots: usize,
     /// Which rows; totals are of everything all the same.
     pub filter: Option<&'a Filter>,
+}
+
+/// The snapshot for people.
+#[must_use]
+pub fn to_text(snapshot: &Snapshot, show: Show<'_>) -> String {
+    printable(&text::to_text(snapshot, show))
+}
+
+/// `text` without what could steer a terminal: a recording's names may be anybody's.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -103,3 +103,13 @@ fn losses_of_durations_are_told() {
         assert!(text.contains(part), "{text}");
     }
 }
+
+#[test]
+fn names_of_a_recording_cannot_steer_the_terminal() {
+    let samples = samples().into_iter().map(|mut sample| {
+        sample.vms.iter_mut().for_each(|vm| vm.name = "web\u{1b}[2J".into());
+        sample
+    });
+    let text = text(&after(samples), None);
+    assert!(text.contains("web?[2J") && !text.contains('\u{1b}'), "{text}");
+}

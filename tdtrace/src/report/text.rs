@@ -120,8 +120,7 @@ pub fn header(snapshot: &Snapshot) -> String {
 }
 
 /// The whole snapshot, as far as `show` says.
-#[must_use]
-pub fn to_text(snapshot: &Snapshot, show: Show<'_>) -> String {
+pub(super) fn to_text(snapshot: &Snapshot, show: Show<'_>) -> String {
     let mut text = header(snapshot) + "\n";
     for probe in snapshot.probes.iter() {
         if let Some(why) = &probe.missing {

@@ -145,7 +145,7 @@ fn reasons(sample: &GuestSample, sites: &BTreeMap<SiteKey, Site>) -> Vec<Reason>
     let mut placed: HashMap<usize, u64> = HashMap::new();
     for site in sites.values() {
         let index = (site.reason as usize).min(VE_OTHER);
-        *placed.entry(index).or_default() += site.count;
+        add(placed.entry(index).or_default(), site.count);
     }
     let reason = |(index, stats): &(usize, VeStats)| {
         let number = u32::try_from(*index).ok().filter(|_| *index < VE_OTHER);
@@ -197,6 +197,11 @@ struct Gathered {
     ns: u64,
 }
 
+/// Adds up. What a recording says may be anything.
+fn add(sum: &mut u64, count: u64) {
+    *sum = sum.saturating_add(count);
+}
+
 /// Places of one instruction are one site, whatever they are about and in whichever context.
 fn sites(sample: &GuestSample) -> BTreeMap<SiteKey, Site> {
     let mut sites: BTreeMap<SiteKey, Gathered> = BTreeMap::new();
@@ -210,20 +215,20 @@ fn sites(sample: &GuestSample) -> BTreeMap<SiteKey, Site> {
             ns: 0,
         });
         let site = &mut gathered.site;
-        site.count += value.count;
-        site.failed += value.failed;
+        add(&mut site.count, value.count);
+        add(&mut site.failed, value.failed);
         if key.mode & VE_OWN != 0 {
-            site.own += value.count;
+            add(&mut site.own, value.count);
         }
         if value.errno < 0 {
             site.errno = Some(value.errno);
         }
-        *gathered.contexts.entry(context(key.mode)).or_default() += value.count;
+        add(gathered.contexts.entry(context(key.mode)).or_default(), value.count);
         if let Some(object) = object(key, sample.shared_bit) {
-            *gathered.objects.entry(object).or_default() += value.count;
+            add(gathered.objects.entry(object).or_default(), value.count);
         }
-        gathered.timed += value.timed;
-        gathered.ns += value.ns;
+        add(&mut gathered.timed, value.timed);
+        add(&mut gathered.ns, value.ns);
     }
     sites.into_iter().map(|(key, gathered)| (key, gathered.finish())).collect()
 }
@@ -307,8 +312,8 @@ fn objects(sample: &GuestSample) -> Vec<ObjectCount> {
     for (key, value) in &sample.places {
         if let Some(object) = object(key, sample.shared_bit) {
             let sum = sums.entry(object).or_default();
-            sum.0 += value.count;
-            sum.1 += value.failed;
+            add(&mut sum.0, value.count);
+            add(&mut sum.1, value.failed);
         }
     }
     let mut objects: Vec<ObjectCount> = sums
@@ -346,14 +351,14 @@ fn calls(sample: &GuestSample) -> Vec<Call> {
         let entry = by_caller.entry((call.operation, function));
         let (sum, timed, ns) =
             entry.or_insert_with(|| (Call { count: 0, failed: 0, bytes: 0, ..call.clone() }, 0, 0));
-        sum.count += call.count;
-        sum.failed += call.failed;
-        sum.bytes = sum.bytes.saturating_add(call.bytes);
+        add(&mut sum.count, call.count);
+        add(&mut sum.failed, call.failed);
+        add(&mut sum.bytes, call.bytes);
         if call.failed > 0 {
             sum.last_failure = call.last_failure;
         }
-        *timed += value.timed;
-        *ns += value.ns;
+        add(timed, value.timed);
+        add(ns, value.ns);
         if value.timed > 0 {
             sum.max_ns = sum.max_ns.max(Some(value.max_ns));
         }

@@ -78,6 +78,14 @@ pub struct GuestLosses {
 }
 
 impl GuestLosses {
+    /// All of them together.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        let causes = self.causes.iter().map(|(_, count)| count);
+        let misses = self.misses.iter().map(|(_, count)| count);
+        causes.chain(misses).fold(0, |total, count| total.saturating_add(*count))
+    }
+
     /// How often `loss` occurred.
     #[must_use]
     pub fn of(&self, loss: GuestLoss) -> u64 {

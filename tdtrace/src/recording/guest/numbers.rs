@@ -91,6 +91,7 @@ numbers! {
         ns = CallNs,
         max_ns = DurationMax,
         last_failure = CallLastFailure,
+        max_ns = CallMaxNs,
         ..
     }
 }

@@ -242,3 +242,27 @@ fn findings_rest_on_rates_since_the_sample_before_and_at_the_end_on_the_mean() {
     assert_eq!(rules(&quiet), []);
     assert_eq!(rules(&quiet.with_mean_rates()), [Rule::VeStorm]);
 }
+
+#[test]
+fn numbers_that_nothing_can_count_up_to_stay_the_largest() {
+    let mut sample = sample(1, 10);
+    for (_, value) in &mut sample.places {
+        (value.count, value.failed, value.timed, value.ns) =
+            (u64::MAX, u64::MAX, u64::MAX, u64::MAX);
+    }
+    let value = CallValue {
+        count: u64::MAX,
+        failed: u64::MAX,
+        bytes: u64::MAX,
+        timed: u64::MAX,
+        ns: u64::MAX,
+        ..CallValue::default()
+    };
+    let key = |stack| CallKey { operation: Operation::Bounce as u32, stack };
+    sample.calls = vec![(key(-1), value), (key(-2), value)];
+    let snapshot = GuestAggregate::new().apply(&sample);
+    let site = snapshot.sites.iter().find(|site| site.reason == 48).unwrap();
+    assert_eq!((site.count, site.mean_ns), (u64::MAX, Some(1)));
+    assert_eq!((snapshot.calls[0].count, snapshot.calls[0].failed), (u64::MAX, u64::MAX));
+    assert_eq!(snapshot.objects[0].count, u64::MAX);
+}
