@@ -16,13 +16,14 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use clap::Subcommand;
 
-use super::files::Files;
+use super::{files::Files, guest_source::GuestSourceArgs};
 use crate::{
     model::guest::{aggregate::GuestAggregate, order::Order, snapshot::GuestSnapshot},
     report::guest as report,
     source::{
-        GuestSource as _,
-        guest::{GuestLive, Options, Prefer},
+        Due, GuestSource as _,
+        guest::{GuestLive, Options},
+        replay::GuestReplay,
     },
 };
 
@@ -42,7 +43,8 @@ enum GuestCommand {
 ///
 /// Attaches, runs COMMAND, or waits for Ctrl-C without one, detaches and prints #VEs by reason, by the
 /// instruction that caused them and by what they were about. The whole guest is counted, whoever runs.
-/// The exit code is that of COMMAND.
+/// The exit code is that of COMMAND. With --replay it prints the same of what `tdtrace record` wrote in
+/// a guest.
 #[derive(Debug, clap::Args)]
 struct StatArgs {
     /// Print one JSON object, after what COMMAND prints
@@ -57,27 +59,21 @@ struct StatArgs {
     /// Rows of each table at most
     #[arg(long, value_name = "N", default_value_t = 30)]
     rows: usize,
-    /// Attach even if this is not a TDX guest
-    #[arg(long)]
-    guest: bool,
-    /// Attach by kprobe even where fentry is to be had
-    #[arg(long)]
-    kprobe: bool,
-    /// The bit of a guest physical address that says shared, where the kernel does not say
-    #[arg(long, value_name = "BIT", value_parser = clap::value_parser!(u32).range(32..52))]
-    shared_bit: Option<u32>,
+    /// Print what the recording FILE ends with instead of counting; needs no privilege
+    #[arg(long, value_name = "FILE",
+          conflicts_with_all = ["events", "command", "GuestSourceArgs", "Files"])]
+    replay: Option<PathBuf>,
+    #[command(flatten)]
+    source: GuestSourceArgs,
     #[command(flatten)]
     files: Files,
-    /// Places that can be counted
-    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
-    max_places: u32,
     /// The command and its arguments
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
 
 /// How often events are fetched and the clocksource is looked at.
-const TICK: Duration = Duration::from_millis(20);
+pub(super) const TICK: Duration = Duration::from_millis(20);
 /// Events of a tick behind which nothing is waited for.
 const BUSY: usize = 4096;
 
@@ -93,15 +89,11 @@ fn stat(args: &StatArgs) -> Result<ExitCode> {
         Some(path) => open(path)?,
         None => Box::new(std::io::stdout()),
     };
+    if let Some(path) = &args.replay {
+        return replay(args, path, output);
+    }
     let events = args.events.as_deref().map(open).transpose()?;
-    let options = Options {
-        force: args.guest,
-        prefer: if args.kprobe { Prefer::Kprobe } else { Prefer::Fentry },
-        stream: events.is_some(),
-        max_places: args.max_places,
-        shared_bit: args.shared_bit,
-        files: args.files.options("/"),
-    };
+    let options = Options { stream: events.is_some(), ..args.source.options(&args.files) };
     let stop = stop_on_signals()?;
     let mut live = GuestLive::open(options)?;
     let mut events =
@@ -114,6 +106,27 @@ fn stat(args: &StatArgs) -> Result<ExitCode> {
     let snapshot = GuestAggregate::new().apply(&live.sample()?).with_mean_rates();
     print(args, &snapshot, output)?;
     Ok(status.map_or(ExitCode::SUCCESS, exit_code))
+}
+
+/// Prints the last whole sample of a recording, as it was printed when it was taken.
+fn replay(args: &StatArgs, path: &Path, output: Box<dyn Write>) -> Result<ExitCode> {
+    let mut replay = GuestReplay::open(path)?;
+    let mut last = replay.sample()?;
+    let mut damage = None;
+    while damage.is_none() && replay.due() != Due::Never {
+        match replay.sample() {
+            Ok(sample) => last = sample,
+            Err(error) => damage = Some(error),
+        }
+    }
+    print(args, &GuestAggregate::new().apply(&last).with_mean_rates(), output)?;
+    if let Some(error) = damage {
+        return Err(error.context(path.display().to_string()));
+    }
+    if let Some(cut) = replay.cut() {
+        eprintln!("tdtrace: {}: {cut}", path.display());
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn open(path: &Path) -> Result<Box<dyn Write>> {

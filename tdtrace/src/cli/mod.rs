@@ -8,6 +8,7 @@ mod doctor;
 mod files;
 mod filter;
 mod guest;
+mod guest_source;
 mod record;
 mod source;
 mod stat;

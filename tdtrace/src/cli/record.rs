@@ -9,34 +9,36 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use tokio::{
     process::{Child, Command},
     runtime,
     signal::unix::{Signal, SignalKind, signal},
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep_until},
 };
 
 use super::{
+    files::Files,
+    guest::TICK,
+    guest_source::GuestSourceArgs,
     source::SourceArgs,
     stat::{exit_code, terminate},
     top::seconds,
 };
 use crate::{
-    model::{
-        field::thousands,
-        sample::{Losses, Sample},
-    },
-    recording::{Error, Writer},
-    source::{Source as _, live::Live},
+    kernel::Facts,
+    model::{field::thousands, guest::sample::GuestSample, sample::Sample},
+    recording::{Error, GuestWriter, Writer},
+    source::{GuestSource as _, Source as _, guest::GuestLive, live::Live},
 };
 
-/// Record the exits of all VMs to a file
+/// Record the exits of all VMs, or the #VEs of this TD guest, to a file
 ///
 /// Writes the counters every --delay seconds until SIGINT, SIGTERM, --duration or the end of COMMAND,
-/// and the exit code is that of COMMAND. `tdtrace top --replay FILE` shows the recording; pyarrow and
-/// pandas read it as an Arrow IPC stream. Every sample is in FILE as soon as it is taken. FILE names
-/// the VMs of this machine, so only its owner can read it.
+/// and the exit code is that of COMMAND. `tdtrace top --replay FILE` shows the recording of a host,
+/// `tdtrace guest stat --replay FILE` that of a guest; pyarrow and pandas read it as an Arrow IPC
+/// stream. Every sample is in FILE as soon as it is taken. FILE names the VMs or processes of this
+/// machine, so only its owner can read it.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The recording
@@ -56,6 +58,10 @@ pub(super) struct Args {
     /// A command and its arguments to run meanwhile
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
+    #[command(flatten, next_help_heading = "In a TD guest")]
+    guest: GuestSourceArgs,
+    #[command(flatten)]
+    files: Files,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -77,26 +83,73 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 async fn record(args: &Args) -> Result<Option<ExitStatus>> {
+    if args.guest.guest || Facts::running().is_td() {
+        return record_guest(args).await;
+    }
     let mut live = Live::open(args.source.options())?;
     let file = create(&args.output, args.force)?;
     let Some(mut live) = args.source.wait(&mut live).await? else { return Ok(None) };
     // From here on they end the recording, not the process.
-    let mut signals = Signals::new()?;
+    let signals = Signals::new()?;
     let first = live.sample()?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut tape = Tape {
-        path: &args.output,
-        writer: Writer::new(file, now.saturating_sub(first.at))?,
-        losses: Losses::default(),
+    let mut tape = Tape::new(&args.output, Writer::new(file, began(first.at))?);
+    tape.write(&first)?;
+    let mut take = |_| tape.write(&live.sample()?);
+    let status = follow(args, signals, &mut take, None).await?;
+    tape.finish()?;
+    Ok(status)
+}
+
+async fn record_guest(args: &Args) -> Result<Option<ExitStatus>> {
+    ensure!(!args.source.waits(), "in a guest there is no VM to wait for; leave --wait-vm away");
+    let mut live = GuestLive::open(args.guest.options(&args.files))?;
+    let file = create(&args.output, args.force)?;
+    let signals = Signals::new()?;
+    let first = live.sample()?;
+    let mut tape = Tape::new(&args.output, GuestWriter::new(file, began(first.at))?);
+    tape.write(&first)?;
+    let mut take = |turn| {
+        match turn {
+            Turn::Tick => return live.tick(),
+            Turn::Sample => {}
+            Turn::Last => live.stop()?,
+        }
+        tape.write(&live.sample()?)
     };
-    tape.write(first)?;
+    let status = follow(args, signals, &mut take, Some(TICK)).await?;
+    tape.finish()?;
+    Ok(status)
+}
+
+/// The time 0 of a source of which a sample was just taken `at`, since 1970 (UTC).
+fn began(at: Duration) -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(at)
+}
+
+/// What it is time for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// What a source wants to be asked between samples.
+    Tick,
+    /// A sample.
+    Sample,
+    /// The last one.
+    Last,
+}
+
+/// Runs the command and takes samples until it is over.
+async fn follow(
+    args: &Args,
+    mut signals: Signals,
+    take: &mut dyn FnMut(Turn) -> Result<()>,
+    tick: Option<Duration>,
+) -> Result<Option<ExitStatus>> {
     let mut child = spawn(&args.command)?;
     let deadline = args.duration.map(|duration| Instant::now() + duration);
     let mut is_over = false;
-    let mut ticks = interval(args.delay);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    // The first tick is at once, and that sample has been taken.
-    ticks.reset();
+    let mut samples = every(args.delay);
+    let mut ticks = tick.map(every);
     let status = loop {
         let ended = tokio::select! {
             status = wait(&mut child) => break Some(status?),
@@ -106,8 +159,12 @@ async fn record(args: &Args) -> Result<Option<ExitStatus>> {
                 is_over = true;
                 true
             }
-            _ = ticks.tick() => {
-                tape.write(live.sample()?)?;
+            _ = samples.tick() => {
+                take(Turn::Sample)?;
+                false
+            }
+            () = turn(&mut ticks) => {
+                take(Turn::Tick)?;
                 false
             }
         };
@@ -117,30 +174,102 @@ async fn record(args: &Args) -> Result<Option<ExitStatus>> {
             _ => {}
         }
     };
-    tape.write(live.sample()?)?;
-    tape.finish()?;
+    take(Turn::Last)?;
     Ok(status)
 }
 
-/// The file being written.
-struct Tape<'a> {
-    path: &'a Path,
-    writer: Writer<File>,
-    /// What the last sample missed.
-    losses: Losses,
+/// A tick each `period`, the first one after one.
+fn every(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    // The first tick would be at once.
+    ticks.reset();
+    ticks
 }
 
-impl Tape<'_> {
-    fn write(&mut self, sample: Sample) -> Result<()> {
-        let written = self.writer.write(&sample);
-        written.map_err(|error| self.failed(error))?;
-        self.losses = sample.losses;
+/// Waits for the next tick; forever if there is none.
+async fn turn(ticks: &mut Option<Interval>) {
+    match ticks {
+        Some(ticks) => {
+            ticks.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// What writes samples of either side.
+trait Write {
+    type Sample;
+    fn write(&mut self, sample: &Self::Sample) -> Result<(), Error>;
+    fn finish(self) -> Result<File, Error>;
+    fn samples(&self) -> u64;
+    /// What the sample missed.
+    fn lost(sample: &Self::Sample) -> u64;
+}
+
+impl Write for Writer<File> {
+    type Sample = Sample;
+
+    fn write(&mut self, sample: &Sample) -> Result<(), Error> {
+        self.write(sample)
+    }
+
+    fn finish(self) -> Result<File, Error> {
+        self.finish()
+    }
+
+    fn samples(&self) -> u64 {
+        self.samples()
+    }
+
+    fn lost(sample: &Sample) -> u64 {
+        sample.losses.total()
+    }
+}
+
+impl Write for GuestWriter<File> {
+    type Sample = GuestSample;
+
+    fn write(&mut self, sample: &GuestSample) -> Result<(), Error> {
+        self.write(sample)
+    }
+
+    fn finish(self) -> Result<File, Error> {
+        self.finish()
+    }
+
+    fn samples(&self) -> u64 {
+        self.samples()
+    }
+
+    fn lost(sample: &GuestSample) -> u64 {
+        sample.losses.total()
+    }
+}
+
+/// The file being written.
+struct Tape<'a, W> {
+    path: &'a Path,
+    writer: W,
+    /// What the last sample missed.
+    lost: u64,
+}
+
+impl<'a, W: Write> Tape<'a, W> {
+    fn new(path: &'a Path, writer: W) -> Self {
+        Self { path, writer, lost: 0 }
+    }
+
+    fn write(&mut self, sample: &W::Sample) -> Result<()> {
+        let written = self.writer.write(sample);
+        written.with_context(|| failure(self.path, self.writer.samples()))?;
+        self.lost = W::lost(sample);
         Ok(())
     }
 
     /// Says what is in the file.
     fn finish(self) -> Result<()> {
-        let Self { path, writer, losses } = self;
+        let Self { path, writer, lost } = self;
         let samples = writer.samples();
         let file = writer.finish().with_context(|| failure(path, samples))?;
         let bytes = file.metadata().map_or(0, |metadata| metadata.len());
@@ -151,13 +280,9 @@ impl Tape<'_> {
             path.display(),
             thousands(samples),
             thousands(bytes),
-            thousands(losses.total())
+            thousands(lost)
         );
         Ok(())
-    }
-
-    fn failed(&self, error: Error) -> anyhow::Error {
-        anyhow::Error::new(error).context(failure(self.path, self.writer.samples()))
     }
 }
 

@@ -65,6 +65,11 @@ impl SourceArgs {
         }
     }
 
+    /// Whether a VM is waited for.
+    pub(super) const fn waits(&self) -> bool {
+        self.wait_vm.is_some()
+    }
+
     /// Waits for the VM that was asked for, if any. The source from then on, with the sample in which it
     /// came; `None` if a signal came first.
     pub(super) async fn wait<'s>(&self, source: &'s mut dyn Source) -> Result<Option<Awaited<'s>>> {

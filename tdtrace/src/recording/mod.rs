@@ -2,15 +2,16 @@
 //! aya, no ratatui, no clap, no clock.
 //!
 //! A recording is an Arrow IPC stream with one schema, so pyarrow, pandas and Polars read it as it
-//! is. One row is one thing that one subject says: the machine, the losses, a VM or a vCPU. The first
-//! sample is written whole, later ones as far as they differ. `docs/recording.md` describes it for
-//! readers in other languages.
+//! is. One row is one thing that one subject says: the machine, the losses, a VM or a vCPU; or what a
+//! guest says of itself. The first sample is written whole, later ones as far as they differ.
+//! `docs/recording.md` describes it for readers in other languages.
 //!
 //! [`kind`] is what rows say, `row` the difference between two samples and the way back, `host`,
 //! `vm`, `vcpu` and `durations` turn what a sample holds into rows, `name` names the numbers for
-//! readers without our tables, [`schema`] has the columns, `encode` and [`writer`] make messages of
-//! them, `frame` cuts a stream into messages and checks them, `decode` makes columns of one,
-//! [`reader`] makes samples of those.
+//! readers without our tables, [`schema`] has the columns, `encode` and `output` make messages of
+//! them for [`writer`], `frame` cuts a stream into messages and checks them, `decode` makes columns of
+//! one, `sequence` finds the samples of which [`reader`] has the rows. [`guest`] does for a guest what
+//! the rest does for a host.
 //!
 //! # Checks
 //! After each batch of rows comes a batch of one row, `batch-end`, stored without compression. Its

@@ -2,6 +2,7 @@
 
 mod damage;
 mod example;
+mod guest;
 mod hostile;
 mod round_trip;
 mod views;
@@ -10,6 +11,13 @@ use std::time::Duration;
 
 use super::{Error, Reader, Writer};
 use crate::model::sample::Sample;
+
+/// Writes a checked-in recording anew, where that was asked for: see the README beside it.
+fn write_fixture(path: &str, recording: impl Fn() -> Vec<u8>) {
+    if std::env::var_os("TDTRACE_WRITE_FIXTURES").is_some() {
+        std::fs::write(path, recording()).unwrap();
+    }
+}
 
 /// The recording of `samples`.
 fn written(samples: &[Sample]) -> Vec<u8> {

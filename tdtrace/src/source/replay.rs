@@ -168,7 +168,7 @@ mod tests {
     use super::*;
     use crate::{
         model::sample::{Host, Isa, Losses},
-        recording::Writer,
+        recording::{GuestWriter, Writer},
     };
 
     fn recording(seconds: &[u64]) -> Vec<u8> {
@@ -202,6 +202,33 @@ mod tests {
         assert_eq!(due, [seconds(0), seconds(2), seconds(0), seconds(0), seconds(3600)]);
         assert!(replay.sample().is_err());
         assert_eq!(replay.cut(), None);
+    }
+
+    #[test]
+    fn a_guests_recording_is_a_source_in_the_same_way() {
+        let mut writer = GuestWriter::new(Vec::new(), Duration::ZERO).unwrap();
+        for second in [1, 3] {
+            let at = Duration::from_secs(second);
+            writer.write(&GuestSample { at, ..GuestSample::default() }).unwrap();
+        }
+        let recording = writer.finish().unwrap();
+        let mut replay = GuestReplay::new(&recording[..]).unwrap();
+        assert_eq!(replay.sample().unwrap().at, Duration::from_secs(1));
+        assert_eq!(replay.due(), Due::In(Duration::from_secs(2)));
+        replay.sample().unwrap();
+        assert_eq!((replay.due(), replay.cut()), (Due::Never, None));
+        assert!(replay.sample().is_err() && replay.tick().is_ok());
+        let error = Replay::new(&recording[..]).err().unwrap().to_string();
+        assert!(error.contains("the recording of a guest"), "{error}");
+    }
+
+    #[test]
+    fn sides_of_files_are_told_apart_by_what_is_in_them() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut file, &recording(&[1])).unwrap();
+        assert_eq!(side(file.path()).unwrap(), Side::Host);
+        let error = side(Path::new("/no/such/recording")).unwrap_err().to_string();
+        assert!(error.contains("/no/such/recording cannot be opened"), "{error}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ const THING: usize = 384;
 const ROW: usize = 64;
 
 /// Something about which several rows may be said.
-pub(super) trait Told {
+pub(super) trait Told: Sized {
     /// What it is said of.
     type Key: Copy + Ord;
     /// It while rows are still to come.
@@ -30,7 +30,7 @@ pub(super) trait Told {
     fn rows(key: &Self::Key, value: &Self::Value) -> Result<Vec<Row>, Error>;
 
     /// What `row` begins; `None` if it does not begin anything.
-    fn begin(row: &Row) -> Result<Option<(Self::Key, Self::Begun)>, Malformed>;
+    fn begin(row: &Row) -> Result<Beginning<Self>, Malformed>;
 
     /// Adds `row` to what has begun; whether it can be said of it.
     fn take(key: &Self::Key, begun: &mut Self::Begun, row: &Row) -> Result<bool, Malformed>;
@@ -40,6 +40,9 @@ pub(super) trait Told {
         ""
     }
 }
+
+/// What a row may begin.
+pub(super) type Beginning<T> = Option<(<T as Told>::Key, <T as Told>::Begun)>;
 
 /// Things as a sample has them.
 pub(super) type Things<T> = BTreeMap<<T as Told>::Key, <T as Told>::Value>;

@@ -165,13 +165,8 @@ const FIXTURE: &str =
 
 #[test]
 fn the_recording_that_version_1_wrote_is_still_read_as_it_was() {
+    super::write_fixture(FIXTURE, || super::written(&samples()));
     let (back, end) = super::read(&std::fs::read(FIXTURE).unwrap());
     assert!(matches!(end, Ok(None)), "{end:?}");
     assert_eq!(back, samples());
-}
-
-#[test]
-#[ignore = "writes the fixture anew, see its README"]
-fn write_the_fixture() {
-    std::fs::write(FIXTURE, super::written(&samples())).unwrap();
 }

@@ -11,7 +11,7 @@ use crate::recording::{
 };
 
 /// Where the batches of a recording end, and with them what its checksums cover.
-fn sealed(mut recording: Vec<u8>, ends: &[usize]) -> Vec<u8> {
+pub(super) fn sealed(mut recording: Vec<u8>, ends: &[usize]) -> Vec<u8> {
     let mut start = 0;
     for end in ends {
         let checksum = crc32c::crc32c(&recording[start..end - 8]);
@@ -128,13 +128,25 @@ proptest! {
     }
 }
 
-/// A recording of one batch with `rows`, checksum and all.
-fn of_rows(rows: impl IntoIterator<Item = Cells<'static>>) -> Vec<u8> {
+/// A recording of one sample with `rows`, checksum and all.
+pub(super) fn of_rows<'a>(side: Side, rows: impl IntoIterator<Item = Cells<'a>>) -> Vec<u8> {
+    of_batches(side, [rows])
+}
+
+/// A recording of one sample whose rows fill several batches.
+pub(super) fn of_batches<'a, B: IntoIterator<Item = Cells<'a>>>(
+    side: Side,
+    batches: impl IntoIterator<Item = B>,
+) -> Vec<u8> {
     let mut builder = Builder::default();
-    rows.into_iter().for_each(|row| builder.push(&row));
     let mut out = Vec::new();
-    let mut encoder = Encoder::new(schema(Side::Host, 0)).unwrap();
-    encoder.batch(&mut builder, Kind::Sample, 0, &mut out).unwrap();
+    let mut encoder = Encoder::new(schema(side, 0)).unwrap();
+    let mut batches = batches.into_iter().peekable();
+    while let Some(rows) = batches.next() {
+        rows.into_iter().for_each(|row| builder.push(&row));
+        let kind = if batches.peek().is_some() { Kind::Part } else { Kind::Sample };
+        encoder.batch(&mut builder, kind, 0, &mut out).unwrap();
+    }
     Encoder::end(&mut out);
     out
 }
@@ -143,7 +155,7 @@ fn of_rows(rows: impl IntoIterator<Item = Cells<'static>>) -> Vec<u8> {
 fn a_small_file_that_unpacks_to_a_large_one_is_refused() {
     let text: &'static str = "x".repeat(BATCH_MAX / 64 + 1).leak();
     let row = Cells { kind: "release", record: "fact", text, ..Cells::default() };
-    let bomb = of_rows([row; 64]);
+    let bomb = of_rows(Side::Host, [row; 64]);
     assert!(bomb.len() < BATCH_MAX / 100, "{}", bomb.len());
     assert!(failure(&bomb).contains("the column text has 67108928 bytes"));
 }
@@ -151,7 +163,7 @@ fn a_small_file_that_unpacks_to_a_large_one_is_refused() {
 #[test]
 fn more_rows_than_a_batch_may_have_are_refused() {
     let row = Cells { kind: "tid", record: "fact", slot: 1, ..Cells::default() };
-    let error = failure(&of_rows(vec![row; ROWS_MAX + 1]));
+    let error = failure(&of_rows(Side::Host, vec![row; ROWS_MAX + 1]));
     assert!(error.contains("a batch of 65537 rows"), "{error}");
 }
 
@@ -172,7 +184,7 @@ fn rows_that_make_no_sample_are_refused_with_what_is_wrong() {
         (vec![row("unpaired"), row("unpaired")], "not in order"),
         (vec![Cells { index: 99, ..row("outside") }], "a class of events that is not known"),
     ] {
-        let error = failure(&of_rows(rows));
+        let error = failure(&of_rows(Side::Host, rows));
         assert!(error.contains("damaged at byte 0") && error.contains(why), "{why}: {error}");
     }
 }
@@ -181,7 +193,8 @@ fn rows_that_make_no_sample_are_refused_with_what_is_wrong() {
 fn single_events_of_later_versions_are_passed_over() {
     let row = |kind| Cells { kind, record: "fact", ..Cells::default() };
     let event = Cells { record: "event", kind: "something", ..Cells::default() };
-    let recording = of_rows([Cells { text: "svm", ..row("kvm") }, event, row("unpaired")]);
+    let recording =
+        of_rows(Side::Host, [Cells { text: "svm", ..row("kvm") }, event, row("unpaired")]);
     let (samples, end) = read(&recording);
     assert_eq!(samples.len(), 1);
     assert!(matches!(end, Ok(None)), "{end:?}");
