@@ -68,7 +68,10 @@ fn calls(scale: u64) -> Vec<(CallKey, CallValue)> {
     let key = |operation, stack| CallKey { operation: operation as u32, stack };
     let value = CallValue { count: 2 * scale, bytes: 8192 * scale, ..CallValue::default() };
     vec![
-        (key(Operation::ToShared, 4), CallValue { timed: 2 * scale, ns: 91_000 * scale, ..value }),
+        (
+            key(Operation::ToShared, 4),
+            CallValue { timed: 2 * scale, ns: 91_000 * scale, max_ns: 60_100, ..value },
+        ),
         (
             key(Operation::MapShared, -14),
             CallValue { failed: 1, last_failure: 0x8000_0000_0000_0001, ..value },

@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use proptest::{array::uniform16, collection::vec, option, prelude::*};
 use tdtrace_common::{
-    guest::{CallKey, CallValue, GuestLoss, VE_REASONS, VeKey, VeStats, VeValue},
+    guest::{CallKey, CallValue, GuestLoss, OPERATIONS, VE_REASONS, VeKey, VeStats, VeValue},
     latency::BUCKETS,
 };
 
-use super::{example, read, written};
+use super::{example, read, views::shown, written};
 use crate::{
     decode::bits::Hex,
     model::guest::{
@@ -64,7 +64,11 @@ fn stats() -> impl Strategy<Value = VeStats> {
 }
 
 fn place() -> impl Strategy<Value = (VeKey, VeValue)> {
-    let key = (small(), small(), number(), number()).prop_map(|(reason, mode, ip, object)| VeKey {
+    let reason =
+        prop_oneof![4 => prop::sample::select(vec![10, 30, 31, 32, 48]), 1 => any::<u32>()];
+    let ip = prop_oneof![Just(0), Just(7), Just(0xffff_ffff_8100_0010), any::<u64>()];
+    let object = prop_oneof![number(), Just(1 << 51 | 0xfed0_0000), Just(0x3f8_0000)];
+    let key = (reason, small(), ip, object).prop_map(|(reason, mode, ip, object)| VeKey {
         reason,
         mode,
         ip,
@@ -91,14 +95,16 @@ fn place() -> impl Strategy<Value = (VeKey, VeValue)> {
 }
 
 fn call() -> impl Strategy<Value = (CallKey, CallValue)> {
-    let key = (small(), signed()).prop_map(|(operation, stack)| CallKey { operation, stack });
-    let value = vec(number(), 6).prop_map(|n| CallValue {
+    let operation = prop_oneof![4 => 0..OPERATIONS as u32, 1 => any::<u32>()];
+    let key = (operation, signed()).prop_map(|(operation, stack)| CallKey { operation, stack });
+    let value = vec(number(), 7).prop_map(|n| CallValue {
         count: n[0],
         failed: n[1],
         bytes: n[2],
         timed: n[3],
         ns: n[4],
         last_failure: n[5],
+        max_ns: n[6],
     });
     (key, value)
 }
@@ -270,8 +276,10 @@ proptest! {
     #[test]
     fn samples_come_back_equal(samples in samples()) {
         let (back, end) = read(&written(&samples));
-        prop_assert_eq!(back, samples);
+        prop_assert_eq!(&back, &samples);
         prop_assert!(matches!(end, Ok(None)), "{:?}", end);
+        // Whatever they say, it can be shown, and is the same.
+        prop_assert_eq!(shown(&back), shown(&samples));
     }
 }
 
