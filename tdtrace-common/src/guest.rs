@@ -61,13 +61,13 @@ impl Context {
     /// Every context, in the order of its number.
     pub const ALL: [Self; 5] = [Self::Unknown, Self::Task, Self::Softirq, Self::Hardirq, Self::Nmi];
 
-    /// The context that `preempt_count` says (`include/linux/preempt.h`, Linux 6.1 to 7.3).
+    /// The context that `preempt_count` says in a kernel that keeps interrupts in `bits` of it.
     #[must_use]
     #[inline(always)]
-    pub const fn of_preempt_count(count: u32) -> Self {
-        if count & 0x00f0_0000 != 0 {
+    pub const fn of_preempt_count(count: u32, bits: InterruptBits) -> Self {
+        if count & bits.nmi != 0 {
             Self::Nmi
-        } else if count & 0x000f_0000 != 0 {
+        } else if count & bits.hardirq != 0 {
             Self::Hardirq
         } else if count & 0x100 != 0 {
             Self::Softirq
@@ -101,6 +101,25 @@ impl Context {
     }
 }
 
+/// The bits of `preempt_count` that count interrupts (`include/linux/preempt.h`); soft interrupts are
+/// counted from bit 8 on in every kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterruptBits {
+    /// Hard interrupts.
+    pub hardirq: u32,
+    /// NMIs.
+    pub nmi: u32,
+}
+
+impl InterruptBits {
+    /// Linux 6.1 and later.
+    pub const DIRECT: Self = Self { hardirq: 0x000f_0000, nmi: 0x00f0_0000 };
+    /// Kernels that also count there how often interrupts were disabled, 7.3 among them. On x86-64 the
+    /// word has 64 bits then, and its last does not lie in these.
+    pub const BEHIND_DISABLED: Self = Self { hardirq: 0x0f00_0000, nmi: 0xf000_0000 };
+}
+
 /// The offset or address of something that this kernel does not have.
 pub const NO_ADDRESS: u64 = u64::MAX;
 
@@ -114,12 +133,18 @@ pub struct GuestAddresses {
     pub preempt_count: u64,
     /// `cc_mask`: in a TD the shared bit.
     pub cc_mask: u64,
+    /// What `preempt_count` means.
+    pub interrupt_bits: InterruptBits,
 }
 
 impl GuestAddresses {
     /// Nothing is known.
-    pub const UNKNOWN: Self =
-        Self { per_cpu_offset: NO_ADDRESS, preempt_count: NO_ADDRESS, cc_mask: NO_ADDRESS };
+    pub const UNKNOWN: Self = Self {
+        per_cpu_offset: NO_ADDRESS,
+        preempt_count: NO_ADDRESS,
+        cc_mask: NO_ADDRESS,
+        interrupt_bits: InterruptBits::DIRECT,
+    };
 }
 
 /// What the collector tells the programs while they run. One element.
@@ -563,7 +588,19 @@ mod tests {
             (0x8000_0000, Context::Task),
         ];
         for (count, context) in cases {
-            assert_eq!(Context::of_preempt_count(count), context, "{count:#x}");
+            let found = Context::of_preempt_count(count, InterruptBits::DIRECT);
+            assert_eq!(found, context, "{count:#x}");
+        }
+        let cases = [
+            (0, Context::Task),
+            (0x0003_0001, Context::Task),
+            (0x0002_0101, Context::Softirq),
+            (0x0101_0100, Context::Hardirq),
+            (0x2100_0100, Context::Nmi),
+        ];
+        for (count, context) in cases {
+            let found = Context::of_preempt_count(count, InterruptBits::BEHIND_DISABLED);
+            assert_eq!(found, context, "{count:#x}");
         }
         for context in Context::ALL {
             assert_eq!(Context::of_flags((context as u32) << VE_CONTEXT_SHIFT | 0xff), context);

@@ -84,7 +84,10 @@ pub(super) fn context() -> (u32, u32) {
         read::<u32>(base.wrapping_add(addresses.preempt_count).wrapping_add(within), 0)
     });
     match count {
-        Some(count) => (count, (Context::of_preempt_count(count) as u32) << VE_CONTEXT_SHIFT),
+        Some(count) => {
+            let context = Context::of_preempt_count(count, addresses.interrupt_bits);
+            (count, (context as u32) << VE_CONTEXT_SHIFT)
+        }
         None => (0, 0),
     }
 }

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use tdtrace_common::{
-    guest::{GuestAddresses, NO_ADDRESS, OPERATIONS, Operation, Returns},
+    guest::{GuestAddresses, InterruptBits, NO_ADDRESS, OPERATIONS, Operation, Returns},
     layout::{Field, GuestLayout},
 };
 
@@ -52,7 +52,8 @@ pub fn resolve(vmlinux: Option<&Btf>) -> Resolved {
 }
 
 /// Addresses of the variables that the programs read. `preempt_count` is a per-CPU variable of its own
-/// up to Linux 6.1 and again since 6.15, in between it lies in `pcpu_hot`.
+/// up to Linux 6.1 and again since 6.15, in between it lies in `pcpu_hot`. Kernels that have
+/// `local_interrupt_disable_state` beside it count disabled interrupts in it and have moved the others up.
 #[must_use]
 pub fn addresses(symbols: Option<&Symbols>, resolved: &Resolved) -> GuestAddresses {
     let Some(symbols) = symbols else { return GuestAddresses::UNKNOWN };
@@ -61,10 +62,15 @@ pub fn addresses(symbols: Option<&Symbols>, resolved: &Resolved) -> GuestAddress
         Some(_) => address("pcpu_hot"),
         None => address("__preempt_count"),
     };
+    let interrupt_bits = match symbols.address("local_interrupt_disable_state") {
+        Some(_) => InterruptBits::BEHIND_DISABLED,
+        None => InterruptBits::DIRECT,
+    };
     GuestAddresses {
         per_cpu_offset: address("__per_cpu_offset"),
         preempt_count,
         cc_mask: address("cc_mask"),
+        interrupt_bits,
     }
 }
 
@@ -159,6 +165,18 @@ mod tests {
         assert_eq!(parse_hpet(text), 0xfed0_1000);
         assert_eq!(parse_hpet("00000000-00000000 : HPET 0\n"), USUAL_HPET);
         assert_eq!(parse_hpet("fec00000-fec003ff : IOAPIC 0\n"), NO_ADDRESS);
+    }
+
+    #[test]
+    fn a_kernel_that_counts_disabled_interrupts_has_other_bits() {
+        let bits = |text: &str| {
+            let symbols = Symbols::parse(text.to_owned());
+            addresses(Some(&symbols), &resolve(None)).interrupt_bits
+        };
+        let old = "ffffffff83000000 D __preempt_count\n";
+        assert_eq!(bits(old), InterruptBits::DIRECT);
+        let new = format!("{old}ffffffff83000010 D local_interrupt_disable_state\n");
+        assert_eq!(bits(&new), InterruptBits::BEHIND_DISABLED);
     }
 
     #[test]

@@ -156,8 +156,7 @@ int tdlab_scenario_irq(const u64 *args)
 	if (error)
 		return error;
 	atomic_set(&ticker.left, rounds);
-	hrtimer_init(&ticker.timer, CLOCK_MONOTONIC, HRTIMER_MODE_REL_HARD);
-	ticker.timer.function = tick;
+	hrtimer_setup(&ticker.timer, tick, CLOCK_MONOTONIC, HRTIMER_MODE_REL_HARD);
 	hrtimer_start(&ticker.timer, TICK, HRTIMER_MODE_REL_HARD);
 	while (atomic_read(&ticker.left) > 0 && !error) {
 		error = tdlab_run_shape(read);

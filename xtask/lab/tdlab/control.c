@@ -11,7 +11,7 @@
  *                storm <#VEs> <threads> from kernel threads tdlab/<cpu>, as fast as they can
  *                irq <rounds>           in hard and soft interrupts, nested into #VEs of the caller
  *                convert                set_memory_decrypted() and _encrypted(), with RETRY, refused
- *                                       accepts of 2 MiB, and a refusal
+ *                                       accepts of 2 MiB, and a refusal; then accept_memory()
  *                driver <rounds>        the life of the driver in tdlab_drv.ko
  *                hpet                   from now on accesses to the HPET are #VEs
  *                ioapic                 the same for the first I/O APIC
@@ -35,7 +35,10 @@
  *                blanks. Only the first log_entries (65,536; module parameter) are kept.
  *   totals       `<name> <count>`: ve, handled, failed, unexpected, unlogged (#VEs without a line),
  *                reason.<n>, tdcall.<leaf>, vmcall.<leaf>, and with .failed behind them those TDCALLs
- *                and TDVMCALLs that were refused. Names of which there are none are left out.
+ *                and TDVMCALLs that were refused; bytes that MapGPA made shared and private
+ *                (mapped.shared, mapped.private), that it refused to (refused.…), and that were
+ *                accepted; retried, MapGPA that had to go on; asked and asked.bytes, calls of
+ *                accept_memory(). Names of which there are none are left out.
  *   conversions  `<physical address> <pages> private|shared <result>` for each that `convert` made.
  *   clear        write anything: all of the above is empty again.
  *   survive      1 (default): what the kernel cannot handle is skipped instead of an oops, where the

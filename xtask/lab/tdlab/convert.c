@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Scenario `convert`: memory made shared and private again by the kernel's own functions. */
+/* Scenario `convert`: memory made shared, private and accepted by the kernel's own functions. */
 #include <linux/gfp.h>
 #include <linux/io.h>
 #include <linux/mm.h>
@@ -65,6 +65,26 @@ static int conversions(u64 *memory)
 	return convert(memory, 4, true);
 }
 
+/*
+ * Wants memory accepted as the page allocator does. Without a table from the firmware the kernel
+ * finds that there is nothing to do: behind it lies a test for a TD that was patched at boot.
+ */
+static int ask_to_accept(phys_addr_t start)
+{
+	static const unsigned long sizes[] = { PAGE_SIZE, LARGE_PAGES * PAGE_SIZE };
+	void (*accept)(phys_addr_t start, unsigned long size) = tdlab_symbol("accept_memory");
+	int i;
+
+	if (!accept)
+		return -ENOENT;
+	for (i = 0; i < ARRAY_SIZE(sizes); i++) {
+		accept(start, sizes[i]);
+		tdlab_add(SUM_ASKED, 1);
+		tdlab_add(SUM_ASKED_BYTES, sizes[i]);
+	}
+	return 0;
+}
+
 int tdlab_scenario_convert(const u64 *args)
 {
 	struct page *pages = alloc_pages(GFP_KERNEL, LARGE_ORDER);
@@ -76,6 +96,8 @@ int tdlab_scenario_convert(const u64 *args)
 	if (!error)
 		error = conversions(page_address(pages));
 	tdlab_td_mode(false);
+	if (!error)
+		error = ask_to_accept(page_to_phys(pages));
 	if (!error)
 		__free_pages(pages, LARGE_ORDER);
 	return error;

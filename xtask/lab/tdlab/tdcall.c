@@ -84,12 +84,20 @@ static u64 get_quote(struct pt_regs *regs)
 
 static u64 map_gpa(struct pt_regs *regs)
 {
+	bool shared = regs->r12 & (TDLAB_SHARED | TDLAB_SHARED_PTE);
+	enum tdlab_sum mapped = shared ? SUM_MAPPED_SHARED : SUM_MAPPED_PRIVATE;
 	u64 after = tdlab_vmm.map_retry_after;
 
-	if (tdlab_vmm.map_refused)
+	if (tdlab_vmm.map_refused) {
+		tdlab_add(shared ? SUM_REFUSED_SHARED : SUM_REFUSED_PRIVATE, regs->r13);
 		return VMCALL_INVALID_OPERAND;
-	if (!after || regs->r13 <= after)
+	}
+	if (!after || regs->r13 <= after) {
+		tdlab_add(mapped, regs->r13);
 		return VMCALL_OK;
+	}
+	tdlab_add(mapped, after);
+	tdlab_add(SUM_RETRIED, 1);
 	/* The caller goes on where this says. */
 	regs->r11 = regs->r12 + after;
 	return VMCALL_RETRY;
@@ -142,7 +150,7 @@ static u64 answer_cpuid(struct pt_regs *regs)
 {
 	u32 ax = regs->r12, bx, cx = regs->r13, dx;
 
-	native_cpuid(&ax, &bx, &cx, &dx);
+	asm volatile("cpuid" : "+a"(ax), "=b"(bx), "+c"(cx), "=d"(dx));
 	regs->r12 = ax;
 	regs->r13 = bx;
 	regs->r14 = cx;
@@ -162,7 +170,7 @@ static u64 vmcall(struct pt_regs *regs)
 	case REASON_IO:
 		return port_io(regs);
 	case REASON_RDMSR:
-		return rdmsrl_safe(regs->r12, (u64 *)&regs->r11) ? VMCALL_INVALID_OPERAND :
+		return rdmsrq_safe(regs->r12, (u64 *)&regs->r11) ? VMCALL_INVALID_OPERAND :
 								   VMCALL_OK;
 	case REASON_EPT:
 		return mmio(regs);
@@ -227,6 +235,8 @@ static u64 tdcall(struct pt_regs *regs)
 	case TDG_MEM_PAGE_ACCEPT:
 		if (tdlab_vmm.accept_2m_refused && (regs->cx & 7))
 			return TDCALL_PAGE_SIZE_MISMATCH;
+		/* 4 KiB, 2 MiB or 1 GiB. */
+		tdlab_add(SUM_ACCEPTED, PAGE_SIZE << (9 * (regs->cx & 7)));
 		return TDCALL_OK;
 	case TDG_VM_RD:
 	case TDG_VM_WR:

@@ -9,6 +9,19 @@
 
 #include <linux/ptrace.h>
 #include <linux/types.h>
+#include <linux/version.h>
+
+/* Names of later kernels. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 16, 0)
+#define rdmsrq_safe rdmsrl_safe
+#endif
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 13, 0)
+#define hrtimer_setup(timer, call, clock, mode) \
+	do { \
+		hrtimer_init(timer, clock, mode); \
+		(timer)->function = call; \
+	} while (0)
+#endif
 
 /* Bit of a GPA that says "shared with the VMM", as in a TD with 52-bit GPAs. */
 #define TDLAB_SHARED BIT_ULL(51)
@@ -78,6 +91,22 @@ void tdlab_count_tdcall(u64 leaf, bool failed);
 void tdlab_count_vmcall(u64 leaf, bool failed);
 void tdlab_note_conversion(u64 start, u64 pages, bool enc, int result);
 u64 tdlab_tdcalls(u64 leaf, bool failed);
+/* Sums that the TDX module and the VMM keep, in bytes unless they say otherwise. */
+enum tdlab_sum {
+	/* MapGPA that the VMM carried out, and that it refused. */
+	SUM_MAPPED_SHARED,
+	SUM_MAPPED_PRIVATE,
+	SUM_REFUSED_SHARED,
+	SUM_REFUSED_PRIVATE,
+	/* MapGPA that had to go on: a number. */
+	SUM_RETRIED,
+	SUM_ACCEPTED,
+	/* Calls of accept_memory(): a number, and bytes. */
+	SUM_ASKED,
+	SUM_ASKED_BYTES,
+	SUMS,
+};
+void tdlab_add(enum tdlab_sum sum, u64 value);
 struct dentry;
 void tdlab_truth_files(struct dentry *dir);
 

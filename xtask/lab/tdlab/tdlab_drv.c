@@ -119,9 +119,15 @@ static void labnic_poll(void)
 	u16 head = readw(REG(head));
 	struct labnic_desc *desc = &nic.regs->ring[head % LABNIC_RING];
 
+	/*
+	 * By an accessor: the kernel's handler clears half of a register where movzwl clears all of it,
+	 * and the length of a copy must not be made of the rest.
+	 */
+	u16 length = readw(&desc->length);
+
 	desc->status = 1;
 	/* How many bytes is not known to the compiler, so this is a call. */
-	memcpy(nic.received, nic.regs->buffer, min_t(u16, desc->length, sizeof(nic.received)));
+	memcpy(nic.received, nic.regs->buffer, min_t(u16, length, sizeof(nic.received)));
 	writew(head + 1, REG(head));
 }
 

@@ -35,11 +35,17 @@ static struct entry *entries;
 static atomic64_t taken, unexpected, outcomes[3], by_reason[REASONS];
 /* TDCALLs by leaf, TDVMCALLs by leaf (0x10000 and above from 64 on); the second are the failed. */
 static atomic64_t tdcalls[LEAVES][2], vmcalls[LEAVES + 8][2];
+static atomic64_t sums[SUMS];
 static struct conversion made[CONVERSIONS];
 static atomic_t made_count;
 
 static const char *const outcome_names[] = { "open", "handled", "failed" };
 static const char *const context_names[] = { "task", "softirq", "hardirq", "nmi", "user" };
+
+static const char *const sum_names[SUMS] = {
+	"mapped.shared", "mapped.private", "refused.shared", "refused.private", "retried",
+	"accepted", "asked", "asked.bytes",
+};
 
 static u8 context_of(const struct tdlab_ve *ve)
 {
@@ -119,6 +125,11 @@ void tdlab_count_vmcall(u64 leaf, bool failed)
 		atomic64_inc(&vmcalls[index][failed]);
 }
 
+void tdlab_add(enum tdlab_sum sum, u64 value)
+{
+	atomic64_add(value, &sums[sum]);
+}
+
 void tdlab_note_conversion(u64 start, u64 pages, bool enc, int result)
 {
 	int index = atomic_inc_return(&made_count) - 1;
@@ -142,6 +153,7 @@ void tdlab_truth_clear(void)
 	zero(by_reason, REASONS);
 	zero(&tdcalls[0][0], LEAVES * 2);
 	zero(&vmcalls[0][0], ARRAY_SIZE(vmcalls) * 2);
+	zero(sums, SUMS);
 	atomic_set(&made_count, 0);
 }
 
@@ -224,6 +236,9 @@ static int totals_show(struct seq_file *file, void *unused)
 		show_calls(file, "tdcall", i, tdcalls[i]);
 	for (i = 0; i < ARRAY_SIZE(vmcalls); i++)
 		show_calls(file, "vmcall", i < LEAVES ? i : 0x10000 + i - LEAVES, vmcalls[i]);
+	for (i = 0; i < SUMS; i++)
+		if (atomic64_read(&sums[i]))
+			seq_printf(file, "%s %llu\n", sum_names[i], atomic64_read(&sums[i]));
 	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(totals);

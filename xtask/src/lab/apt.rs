@@ -42,12 +42,15 @@ impl Apt {
         attempt(&Self::of_machine()).or_else(|_| attempt(&Self::updated(dir)?))
     }
 
-    /// One suite of the mirror that the machine takes Debian from, its lists fetched into `dir`.
-    pub(super) fn of_suite(suite: &str, dir: &Path) -> Result<Self> {
+    /// Suites of the mirror that the machine takes Debian from, their lists fetched into `dir`.
+    pub(super) fn of_suites(suites: &[&str], dir: &Path) -> Result<Self> {
         let mirror = match Self::of_machine().mirror()? {
             Some(mirror) => mirror,
             None => Self::updated(&dir.join("machine"))?.mirror()?.ok_or_else(|| {
-                anyhow!("this machine's apt has no Debian source, so {suite} has no mirror")
+                anyhow!(
+                    "this machine's apt has no Debian source, so {} has no mirror",
+                    suites.join(" and ")
+                )
             })?,
         };
         let mut options = list_options(dir)?;
@@ -60,7 +63,8 @@ impl Apt {
         } else {
             String::new()
         };
-        fs::write(&sources, format!("deb [arch=amd64{keyring}] {mirror} {suite} main\n"))
+        let line = |suite: &&str| format!("deb [arch=amd64{keyring}] {mirror} {suite} main\n");
+        fs::write(&sources, suites.iter().map(line).collect::<String>())
             .with_context(|| format!("{} cannot be written", sources.display()))?;
         options.extend([
             option("Dir::Etc::sourcelist", &sources),
@@ -82,6 +86,14 @@ impl Apt {
             .filter_map(|line| line.split_once(" - "))
             .map(|(name, _)| name.to_owned())
             .collect())
+    }
+
+    /// `packages` and all that they depend on, as a machine without any package would install them.
+    pub(super) fn with_dependencies(&self, packages: &[String]) -> Result<Vec<String>> {
+        let mut command = self.command("apt-get");
+        command.args(["-oDir::State::status=/dev/null", "--no-install-recommends", "--simulate"]);
+        let out = run(command.arg("install").args(packages))?;
+        Ok(simulated(&String::from_utf8_lossy(&out.stdout)))
     }
 
     /// Downloads `packages` and unpacks all of them as `root`, which is complete or not touched.
@@ -154,6 +166,12 @@ fn option(name: &str, value: &Path) -> OsString {
     option
 }
 
+/// The packages that a simulation would install.
+fn simulated(said: &str) -> Vec<String> {
+    let names = said.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next());
+    names.map(str::to_owned).collect()
+}
+
 fn debian_mirror(targets: &str) -> Option<&str> {
     targets.lines().find_map(|line| line.strip_prefix("Debian\tDebian\t")).map(str::trim)
 }
@@ -168,6 +186,13 @@ mod tests {
                        Other\tOther\thttp://two.example/\n\
                        Debian\tDebian\thttp://three.example/debian/\n";
         assert_eq!(debian_mirror(targets), Some("http://three.example/debian/"));
+    }
+
+    #[test]
+    fn a_simulation_names_what_it_would_install() {
+        let said = "Reading lists...\nInst libc6 (2.41-12 Debian:13/stable [amd64])\n\
+                    Inst make (4.4 Debian:13/stable [amd64]) []\nConf libc6 (2.41-12)\n";
+        assert_eq!(simulated(said), ["libc6", "make"]);
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! that the kernel's handler was given, and the numbers by exit reason and result. A probe that says
 //! it missed hits may have fewer, but no others.
 
+mod calls;
 mod compare;
 mod steps;
 mod trace;
@@ -38,6 +39,7 @@ use super::{
 use crate::{binary, programs, workspace};
 
 use self::{
+    compare::Way,
     steps::{Boot, Sizes, Step},
     truth::{Context, Event, Outcome, Totals, Truth},
 };
@@ -65,6 +67,9 @@ pub(crate) struct Args {
     /// The same with kprobes instead of fentry
     #[arg(long, requires = "compare")]
     kprobe: bool,
+    /// The same in a VM without /sys/kernel/btf
+    #[arg(long, requires = "compare", conflicts_with = "kprobe")]
+    no_btf: bool,
 }
 
 impl Args {
@@ -78,12 +83,23 @@ impl Args {
             around: None,
             compare: true,
             kprobe: false,
+            no_btf: false,
         }
+    }
+
+    /// How tdtrace is compared, if it is.
+    fn way(&self) -> Option<Way> {
+        let way = match (self.kprobe, self.no_btf) {
+            (_, true) => Way::NoBtf,
+            (true, false) => Way::Kprobe,
+            (false, false) => Way::Fentry,
+        };
+        self.compare.then_some(way)
     }
 }
 
 /// What a step left.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Seen {
     totals: Totals,
     /// Of traced steps each #VE as the module raised it.
@@ -144,10 +160,10 @@ fn vm(name: &str, base: &Base, archives: &[&[u8]]) -> Result<Vm> {
 fn run_steps(args: &Args, base: &Base, files: &[u8], boot: Boot, chosen: &[&Step]) -> Result<()> {
     let sizes = Sizes { storm: args.storm };
     let vm = vm(boot.name(), base, &[files, &scenario(chosen, sizes)?])?;
-    let report = vm.run_with(boot.devices())?;
+    let report = vm.run_with(boot.devices(), boot.parameters())?;
     let dir = vm.dir.display();
-    let differ =
-        judge(&report, chosen, sizes).with_context(|| format!("the files are in {dir}"))?;
+    let differ = judge(&report, chosen, sizes, args.way())
+        .with_context(|| format!("the files are in {dir}"))?;
     println!("kernel {}: {}", report.text("release")?.trim(), report.times());
     if differ > 0 {
         bail!("{differ} steps differ; the files are in {dir}");
@@ -188,15 +204,11 @@ fn files(args: &Args, base: &Base, built: &Path) -> Result<Vec<u8>> {
         fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))
     };
     let mut archive = Archive::default();
-    let around = match &args.around {
-        None if args.compare && args.kprobe => {
-            Some(compare::AROUND.replace("--guest", "--guest --kprobe"))
-        }
-        None if args.compare => Some(compare::AROUND.to_owned()),
-        around => around.clone(),
-    };
-    if let Some(around) = around {
+    if let Some(around) = args.way().map(Way::around).or_else(|| args.around.clone()) {
         archive.file("lab/around", format!("{around}\n").as_bytes())?;
+    }
+    if args.no_btf {
+        archive.file("lab/no-btf", b"")?;
     }
     for module in ["tdlab.ko", "tdlab_drv.ko"] {
         archive.file(&format!("lab/{module}"), &read(built.join(module))?)?;
@@ -235,17 +247,27 @@ fn scenario(chosen: &[&Step], sizes: Sizes) -> Result<Vec<u8>> {
 }
 
 /// Prints what each step showed; how many showed a difference.
-fn judge(report: &Report, chosen: &[&Step], sizes: Sizes) -> Result<usize> {
+fn judge(report: &Report, chosen: &[&Step], sizes: Sizes, way: Option<Way>) -> Result<usize> {
     println!(
-        "{:<10} {:>9} {:>9} {:>9} {:>9} {:>7} {:>9} {:>7} {:>7}",
-        "step", "raised", "handled", "failed", "kprobe", "missed", "tdtrace", "missed", "equal"
+        "{:<10} {:>9} {:>9} {:>9} {:>9} {:>7} {:>9} {:>7} {:>7} {:>7} {:>7}",
+        "step",
+        "raised",
+        "handled",
+        "failed",
+        "kprobe",
+        "missed",
+        "tdtrace",
+        "missed",
+        "lost",
+        "equal",
+        "calls"
     );
     let (mut differ, mut before) = (0, [0; 2]);
     for step in chosen {
         let seen = Seen::read(report, step, &mut before)
             .with_context(|| format!("step {} left no complete report", step.name))?;
         let verdict = seen.compare().and_then(|()| (step.check)(&seen, sizes));
-        let compared = compare::compare(&seen);
+        let compared = way.map(|way| compare::compare(&seen, way)).transpose();
         let of = |name| seen.totals.of(name);
         println!(
             "{:<10} {:>9} {:>9} {:>9} {:>9} {:>7} {}{}",
@@ -256,7 +278,10 @@ fn judge(report: &Report, chosen: &[&Step], sizes: Sizes) -> Result<usize> {
             seen.reasons.values().sum::<u64>(),
             seen.missed[0],
             match &compared {
-                Ok(Some(of)) => format!("{:>9} {:>7} {:>7}", of.seen, of.missed, of.equal),
+                Ok(Some(of)) => format!(
+                    "{:>9} {:>7} {:>7} {:>7} {:>7}",
+                    of.seen, of.missed, of.lost, of.equal, of.calls
+                ),
                 Ok(None) => String::new(),
                 Err(error) => format!(" {error:#}"),
             },
@@ -352,6 +377,11 @@ impl Seen {
             bail!("handled and failed {results:?} instead of {raised:?}");
         }
         Ok(())
+    }
+
+    /// Whether the log has each #VE of the step.
+    fn traced_whole(&self) -> bool {
+        self.truth.len() as u64 == self.totals.of("ve")
     }
 
     /// #VEs from which the kernel has not come back; it has decided that it cannot handle them.

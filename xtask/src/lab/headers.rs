@@ -1,6 +1,7 @@
 //! Building kernel modules and static programs for a lab kernel: its headers, unpacked from Debian's
 //! packages, and the distribution's own compiler and kbuild.
 //!
+//! A kernel of another Debian release is built for with that release's compiler ([`foreign`]).
 //! Headers are kept in the cache like kernels; what was built is kept by a hash of its sources.
 
 use std::{
@@ -12,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 
-use super::{apt::Apt, kernel::Image};
+use super::{apt::Apt, foreign, kernel::Image};
 use crate::{programs, progress::run};
 
 /// What a build needs; Debian's kbuild names the compiler that built the kernel.
@@ -64,12 +65,17 @@ pub(super) fn build(sources: &Sources<'_>, kernel: &Image, cache: &Path) -> Resu
     }
     let tree = fetch(kernel, cache)?;
     let fresh = cache.join("modules").join(format!("{name}.new-{}", process::id()));
-    let built = build_in(&fresh, &files, sources, &tree).and_then(|()| {
+    let work = match &tree.root {
+        Some(root) => foreign::work(root),
+        None => fresh.join("build"),
+    };
+    let built = build_in(&fresh, &work, &files, sources, &tree).and_then(|()| {
         fs::rename(&fresh, &dir).with_context(|| format!("{} cannot be made", dir.display()))
     });
     if built.is_err() {
         // The error that led here says more than one about what is left behind.
         let _ = fs::remove_dir_all(&fresh);
+        let _ = fs::remove_dir_all(&work);
         // Somebody else may have built the same at the same time.
         if !dir.exists() {
             built?;
@@ -93,17 +99,17 @@ fn read(dir: &Path) -> Result<Vec<(String, Vec<u8>)>> {
 
 fn build_in(
     dir: &Path,
+    work: &Path,
     files: &[(String, Vec<u8>)],
     sources: &Sources<'_>,
-    tree: &Path,
+    tree: &Tree,
 ) -> Result<()> {
-    let work = dir.join("build");
-    fs::create_dir_all(&work).with_context(|| format!("{} cannot be made", work.display()))?;
+    fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
+    fs::create_dir_all(work).with_context(|| format!("{} cannot be made", work.display()))?;
     for (name, bytes) in files {
         fs::write(work.join(name), bytes).with_context(|| format!("{name} cannot be written"))?;
     }
-    let mut make = Command::new("make");
-    make.arg("-C").arg(tree).arg(format!("M={}", work.display()));
+    let mut make = tree.make(work)?;
     // The types in a module's BTF would need pahole.
     make.args(["CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"]);
     // Cargo's own would be taken for this build's.
@@ -122,14 +128,41 @@ fn build_in(
         compile.arg("-o").arg(dir.join(program)).arg(work.join(format!("{program}.c")));
         run(&mut compile).with_context(|| format!("{program} does not build"))?;
     }
-    fs::remove_dir_all(&work).with_context(|| format!("{} stays", work.display()))
+    fs::remove_dir_all(work).with_context(|| format!("{} stays", work.display()))
 }
 
-/// The unpacked tree that modules for `kernel` are built with.
-fn fetch(kernel: &Image, cache: &Path) -> Result<PathBuf> {
+/// An unpacked tree that modules are built with.
+struct Tree {
+    /// The tree.
+    dir: PathBuf,
+    /// The root directory that it is used in, if not this machine's.
+    root: Option<PathBuf>,
+}
+
+impl Tree {
+    /// `make` for the modules in `work`.
+    fn make(&self, work: &Path) -> Result<Command> {
+        let (mut make, dir, work) = match &self.root {
+            Some(root) => {
+                let inside = |path| foreign::inside(root, path);
+                (foreign::make(root), inside(&self.dir)?, inside(work)?)
+            }
+            None => (Command::new("make"), self.dir.clone(), work.to_owned()),
+        };
+        make.arg("-C").arg(dir).arg(format!("M={}", work.display()));
+        Ok(make)
+    }
+}
+
+/// The tree that modules for `kernel` are built with, fetched if it is not there.
+fn fetch(kernel: &Image, cache: &Path) -> Result<Tree> {
     let release = &kernel.release;
     let root = cache.join("headers").join(release);
     let tree = root.join(format!("usr/src/linux-headers-{release}"));
+    if let Some(suite) = kernel.suite {
+        foreign::fetch(suite, &packages(release)?, cache, &root)?;
+        return Ok(Tree { dir: tree, root: Some(root) });
+    }
     if !root.exists() {
         let packages = packages(release)?;
         eprintln!("lab: fetching {}", packages.join(", "));
@@ -144,7 +177,7 @@ fn fetch(kernel: &Image, cache: &Path) -> Result<PathBuf> {
     if moved != text {
         fs::write(&makefile, moved).with_context(|| format!("no {}", makefile.display()))?;
     }
-    Ok(tree)
+    Ok(Tree { dir: tree, root: None })
 }
 
 /// The packages that hold the headers of `release`, those of all flavours, and kbuild's programs.

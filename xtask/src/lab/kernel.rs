@@ -46,6 +46,8 @@ pub(super) struct Image {
     pub(super) vmlinuz: PathBuf,
     /// Its `lib/modules/<release>/kernel`.
     pub(super) modules: PathBuf,
+    /// The suite that it is from, if not one of those of the machine.
+    pub(super) suite: Option<&'static str>,
 }
 
 /// The packages of one kernel release.
@@ -60,14 +62,14 @@ pub(super) fn fetch(series: Series, cache: &Path, refresh: bool) -> Result<Image
     let origin = series.origin();
     let dir = cache.join("kernels").join(origin.version);
     if dir.exists() && !refresh {
-        return Image::find(&dir);
+        return Image::find(&dir, origin.suite);
     }
     let apt_dir = cache.join("apt").join(origin.version);
     match origin.suite {
-        Some(suite) => fetch_from(&Apt::of_suite(suite, &apt_dir)?, &origin, &dir),
+        Some(suite) => fetch_from(&Apt::of_suites(&[suite], &apt_dir)?, &origin, &dir),
         None => Apt::try_lists(&apt_dir, |apt| fetch_from(apt, &origin, &dir)),
     }?;
-    Image::find(&dir)
+    Image::find(&dir, origin.suite)
 }
 
 /// Fetches the newest kernel of `origin` that `apt` has.
@@ -116,7 +118,7 @@ fn version(release: &str) -> Option<Vec<u32>> {
 
 impl Image {
     /// The kernel that was unpacked into `root`, in the layout before or since 7.1.
-    fn find(root: &Path) -> Result<Self> {
+    fn find(root: &Path, suite: Option<&'static str>) -> Result<Self> {
         for lib in ["usr/lib/modules", "lib/modules"] {
             let Ok(mut entries) = root.join(lib).read_dir() else { continue };
             let Some(entry) = entries.next() else { continue };
@@ -130,7 +132,7 @@ impl Image {
             .into_iter()
             .find(|path| path.exists())
             .ok_or_else(|| anyhow!("{} has no vmlinuz", root.display()))?;
-            return Ok(Self { release, vmlinuz, modules: entry.path().join("kernel") });
+            return Ok(Self { release, vmlinuz, modules: entry.path().join("kernel"), suite });
         }
         bail!("{} holds no kernel; `--refresh` fetches it anew", root.display())
     }

@@ -160,6 +160,7 @@ mod tests {
             release: "6.12.0".into(),
             vmlinuz: PathBuf::new(),
             modules: dir.path().to_owned(),
+            suite: None,
         };
         (dir, image)
     }

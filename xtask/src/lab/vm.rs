@@ -72,13 +72,14 @@ impl Vm {
     /// When QEMU does not run or reaches the limit, when the report is not complete, or when the
     /// scenario failed: all with the last lines of the console and where the rest is.
     pub(super) fn run(&self) -> Result<Report> {
-        self.run_with(&[])
+        self.run_with(&[], "")
     }
 
-    /// The same with more of QEMU's arguments, for devices.
-    pub(super) fn run_with(&self, devices: &[&str]) -> Result<Report> {
-        let report =
-            self.boot(devices, Report::parse).map_err(|error| self.with_console(&error))?;
+    /// The same with more of QEMU's arguments, for devices, and with more kernel parameters.
+    pub(super) fn run_with(&self, devices: &[&str], parameters: &str) -> Result<Report> {
+        let report = self
+            .boot(devices, parameters, Report::parse)
+            .map_err(|error| self.with_console(&error))?;
         self.leave(&report)?;
         if report.status != 0 {
             let error = anyhow!("the scenario ended with exit code {}", report.status);
@@ -95,7 +96,7 @@ impl Vm {
     /// of the report is strange: all with the last lines of the console and where the rest is.
     pub(super) fn run_to_panic(&self, message: &str) -> Result<Report> {
         let report =
-            self.boot(&[], Report::parse_cut).map_err(|error| self.with_console(&error))?;
+            self.boot(&[], "", Report::parse_cut).map_err(|error| self.with_console(&error))?;
         let console = fs::read(self.console()).unwrap_or_default();
         let panic = format!("Kernel panic - not syncing: {message}");
         if !String::from_utf8_lossy(&console).contains(&panic) {
@@ -123,7 +124,12 @@ impl Vm {
         Ok(())
     }
 
-    fn boot(&self, devices: &[&str], parse: fn(&[u8]) -> Result<Report>) -> Result<Report> {
+    fn boot(
+        &self,
+        devices: &[&str],
+        parameters: &str,
+        parse: fn(&[u8]) -> Result<Report>,
+    ) -> Result<Report> {
         fs::create_dir_all(&self.dir)
             .with_context(|| format!("{} cannot be made", self.dir.display()))?;
         let initramfs = self.dir.join("initramfs.cpio");
@@ -145,7 +151,7 @@ impl Vm {
             .arg(&self.vmlinuz)
             .arg("-initrd")
             .arg(&initramfs)
-            .args(["-append", COMMAND_LINE])
+            .args(["-append", &format!("{COMMAND_LINE} {parameters}")])
             .args(devices)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -4,13 +4,13 @@
 //! A #VE that interrupts a probe's own program is skipped by the kernel, which counts it. So what
 //! tdtrace saw and what it says it missed must make up what was raised.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::Value;
 
 use super::{
-    Seen,
+    Seen, calls,
     truth::{Context, Event, Outcome, Truth},
 };
 
@@ -18,12 +18,41 @@ use super::{
 pub(super) const REPORT: &str = "tdtrace.json";
 /// See [`REPORT`].
 pub(super) const EVENTS: &str = "events";
-/// What runs around each step.
-pub(super) const AROUND: &str =
-    "tdtrace guest stat --guest --json --output $OUT/tdtrace.json --events $OUT/events --";
+/// What the VM leaves of `/sys/kernel/btf` where there is none.
+const BTF: &str = "btf";
 
-/// A #VE with what became of it.
-type Full = (Event, Context, Outcome);
+/// How tdtrace finds its way in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// By fentry and fexit, with BTF.
+    Fentry,
+    /// By kprobe and kretprobe, with BTF.
+    Kprobe,
+    /// By kprobe and kretprobe, without BTF.
+    NoBtf,
+}
+
+impl Way {
+    /// What runs around each step.
+    pub(super) fn around(self) -> String {
+        // Without BTF it has to come upon kprobes by itself.
+        let option = if self == Self::Kprobe { " --kprobe" } else { "" };
+        format!(
+            "tdtrace guest stat --guest{option} --json --output $OUT/{REPORT} --events $OUT/{EVENTS} --"
+        )
+    }
+
+    /// How it says in its report that it is attached.
+    fn how(self) -> &'static str {
+        match self {
+            Self::Fentry => "fentry",
+            Self::Kprobe | Self::NoBtf => "kprobe",
+        }
+    }
+}
+
+/// A #VE, in what context if that is known, and what became of it.
+type Full = (Event, Option<Context>, Outcome);
 
 /// What tdtrace counted of a step, once it has been found right.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,15 +63,20 @@ pub(super) struct Compared {
     pub(super) missed: u64,
     /// Events that are as the truth log has them.
     pub(super) equal: usize,
+    /// Those that it says found no room.
+    pub(super) lost: u64,
+    /// Conversions, accepts, quotes and bounces that it counted.
+    pub(super) calls: u64,
 }
 
-/// Compares what tdtrace left of the step, if it ran around it.
+/// Compares what tdtrace left of the step.
 ///
 /// # Errors
-/// With the first difference.
-pub(super) fn compare(seen: &Seen) -> Result<Option<Compared>> {
-    let Some(report) = seen.files.get(REPORT) else { return Ok(None) };
+/// With the first difference, or when it left nothing.
+pub(super) fn compare(seen: &Seen, way: Way) -> Result<Compared> {
+    let report = seen.files.get(REPORT).ok_or_else(|| anyhow!("tdtrace left no {REPORT}"))?;
     let report: Value = serde_json::from_slice(report).context("tdtrace's report")?;
+    check_way(&report, way, seen.files.get(BTF).map(Vec::as_slice))?;
     let number = |path: &str| {
         report.pointer(path).and_then(Value::as_u64).ok_or_else(|| anyhow!("no {path} in {REPORT}"))
     };
@@ -61,15 +95,39 @@ pub(super) fn compare(seen: &Seen) -> Result<Option<Compared>> {
     if missed == 0 && reasons != seen.totals.reasons() {
         bail!("tdtrace counted by reason {reasons:?} instead of {:?}", seen.totals.reasons());
     }
-    let streamed = report.pointer("/lost/causes/events").is_none();
-    let equal = match seen.files.get(EVENTS) {
-        Some(events) if streamed && !seen.truth.is_empty() => {
-            let events = str::from_utf8(events).context("tdtrace's events are not text")?;
-            compare_events(events, &seen.truth, missed, unpaired)?
-        }
-        _ => 0,
+    let lost = report.pointer("/lost/causes/events").and_then(Value::as_u64).unwrap_or(0);
+    let events = seen.files.get(EVENTS).ok_or_else(|| anyhow!("tdtrace left no {EVENTS}"))?;
+    let events = str::from_utf8(events).context("tdtrace's events are not text")?;
+    let streamed = events.lines().count() as u64;
+    if streamed + lost != saw {
+        bail!("tdtrace streamed {streamed} and lost {lost} of {saw}");
+    }
+    let equal = match seen.traced_whole() && lost == 0 {
+        true => compare_events(events, &seen.truth, missed, unpaired)?,
+        false => 0,
     };
-    Ok(Some(Compared { seen: saw, missed, equal }))
+    let calls = calls::compare(seen, &report)?;
+    Ok(Compared { seen: saw, missed, equal, lost, calls })
+}
+
+/// Whether tdtrace went the way that was meant, and says so. `btf` is what lies in `/sys/kernel/btf`
+/// where that was taken away.
+fn check_way(report: &Value, way: Way, btf: Option<&[u8]>) -> Result<()> {
+    match (way, btf) {
+        (Way::NoBtf, Some([])) | (Way::Fentry | Way::Kprobe, None) => {}
+        (_, found) => bail!("BTF in the VM is {found:?}"),
+    }
+    let assumed = &report["layout_assumed"];
+    if *assumed != (way == Way::NoBtf) {
+        bail!("tdtrace says that the layout is assumed: {assumed}");
+    }
+    let probes = report["probes"].as_array().ok_or_else(|| anyhow!("no probes in {REPORT}"))?;
+    let ve = probes.iter().find(|probe| probe["name"] == "ve");
+    let how = ve.map_or(&Value::Null, |probe| &probe["how"]);
+    if how != way.how() {
+        bail!("tdtrace attached by {how} instead of {}", way.how());
+    }
+    Ok(())
 }
 
 fn reasons(report: &Value) -> Result<BTreeMap<u64, u64>> {
@@ -85,11 +143,17 @@ fn compare_events(text: &str, truth: &[Truth], missed: u64, unpaired: u64) -> Re
         .lines()
         .map(|line| event(line).with_context(|| format!("tdtrace's event {line}")))
         .collect::<Result<_>>()?;
+    // Without BTF some kernels do not tell the context, but user mode.
+    let unknown = events.iter().any(|(_, context, _)| context.is_none());
     let raised: Vec<Full> = truth
         .iter()
-        .map(|truth| match truth.outcome {
-            Outcome::Open => (truth.event, truth.context, Outcome::Failed),
-            outcome => (truth.event, truth.context, outcome),
+        .map(|truth| {
+            let known = !unknown || truth.context == Context::User;
+            let outcome = match truth.outcome {
+                Outcome::Open => Outcome::Failed,
+                outcome => outcome,
+            };
+            (truth.event, known.then_some(truth.context), outcome)
         })
         .collect();
     if missed == 0 && unpaired == 0 {
@@ -103,7 +167,9 @@ fn compare_events(text: &str, truth: &[Truth], missed: u64, unpaired: u64) -> Re
         }
         // An interrupt may come between the log's number and tdtrace's, and so may another CPU; a
         // thread is in one place only.
-        if by_thread(&events) != by_thread(&raised) {
+        let interrupts: BTreeSet<Event> =
+            truth.iter().filter(|truth| truth.is_interrupt()).map(|truth| truth.event).collect();
+        if by_thread(&events, &interrupts) != by_thread(&raised, &interrupts) {
             bail!("tdtrace has the #VEs of a thread in another order");
         }
         return Ok(events.len());
@@ -133,11 +199,16 @@ fn sorted(events: &[Full]) -> Vec<Full> {
     sorted
 }
 
-/// What each thread raised itself, in order. Every CPU has an idle thread, and all are number 0.
-fn by_thread(events: &[Full]) -> BTreeMap<u64, Vec<Full>> {
+/// What each thread raised itself, in order. Every CPU has an idle thread, and all are number 0. Where
+/// the context is not known, what is as one of `interrupts` may be one.
+fn by_thread(events: &[Full], interrupts: &BTreeSet<Event>) -> BTreeMap<u64, Vec<Full>> {
     let mut threads: BTreeMap<u64, Vec<Full>> = BTreeMap::new();
     for full in events.iter().filter(|(event, ..)| event.tid != 0) {
-        if matches!(full.1, Context::Task | Context::User) {
+        let is_own = match full.1 {
+            Some(context) => matches!(context, Context::Task | Context::User),
+            None => !interrupts.contains(&full.0),
+        };
+        if is_own {
             threads.entry(full.0.tid).or_default().push(*full);
         }
     }
@@ -164,11 +235,12 @@ fn event(line: &str) -> Result<Full> {
         ip: word("ip")?,
     };
     let context = match value["context"].as_str() {
-        Some("task") => Context::Task,
-        Some("softirq") => Context::Softirq,
-        Some("hardirq") => Context::Hardirq,
-        Some("nmi") => Context::Nmi,
-        Some("user") => Context::User,
+        Some("task") => Some(Context::Task),
+        Some("softirq") => Some(Context::Softirq),
+        Some("hardirq") => Some(Context::Hardirq),
+        Some("nmi") => Some(Context::Nmi),
+        Some("user") => Some(Context::User),
+        Some("unknown") => None,
         other => bail!("the context is {other:?}"),
     };
     let outcome = match value["handled"].as_bool() {
@@ -220,6 +292,33 @@ mod tests {
         ] {
             assert!(compare_events(&wrong, &log, 0, 0).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_context_that_is_not_known_is_not_compared_and_the_order_of_the_rest_is() {
+        let mut log = [1, 2, 3].map(|ip| truth(ip, Outcome::Handled));
+        log[0].context = Context::Task;
+        log[1].context = Context::Task;
+        let line = |ip| line(ip, true).replace("hardirq", "unknown");
+        assert_eq!(compare_events(&(line(3) + &line(1) + &line(2)), &log, 0, 0).unwrap(), 3);
+        assert!(compare_events(&(line(2) + &line(1) + &line(3)), &log, 0, 0).is_err());
+        log[0].context = Context::User;
+        assert!(compare_events(&(line(3) + &line(1) + &line(2)), &log, 0, 0).is_err());
+    }
+
+    #[test]
+    fn the_report_must_say_which_way_tdtrace_went() {
+        let report = |how: &str, assumed: bool| serde_json::json!({"layout_assumed": assumed, "probes": [{"name": "ve", "how": how}]});
+        let (fentry, kprobe, bare) =
+            (report("fentry", false), report("kprobe", false), report("kprobe", true));
+        check_way(&fentry, Way::Fentry, None).unwrap();
+        check_way(&kprobe, Way::Kprobe, None).unwrap();
+        check_way(&bare, Way::NoBtf, Some(b"")).unwrap();
+        assert!(check_way(&kprobe, Way::Fentry, None).is_err());
+        assert!(check_way(&kprobe, Way::NoBtf, Some(b"")).is_err());
+        assert!(check_way(&bare, Way::Kprobe, None).is_err());
+        assert!(check_way(&bare, Way::NoBtf, None).is_err());
+        assert!(check_way(&bare, Way::NoBtf, Some(b"vmlinux\n")).is_err());
     }
 
     #[test]

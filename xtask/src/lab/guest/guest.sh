@@ -7,6 +7,7 @@
 #   hist, results                histograms by exit reason and by return value
 #   profile                      kprobe_profile: hits and misses since the boot
 #   status                       exit code of the command
+#   btf                          what is in /sys/kernel/btf, which /lab/no-btf takes away
 
 tracing=/sys/kernel/tracing
 events=$tracing/events/tdlab
@@ -14,6 +15,9 @@ lab=/sys/kernel/debug/tdlab
 function=tdx_handle_virt_exception
 
 uname -r >/out/release
+if [ -f /lab/no-btf ]; then
+	mount -t tmpfs btf /sys/kernel/btf || exit 1
+fi
 insmod /lab/tdlab.ko && insmod /lab/tdlab_drv.ko || exit 1
 # struct ve_info in the second argument, struct pt_regs with ip in the first.
 fields='reason=+0(%si):u64 qual=+8(%si):x64 gla=+16(%si):x64 gpa=+24(%si):x64 len=+32(%si):u32'
@@ -28,6 +32,7 @@ around=
 while read -r name traced command; do
 	out=/out/$name
 	mkdir "$out"
+	[ -f /lab/no-btf ] && ls -A /sys/kernel/btf >"$out/btf"
 	echo 1 >$lab/clear
 	# Opened to be replaced, the file would lose its trigger before.
 	echo 'hist:keys=reason:clear' >>$events/ve/trigger

@@ -3,7 +3,7 @@
 
 use anyhow::{Result, bail};
 
-use super::{Seen, truth::Context};
+use super::{Seen, calls::BOUNCED, trace, truth::Context};
 
 /// Where the module takes scenarios.
 const RUN: &str = "/sys/kernel/debug/tdlab/run";
@@ -35,17 +35,20 @@ pub(super) enum Boot {
     Plain,
     /// With a disk and a network card.
     Devices,
+    /// With the same, whose memory the kernel takes for out of reach.
+    Bounced,
 }
 
 impl Boot {
     /// All of them, in the order in which they run.
-    pub(super) const ALL: [Self; 2] = [Self::Plain, Self::Devices];
+    pub(super) const ALL: [Self; 3] = [Self::Plain, Self::Devices, Self::Bounced];
 
     /// How the VM's directory begins.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Plain => "guest",
             Self::Devices => "guest-devices",
+            Self::Bounced => "guest-bounced",
         }
     }
 
@@ -63,6 +66,25 @@ impl Boot {
                 "-device",
                 "virtio-net-pci,netdev=net,romfile=",
             ],
+            Self::Bounced => &[
+                "-blockdev",
+                "driver=null-co,node-name=disk,size=16777216,read-zeroes=on",
+                "-device",
+                "nvme,serial=lab,drive=disk",
+                "-netdev",
+                "user,id=net,restrict=on",
+                "-device",
+                // Without these it is trusted with addresses of its own.
+                "virtio-net-pci,netdev=net,romfile=,disable-legacy=on,iommu_platform=on",
+            ],
+        }
+    }
+
+    /// Kernel parameters.
+    pub(super) fn parameters(self) -> &'static str {
+        match self {
+            Self::Plain | Self::Devices => "",
+            Self::Bounced => "swiotlb=force",
         }
     }
 }
@@ -95,6 +117,7 @@ pub(super) const ALL: &[Step] = &[
     plain("oops", |_| oops_command(), oops),
     Step { boot: Boot::Devices, ..plain("devices", |_| devices_command(), devices) },
     Step { boot: Boot::Devices, ..plain("ports", |_| ports_command(), ports) },
+    Step { boot: Boot::Bounced, ..plain("bounce", |_| bounce_command(), bounce) },
 ];
 
 /// A traced step that needs no device.
@@ -161,6 +184,20 @@ fn devices_command() -> String {
          for cpu in 1 2 1 2; do echo $cpu >/proc/irq/4/smp_affinity || exit 7; \
          echo the serial port interrupts CPU mask $cpu; sleep 0.1; done; \
          echo disarm >{RUN} && ping -c 1 -W 5 10.0.2.2"
+    )
+}
+
+/// I/O of which tracefs counts the bounces; the card goes down so that none comes afterwards.
+fn bounce_command() -> String {
+    format!(
+        "t=/sys/kernel/tracing/events/swiotlb/swiotlb_bounced; \
+         echo 'hist:keys=force:vals=size' >$t/trigger || exit 1; \
+         while read -r module; do insmod /lab/$module.ko || exit 2; done </lab/net; \
+         ip addr add 10.0.2.15/24 dev eth0 && ip link set eth0 up && \
+         ping -c 3 -i 0.2 -W 5 10.0.2.2 || exit 3; \
+         dd if=/dev/nvme0n1 of=/dev/null bs=64k count=16 || exit 4; \
+         dd if=/dev/zero of=/dev/nvme0n1 bs=64k count=4 conv=fsync || exit 5; \
+         ip link set eth0 down; sleep 0.3; cat $t/hist >$OUT/{BOUNCED}"
     )
 }
 
@@ -291,6 +328,17 @@ fn devices(seen: &Seen, _: Sizes) -> Result<()> {
         }
     }
     expect("failed", seen.totals.of("failed"), 0)
+}
+
+fn bounce(seen: &Seen, _: Sizes) -> Result<()> {
+    expect("raised", seen.totals.of("ve"), 0)?;
+    let histogram = seen.files.get(BOUNCED).map_or(Ok(""), |bytes| str::from_utf8(bytes))?;
+    let (count, bytes) = trace::sum(histogram, "size")?;
+    // What was read and written, and the network's packets.
+    if count < 20 || bytes < 20 * 65536 {
+        bail!("{count} bounces of {bytes} bytes");
+    }
+    Ok(())
 }
 
 fn ports(seen: &Seen, _: Sizes) -> Result<()> {

@@ -77,6 +77,27 @@ pub(super) fn histogram(hist: &str) -> Result<BTreeMap<u64, u64>> {
     Ok(counts)
 }
 
+/// Hits of a histogram, and the sum of its value `name`.
+///
+/// # Errors
+/// When a line cannot be read or entries were dropped.
+pub(super) fn sum(hist: &str, name: &str) -> Result<(u64, u64)> {
+    let (mut hits, mut sum) = (0, 0);
+    for line in hist.lines().filter(|line| line.starts_with('{')) {
+        let entry = || {
+            let (_, values) = line.split_once("} hitcount:")?;
+            let (count, value) = values.split_once(&format!("{name}:"))?;
+            Some((count.trim().parse::<u64>().ok()?, value.trim().parse::<u64>().ok()?))
+        };
+        let (count, value) = entry().ok_or_else(|| anyhow!("a histogram has {line:?}"))?;
+        (hits, sum) = (hits + count, sum + value);
+    }
+    if !hist.lines().any(|line| line.trim() == "Dropped: 0") {
+        bail!("a histogram is not complete");
+    }
+    Ok((hits, sum))
+}
+
 /// Hits that the probe `name` missed since the boot.
 ///
 /// # Errors
@@ -119,6 +140,16 @@ mod tests {
         assert_eq!(histogram(hist).unwrap(), BTreeMap::from([(10, 4), (48, 31)]));
         assert!(histogram(&hist.replace("Dropped: 0", "Dropped: 1")).is_err());
         assert!(histogram("").is_err());
+    }
+
+    #[test]
+    fn the_values_of_a_histogram_are_added_up() {
+        let hist = "{ force:          0 } hitcount:          4  size:      16384\n\
+                    { force:          1 } hitcount:          2  size:        100\n\
+                    Totals:\n    Hits: 6\n    Entries: 2\n    Dropped: 0\n";
+        assert_eq!(sum(hist, "size").unwrap(), (6, 16484));
+        assert!(sum(hist, "other").is_err());
+        assert!(sum(&hist.replace("Dropped: 0", "Dropped: 1"), "size").is_err());
     }
 
     #[test]

@@ -66,6 +66,13 @@ pub(super) struct Truth {
     pub(super) comm: String,
 }
 
+impl Truth {
+    /// Whether it was raised in an interrupt of its thread.
+    pub(super) fn is_interrupt(&self) -> bool {
+        !matches!(self.context, Context::Task | Context::User)
+    }
+}
+
 /// The whole log, which must begin with 1 and have no gap.
 ///
 /// # Errors
