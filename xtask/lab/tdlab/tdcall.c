@@ -201,10 +201,12 @@ static u64 ve_info(struct pt_regs *regs)
 
 static u64 report(struct pt_regs *regs)
 {
-	u8 *to = phys_to_virt(regs->cx), *data = phys_to_virt(regs->dx);
+	u8 *to = phys_to_virt(regs->cx), data[REPORTDATA_BYTES];
 
 	if (!IS_ALIGNED(regs->cx, REPORT_BYTES) || !IS_ALIGNED(regs->dx, REPORTDATA_BYTES))
 		return TDCALL_OPERAND_INVALID;
+	/* It may lie within the report. */
+	memcpy(data, phys_to_virt(regs->dx), sizeof(data));
 	memset(to, 0, REPORT_BYTES);
 	to[0] = 0x81;
 	memcpy(to + REPORTDATA_AT, data, REPORTDATA_BYTES);

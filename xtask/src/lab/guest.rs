@@ -38,12 +38,14 @@ use super::{
 
 use crate::{binary, programs, workspace};
 
+pub(crate) use self::compare::Way;
 use self::{
-    compare::Way,
     steps::{Boot, Sizes, Step},
     truth::{Context, Event, Outcome, Totals, Truth},
 };
 
+/// #VEs of the step `storm` unless it is told otherwise.
+const STORM: u64 = 1_000_000;
 /// The step that ends the VM.
 const PRIVATE: &str = "private";
 
@@ -56,7 +58,7 @@ pub(crate) struct Args {
     #[arg(long, value_delimiter = ',', value_name = "STEP")]
     only: Vec<String>,
     /// #VEs of the step storm
-    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = STORM, value_parser = clap::value_parser!(u64).range(1..))]
     storm: u64,
     /// Command in the VM that each step runs in, with the step's as its last arguments
     #[arg(long, value_name = "COMMAND")]
@@ -76,14 +78,19 @@ impl Args {
     /// The steps that take seconds.
     pub(crate) fn quick() -> Self {
         let only = ["shapes", "user", "driver", "irq"].map(str::to_owned).to_vec();
+        Self { only, storm: 1, ..Self::compared(Options::default(), Way::Fentry) }
+    }
+
+    /// All steps, compared with what tdtrace sees that goes this way.
+    pub(crate) fn compared(options: Options, way: Way) -> Self {
         Self {
-            options: Options::default(),
-            only,
-            storm: 1,
+            options,
+            only: Vec::new(),
+            storm: STORM,
             around: None,
             compare: true,
-            kprobe: false,
-            no_btf: false,
+            kprobe: way == Way::Kprobe,
+            no_btf: way == Way::NoBtf,
         }
     }
 

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use clap::ValueEnum as _;
 
 use super::apt::Apt;
 
@@ -29,6 +30,11 @@ struct Origin {
 }
 
 impl Series {
+    /// Its name on the command line.
+    pub(super) fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
     fn origin(self) -> Origin {
         match self {
             Self::V6_12 => Origin { version: "6.12", suite: None },

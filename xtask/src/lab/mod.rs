@@ -8,6 +8,7 @@
 //! cache directory, logs in `target/lab`; nothing else on the machine is touched, but for QEMU,
 //! decompressors and compilers, which are installed if they are missing.
 
+mod all;
 mod apt;
 mod foreign;
 mod guest;
@@ -60,6 +61,8 @@ enum Scenario {
     Verdicts(verdicts::Options),
     /// Take #VEs in a stock kernel and compare each with what tracefs sees
     Guest(guest::Args),
+    /// Run all scenarios on all kernels and say in a table what came of each
+    All(all::Options),
 }
 
 /// What every scenario can be told.
@@ -100,6 +103,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Scenario::Reload(options) => run_reload(options),
         Scenario::Verdicts(options) => verdicts::run(options),
         Scenario::Guest(args) => guest::run(args),
+        Scenario::All(options) => all::run(options),
     }
 }
 

@@ -16,7 +16,7 @@ const NEEDED: &[programs::Program] =
     &[("addr2line", "binutils"), ("objdump", "binutils"), ("dpkg-deb", "dpkg"), ("xz", "xz-utils")];
 
 /// What the scenario can be told.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct Options {
     /// Directory with debug files, laid out as /usr/lib/debug is, instead of a package
     #[arg(long, value_name = "DIR")]

@@ -23,7 +23,7 @@ const BTF: &str = "btf";
 
 /// How tdtrace finds its way in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(crate) enum Way {
     /// By fentry and fexit, with BTF.
     Fentry,
     /// By kprobe and kretprobe, with BTF.

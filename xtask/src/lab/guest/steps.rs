@@ -285,7 +285,11 @@ fn hpet(seen: &Seen, _: Sizes) -> Result<()> {
 
 fn quote(seen: &Seen, _: Sizes) -> Result<()> {
     expect("TDVMCALLs GetQuote", seen.totals.of("vmcall.65538"), 1)?;
-    expect("reports of the TDX module", seen.totals.of("tdcall.4"), 2)?;
+    // The driver of later kernels takes one for the measurement registers when it is loaded.
+    let reports = seen.totals.of("tdcall.4");
+    if ![2, 3].contains(&reports) {
+        bail!("{reports} reports of the TDX module");
+    }
     expect("TDVMCALLs MapGPA", seen.totals.of("vmcall.65537"), 2)?;
     // The buffer has 8 KiB in 6.12 and 128 KiB later (GET_QUOTE_BUF_SIZE of tdx-guest.c).
     let accepts = seen.totals.of("tdcall.6");
