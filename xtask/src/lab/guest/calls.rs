@@ -40,6 +40,7 @@ pub(super) fn compare(seen: &Seen, report: &Value) -> Result<u64> {
     equal("accept_memory()", of("accept").count, truth("asked"))?;
     equal("bytes of accept_memory()", of("accept").bytes, truth("asked.bytes"))?;
     equal("GetQuote", of("get_quote").count, truth("vmcall.65538"))?;
+    equal("quotes", of("quote").count, truth("vmcall.65538"))?;
     equal("GetQuote that failed", of("get_quote").failed, truth("vmcall.65538.failed"))?;
     if let Some(bounced) = seen.files.get(BOUNCED) {
         let bounced = str::from_utf8(bounced).context("the histogram of bounces is not text")?;

@@ -18,6 +18,8 @@ use super::{
 pub(super) const REPORT: &str = "tdtrace.json";
 /// See [`REPORT`].
 pub(super) const EVENTS: &str = "events";
+/// How many events there were, where only the first are left.
+const STREAMED: &str = "streamed";
 /// What the VM leaves of `/sys/kernel/btf` where there is none.
 const BTF: &str = "btf";
 
@@ -98,7 +100,10 @@ pub(super) fn compare(seen: &Seen, way: Way) -> Result<Compared> {
     let lost = report.pointer("/lost/causes/events").and_then(Value::as_u64).unwrap_or(0);
     let events = seen.files.get(EVENTS).ok_or_else(|| anyhow!("tdtrace left no {EVENTS}"))?;
     let events = str::from_utf8(events).context("tdtrace's events are not text")?;
-    let streamed = events.lines().count() as u64;
+    let streamed = match seen.files.get(STREAMED) {
+        Some(count) => str::from_utf8(count)?.trim().parse().context("the number of events")?,
+        None => events.lines().count() as u64,
+    };
     if streamed + lost != saw {
         bail!("tdtrace streamed {streamed} and lost {lost} of {saw}");
     }

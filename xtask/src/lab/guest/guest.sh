@@ -7,6 +7,7 @@
 #   hist, results                histograms by exit reason and by return value
 #   profile                      kprobe_profile: hits and misses since the boot
 #   status                       exit code of the command
+#   streamed                     how many lines events had, of which there are 100 left, unless traced
 #   btf                          what is in /sys/kernel/btf, which /lab/no-btf takes away
 
 tracing=/sys/kernel/tracing
@@ -51,6 +52,10 @@ while read -r name traced command; do
 	cat $lab/totals >"$out/totals"
 	# Of a storm the first lines are enough.
 	if [ "$traced" = traced ]; then cat $lab/truth; else head -n 100 $lab/truth; fi >"$out/truth"
+	if [ "$traced" != traced ] && [ -f "$out/events" ]; then
+		wc -l <"$out/events" >"$out/streamed"
+		head -n 100 "$out/events" >/tmp/events && mv /tmp/events "$out/events"
+	fi
 	cat $lab/conversions >"$out/conversions"
 	cat $events/ve/hist >"$out/hist"
 	cat $events/result/hist >"$out/results"

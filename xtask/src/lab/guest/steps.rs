@@ -152,11 +152,12 @@ fn hpet_command() -> String {
     )
 }
 
-/// The real driver of a TD makes a quote buffer shared, asks for a quote and a report, and goes.
+/// The real driver of a TD makes a quote buffer shared, asks for a quote and a report, and goes. Whoever
+/// wants to probe it has a second for that.
 fn quote_command() -> String {
     format!(
         "echo td 1 >{RUN} && echo feature 1 >{RUN} && \
-         while read -r module; do insmod /lab/$module.ko || exit 1; done </lab/quote && \
+         while read -r module; do insmod /lab/$module.ko || exit 1; done </lab/quote && sleep 1 && \
          mount -t configfs configfs /sys/kernel/config && r=/sys/kernel/config/tsm/report/lab && \
          mkdir $r && seq 100 199 | head -c 64 >$r/inblob && cat $r/outblob >$OUT/outblob && \
          cat $r/provider >$OUT/provider && /lab/user report && rmdir $r && rmmod tdx_guest && \
