@@ -3,6 +3,7 @@
 //! One direction: [`source`] → [`model`] → views (`tui`, `report`). The model knows no aya, no
 //! ratatui and no clap; a view gets a snapshot and does no I/O.
 
+pub mod check;
 pub mod cli;
 pub mod decode;
 pub mod doctor;

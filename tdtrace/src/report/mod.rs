@@ -1,5 +1,6 @@
 //! Snapshots as text and JSON: what `stat` and `top --batch` print. Pure: a snapshot in, text out.
 
+pub mod check;
 pub mod guest;
 mod json;
 mod slow;

@@ -53,7 +53,7 @@ pub(crate) fn printable(text: &str) -> String {
 
 /// Separators and format characters that take no cell: zero-width ones, those of direction, the byte
 /// order mark.
-fn is_invisible(c: char) -> bool {
+pub(crate) fn is_invisible(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
         | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
