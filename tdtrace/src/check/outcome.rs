@@ -63,6 +63,15 @@ pub struct Terms {
     pub today: Date,
 }
 
+/// How the counting ended.
+#[derive(Clone, Debug, Default)]
+pub struct Run {
+    /// How the command ended, if there was one.
+    pub status: Option<ExitStatus>,
+    /// Why less was counted than was asked for, as a sentence.
+    pub cut: Option<String>,
+}
+
 /// A finding and what the check makes of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Judged<'a> {
@@ -105,10 +114,9 @@ pub struct Outcome<'a> {
 }
 
 impl<'a> Outcome<'a> {
-    /// Holds the findings of `snapshot` against `terms`; `command` is how the command ended, if there
-    /// was one.
+    /// Holds the findings of `snapshot` against `terms`.
     #[must_use]
-    pub fn new(snapshot: &'a GuestSnapshot, terms: &'a Terms, command: Option<ExitStatus>) -> Self {
+    pub fn new(snapshot: &'a GuestSnapshot, terms: &'a Terms, run: Run) -> Self {
         let mut findings: Vec<Judged<'a>> =
             snapshot.findings.iter().map(|finding| judge(finding, snapshot, terms)).collect();
         number(&mut findings);
@@ -118,8 +126,8 @@ impl<'a> Outcome<'a> {
         let (expired, lasting): (Vec<_>, Vec<_>) =
             terms.allowed.iter().partition(|entry| entry.is_expired(terms.today));
         let unused = lasting.into_iter().filter(is_unused).collect();
-        let command = command.filter(|status| !status.success()).map(failure);
-        let lost = lost(snapshot);
+        let command = run.status.filter(|status| !status.success()).map(failure);
+        let lost: Vec<String> = run.cut.into_iter().chain(lost(snapshot)).collect();
         let end = if findings.iter().any(|judged| judged.fails) {
             End::Findings
         } else if command.is_some() {
@@ -202,7 +210,8 @@ fn failure(status: ExitStatus) -> String {
     }
 }
 
-/// What was lost and could have been a finding. Times and the buffer of events decide no rule.
+/// What was lost and could have been a finding. How long a #VE took and the
+/// buffer of events decide no rule.
 fn lost(snapshot: &GuestSnapshot) -> Vec<String> {
     let mut lost = Vec::new();
     let mut say = |count: u64, what: &str| {
@@ -221,6 +230,10 @@ fn lost(snapshot: &GuestSnapshot) -> Vec<String> {
     say(of(GuestLoss::Places), "#VEs found no room for their place; give a greater --max-places");
     say(of(GuestLoss::Unread), "#VEs came with registers that could not be read");
     say(of(GuestLoss::Calls), "conversions, acceptances, quotes or bounces found no room");
+    say(
+        of(GuestLoss::UnpairedCalls),
+        "conversions, acceptances or quotes have no duration, so a slow one may not be known",
+    );
     for (program, count) in &snapshot.losses.misses {
         // Those of #VEs are counted above, where a beginning without its end is no second loss.
         if !program.starts_with("ve_") {
@@ -286,13 +299,17 @@ mod tests {
         }
     }
 
+    fn ended(raw: i32) -> Run {
+        Run { status: Some(ExitStatus::from_raw(raw)), cut: None }
+    }
+
     const EVERYTHING: &str = "[[allow]]\nrule = [\"undecodable-mmio\", \"non-io-mmio\", \
                               \"user-port-io\"]\nreason = \"known\"\n";
 
     #[test]
     fn findings_of_warnings_and_errors_fail_and_notes_do_not() {
         let (snapshot, terms) = (snapshot(), terms(""));
-        let outcome = Outcome::new(&snapshot, &terms, None);
+        let outcome = Outcome::new(&snapshot, &terms, Run::default());
         assert_eq!((outcome.end, outcome.counts()), (End::Findings, [3, 0, 2]));
         let fails: Vec<bool> = outcome.findings.iter().map(|judged| judged.fails).collect();
         assert_eq!(fails, [true, true, true, false, false]);
@@ -301,7 +318,7 @@ mod tests {
     #[test]
     fn what_is_allowed_fails_nothing_and_names_its_entry() {
         let (snapshot, terms) = (snapshot(), terms(EVERYTHING));
-        let outcome = Outcome::new(&snapshot, &terms, None);
+        let outcome = Outcome::new(&snapshot, &terms, Run::default());
         assert_eq!((outcome.end, outcome.counts()), (End::Passed, [0, 3, 2]));
         assert_eq!(outcome.findings[0].allowed.unwrap().to_string(), "allow.toml:1");
         assert!(outcome.unused.is_empty() && outcome.expired.is_empty());
@@ -311,14 +328,14 @@ mod tests {
     fn an_expired_entry_allows_nothing_and_a_lasting_one_beside_it_does() {
         let expired = EVERYTHING.replace("reason", "expires = 2026-11-20\nreason");
         let (snapshot, one) = (snapshot(), terms(&expired));
-        let outcome = Outcome::new(&snapshot, &one, None);
+        let outcome = Outcome::new(&snapshot, &one, Run::default());
         assert_eq!(
             (outcome.end, outcome.expired.len(), outcome.unused.len()),
             (End::Findings, 1, 0)
         );
         assert_eq!(outcome.findings[0].expired.unwrap().line, 1);
         let both = terms(&format!("{expired}{EVERYTHING}"));
-        let outcome = Outcome::new(&snapshot, &both, None);
+        let outcome = Outcome::new(&snapshot, &both, Run::default());
         assert_eq!((outcome.end, outcome.expired.len()), (End::Passed, 1));
         assert!(outcome.findings[0].expired.is_none());
     }
@@ -332,21 +349,20 @@ mod tests {
              reason = \"b\"\n[[allow]]\nmodule = \"acme_nic\"\nreason = \"c\"\n",
             ),
         );
-        let outcome = Outcome::new(&snapshot, &terms, None);
+        let outcome = Outcome::new(&snapshot, &terms, Run::default());
         assert_eq!(outcome.unused.iter().map(|entry| entry.line).collect::<Vec<_>>(), [4]);
     }
 
     #[test]
     fn a_failed_command_fails_the_check_but_findings_come_first() {
         let (snapshot, none, all) = (snapshot(), terms(""), terms(EVERYTHING));
-        let status = ExitStatus::from_raw(7 << 8);
-        assert_eq!(Outcome::new(&snapshot, &none, Some(status)).end, End::Findings);
-        let outcome = Outcome::new(&snapshot, &all, Some(status));
+        assert_eq!(Outcome::new(&snapshot, &none, ended(7 << 8)).end, End::Findings);
+        let outcome = Outcome::new(&snapshot, &all, ended(7 << 8));
         assert_eq!(outcome.end, End::Command);
         assert_eq!(outcome.command.as_deref(), Some("the command failed with exit code 7"));
-        let killed = Outcome::new(&snapshot, &all, Some(ExitStatus::from_raw(9)));
+        let killed = Outcome::new(&snapshot, &all, ended(9));
         assert_eq!(killed.command.as_deref(), Some("the command was ended by signal 9"));
-        let well = Outcome::new(&snapshot, &all, Some(ExitStatus::from_raw(0)));
+        let well = Outcome::new(&snapshot, &all, ended(0));
         assert_eq!((well.end, well.command), (End::Passed, None));
     }
 
@@ -366,6 +382,7 @@ mod tests {
             GuestSnapshot { losses: with(GuestLoss::Places), ..complete.clone() },
             GuestSnapshot { losses: with(GuestLoss::Unread), ..complete.clone() },
             GuestSnapshot { losses: with(GuestLoss::Calls), ..complete.clone() },
+            GuestSnapshot { losses: with(GuestLoss::UnpairedCalls), ..complete.clone() },
             GuestSnapshot {
                 losses: GuestLosses { causes: Vec::new(), misses: vec![("convert_fexit", 1)] },
                 ..complete.clone()
@@ -377,7 +394,7 @@ mod tests {
         ];
         for snapshot in &cases {
             all.allow_losses = false;
-            let outcome = Outcome::new(snapshot, &all, None);
+            let outcome = Outcome::new(snapshot, &all, Run::default());
             assert_eq!(
                 (outcome.end, outcome.lost.len()),
                 (End::Incomplete, 1),
@@ -385,15 +402,26 @@ mod tests {
                 outcome.lost
             );
             all.allow_losses = true;
-            let outcome = Outcome::new(snapshot, &all, None);
+            let outcome = Outcome::new(snapshot, &all, Run::default());
             assert_eq!((outcome.end, outcome.lost.len()), (End::Passed, 1));
         }
     }
 
     #[test]
+    fn a_check_that_was_cut_short_is_incomplete() {
+        let (snapshot, all) = (snapshot(), terms(EVERYTHING));
+        let run = Run { cut: Some("interrupted after 2.5 s".to_owned()), ..ended(0) };
+        let outcome = Outcome::new(&snapshot, &all, run);
+        assert_eq!(
+            (outcome.end, &outcome.lost[0][..]),
+            (End::Incomplete, "interrupted after 2.5 s")
+        );
+    }
+
+    #[test]
     fn what_decides_no_rule_is_no_loss() {
         let all = terms(EVERYTHING);
-        let causes = [GuestLoss::Events, GuestLoss::UnpairedCalls, GuestLoss::Entries];
+        let causes = [GuestLoss::Events, GuestLoss::Stacks, GuestLoss::Entries];
         let snapshot = GuestSnapshot {
             losses: GuestLosses {
                 causes: causes.map(|cause| (cause, 1)).to_vec(),
@@ -401,7 +429,7 @@ mod tests {
             },
             ..snapshot()
         };
-        assert_eq!(Outcome::new(&snapshot, &all, None).end, End::Passed);
+        assert_eq!(Outcome::new(&snapshot, &all, Run::default()).end, End::Passed);
     }
 
     #[test]
@@ -415,7 +443,7 @@ mod tests {
             &crate::verdict::Access::of(&[0x8b, 0x07], None),
         )));
         snapshot.sites.push(plain);
-        let outcome = Outcome::new(&snapshot, &all, None);
+        let outcome = Outcome::new(&snapshot, &all, Run::default());
         assert_eq!(outcome.end, End::Passed);
         assert!(outcome.blind[0].starts_with("not seen: every #VE"), "{:?}", outcome.blind);
         assert!(outcome.blind[1].starts_with("1 places are undecided"), "{:?}", outcome.blind);
@@ -432,7 +460,7 @@ mod tests {
             .findings
             .push(crate::check::testing::finding(Rule::NonIoMmio, Subject::Site { index }));
         let none = terms("");
-        let outcome = Outcome::new(&snapshot, &none, None);
+        let outcome = Outcome::new(&snapshot, &none, Run::default());
         assert_eq!(outcome.findings[2].identity(), "non-io-mmio/acme_nic/acme_isr/OR");
         assert_eq!(outcome.findings[2].identity(), outcome.findings[5].identity());
         assert_eq!((outcome.findings[2].ordinal, outcome.findings[5].ordinal), (1, 0));
@@ -444,7 +472,7 @@ mod tests {
         let mut snapshot = snapshot();
         snapshot.sites.clear();
         let none = terms("");
-        let outcome = Outcome::new(&snapshot, &none, None);
+        let outcome = Outcome::new(&snapshot, &none, Run::default());
         assert!(matches!(outcome.findings[0].place, Place::Guest));
     }
 

@@ -3,6 +3,7 @@
 //! This is the only room that knows clap. Every command returns `anyhow::Result<ExitCode>`; an error
 //! is printed here as one sentence with its next step.
 
+mod check;
 mod decode;
 mod doctor;
 mod files;
@@ -34,6 +35,7 @@ enum Command {
     Stat(stat::Args),
     Record(record::Args),
     Guest(guest::Args),
+    Check(check::Args),
     Doctor(doctor::Args),
     Decode(decode::Args),
     Workload(workload::Args),
@@ -42,7 +44,7 @@ enum Command {
 /// Runs the command line of this process.
 ///
 /// Exit codes: 0 done, 1 failed, 2 wrong usage; `stat`, `guest stat` and `record` pass on the code of
-/// their command.
+/// their command; those of `check` are its own ([`crate::check::outcome::End`]).
 #[must_use]
 pub fn run() -> ExitCode {
     match dispatch(Cli::parse()) {
@@ -60,6 +62,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Stat(args) => stat::run(&args),
         Command::Record(args) => record::run(&args),
         Command::Guest(args) => guest::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Doctor(args) => doctor::run(args),
         Command::Decode(args) => decode::run(args),
         Command::Workload(args) => workload::run(args),

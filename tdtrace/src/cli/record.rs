@@ -319,7 +319,7 @@ fn create(path: &Path, force: bool) -> Result<File> {
     })
 }
 
-fn spawn(command: &[String]) -> Result<Option<Child>> {
+pub(super) fn spawn(command: &[String]) -> Result<Option<Child>> {
     let Some((program, arguments)) = command.split_first() else { return Ok(None) };
     let child = Command::new(program)
         .args(arguments)
@@ -329,7 +329,7 @@ fn spawn(command: &[String]) -> Result<Option<Child>> {
 }
 
 /// Waits for the command; forever if there is none.
-async fn wait(child: &mut Option<Child>) -> Result<ExitStatus> {
+pub(super) async fn wait(child: &mut Option<Child>) -> Result<ExitStatus> {
     match child {
         Some(child) => child.wait().await.context("waiting for the command"),
         None => std::future::pending().await,
@@ -337,7 +337,7 @@ async fn wait(child: &mut Option<Child>) -> Result<ExitStatus> {
 }
 
 /// Waits for `deadline`; forever if there is none.
-async fn until(deadline: Option<Instant>) {
+pub(super) async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
@@ -345,14 +345,14 @@ async fn until(deadline: Option<Instant>) {
 }
 
 /// What ends a recording.
-struct Signals {
+pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
 }
 
 impl Signals {
-    fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         let catch = |kind| signal(kind).context("signals cannot be caught");
         Ok(Self {
             interrupt: catch(SignalKind::interrupt())?,
@@ -361,7 +361,7 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> SignalKind {
+    pub(super) async fn next(&mut self) -> SignalKind {
         tokio::select! {
             _ = self.interrupt.recv() => SignalKind::interrupt(),
             _ = self.terminate.recv() => SignalKind::terminate(),

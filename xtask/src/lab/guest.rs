@@ -5,7 +5,7 @@
 //! `/lab/user` (a program that takes #VEs). The modules are loaded, then each of [`steps`] runs, in
 //! `--around` if that is given: a command that gets the step's as further arguments, as in
 //! `tdtrace … -- sh -c '…'`, with `$OUT`, the directory for what it wants to report, and `$STEP`, the
-//! step's name, in its environment. `--tdtrace` puts a static tdtrace in the VM's `PATH`.
+//! step's name, in its environment. `--tdtrace` puts a static tdtrace in the VM's `PATH`; one is built where a step runs it itself.
 //!
 //! The step `private` ends in the kernel's panic and has a boot of its own.
 //!
@@ -14,6 +14,7 @@
 //! it missed hits may have fewer, but no others.
 
 mod calls;
+mod check;
 mod compare;
 mod steps;
 mod trace;
@@ -77,7 +78,7 @@ pub(crate) struct Args {
 impl Args {
     /// The steps that take seconds.
     pub(crate) fn quick() -> Self {
-        let only = ["shapes", "user", "driver", "irq"].map(str::to_owned).to_vec();
+        let only = ["shapes", "user", "driver", "check", "irq"].map(str::to_owned).to_vec();
         Self { only, storm: 1, ..Self::compared(Options::default(), Way::Fentry) }
     }
 
@@ -138,7 +139,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
         programs: &["user"],
     };
     let built = headers::build(&sources, &base.kernel, &cache)?;
-    let files = files(args, &base, &built.dir)?;
+    let needs_tdtrace = args.compare || chosen.iter().any(|step| step.tdtrace);
+    let files = files(args, needs_tdtrace, &base, &built.dir)?;
     for boot in Boot::ALL {
         let steps: Vec<_> = chosen.iter().copied().filter(|step| step.boot == boot).collect();
         if !steps.is_empty() {
@@ -206,7 +208,7 @@ fn choose(only: &[String]) -> Result<Vec<&'static Step>> {
 }
 
 /// What every boot has: modules, programs, and what is to run around the steps.
-fn files(args: &Args, base: &Base, built: &Path) -> Result<Vec<u8>> {
+fn files(args: &Args, needs_tdtrace: bool, base: &Base, built: &Path) -> Result<Vec<u8>> {
     let read = |path: PathBuf| {
         fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))
     };
@@ -230,7 +232,7 @@ fn files(args: &Args, base: &Base, built: &Path) -> Result<Vec<u8>> {
     }
     archive.program("lab/user", &read(built.join("user"))?)?;
     let tdtrace = match &args.options.tdtrace {
-        None if args.compare => Some(binary::build()?),
+        None if needs_tdtrace => Some(binary::build()?),
         tdtrace => tdtrace.clone(),
     };
     if let Some(tdtrace) = tdtrace {
@@ -245,7 +247,11 @@ fn scenario(chosen: &[&Step], sizes: Sizes) -> Result<Vec<u8>> {
     let lines: String = chosen
         .iter()
         .map(|step| {
-            let traced = if step.traced { "traced" } else { "counted" };
+            let traced = match step {
+                Step { tdtrace: true, .. } => "alone",
+                Step { traced: true, .. } => "traced",
+                _ => "counted",
+            };
             format!("{} {traced} {}\n", step.name, (step.command)(sizes))
         })
         .collect();

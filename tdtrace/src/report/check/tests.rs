@@ -7,7 +7,13 @@ use serde_json::Value;
 
 use super::*;
 use crate::{
-    check::{allow, date::Date, fail_on::FailOn, outcome::Terms, testing},
+    check::{
+        allow,
+        date::Date,
+        fail_on::FailOn,
+        outcome::{Run, Terms},
+        testing,
+    },
     model::guest::snapshot::GuestSnapshot,
     sites::Site as Code,
 };
@@ -43,9 +49,9 @@ fn terms(allowlist: &str) -> Terms {
 }
 
 /// Findings, one of them allowed, an expired and an unused entry, a failed command and a loss.
-fn everything() -> (GuestSnapshot, Terms, Option<ExitStatus>) {
+fn everything() -> (GuestSnapshot, Terms, Run) {
     let snapshot = GuestSnapshot { missed: 3, ..testing::snapshot() };
-    (snapshot, terms(ALLOW), Some(ExitStatus::from_raw(7 << 8)))
+    (snapshot, terms(ALLOW), Run { status: Some(ExitStatus::from_raw(7 << 8)), cut: None })
 }
 
 #[test]
@@ -59,7 +65,7 @@ fn the_text_says_what_where_why_and_how_it_ends() {
 fn the_text_of_a_check_without_findings_is_short() {
     let snapshot = GuestSnapshot { findings: Vec::new(), ..testing::snapshot() };
     let terms = terms("");
-    let text = to_text(&Outcome::new(&snapshot, &terms, None));
+    let text = to_text(&Outcome::new(&snapshot, &terms, Run::default()));
     assert_eq!(
         text,
         "guest 6.12.1: 21 #VEs in 2.5 s\n\ncheck passed (exit code 0); findings: 0 fail it \
@@ -95,7 +101,7 @@ fn sarif_fulfils_the_published_schema() {
     assert_valid(&validator, &to_sarif(&outcome, None));
     assert_valid(&validator, &to_sarif(&outcome, Some("/src")));
     let empty = GuestSnapshot::default();
-    assert_valid(&validator, &to_sarif(&Outcome::new(&empty, &terms, None), None));
+    assert_valid(&validator, &to_sarif(&Outcome::new(&empty, &terms, Run::default()), None));
 }
 
 #[test]
@@ -178,7 +184,7 @@ fn every_result_says_whether_it_is_suppressed_and_allowed_ones_why() {
 fn fingerprints_do_not_change_with_addresses_lines_and_what_the_compiler_appends() {
     let print = |snapshot: &GuestSnapshot| {
         let terms = terms("");
-        let sarif = to_sarif(&Outcome::new(snapshot, &terms, None), None);
+        let sarif = to_sarif(&Outcome::new(snapshot, &terms, Run::default()), None);
         sarif["runs"][0]["results"][0]["partialFingerprints"].clone()
     };
     let mut other = testing::snapshot();
@@ -199,7 +205,7 @@ fn without_debug_information_there_is_the_function_and_no_line() {
     code.chain = None;
     snapshot.sites[0].code = Some(code.into());
     let terms = terms("");
-    let sarif = to_sarif(&Outcome::new(&snapshot, &terms, None), None);
+    let sarif = to_sarif(&Outcome::new(&snapshot, &terms, Run::default()), None);
     let location = &sarif["runs"][0]["results"][0]["locations"][0];
     assert_eq!(location["logicalLocations"][0]["name"], "acme_isr");
     assert!(location.get("physicalLocation").is_none());
@@ -216,7 +222,7 @@ fn junit_has_a_case_for_each_rule_the_command_and_completeness() {
 fn a_check_that_passes_has_cases_and_no_failure() {
     let snapshot = GuestSnapshot { findings: Vec::new(), ..testing::snapshot() };
     let terms = terms("");
-    let xml = to_junit(&Outcome::new(&snapshot, &terms, None));
+    let xml = to_junit(&Outcome::new(&snapshot, &terms, Run::default()));
     let cases = crate::model::guest::finding::Rule::ALL.len() + 2;
     assert!(
         xml.contains(&format!("tests=\"{cases}\" failures=\"0\" errors=\"0\" skipped=\"0\"")),
@@ -236,7 +242,7 @@ fn hostile_names_steer_nothing_in_any_format() {
     snapshot.release = hostile.into();
     snapshot.findings[0].evidence = vec![hostile.to_owned()];
     let terms = terms("");
-    let outcome = Outcome::new(&snapshot, &terms, None);
+    let outcome = Outcome::new(&snapshot, &terms, Run::default());
     let (text, xml) = (to_text(&outcome), to_junit(&outcome));
     for printed in [&text, &xml] {
         assert!(
@@ -269,7 +275,7 @@ proptest! {
         site.code = Some(code.into());
         snapshot.findings[0].count = count;
         let terms = terms(ALLOW);
-        let outcome = Outcome::new(&snapshot, &terms, None);
+        let outcome = Outcome::new(&snapshot, &terms, Run::default());
         assert_valid(&validator(), &to_sarif(&outcome, None));
         let xml = to_junit(&outcome);
         let outside = xml.split('<').skip(1).map(|part| part.split('>').count());

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs the steps of /lab/steps, lines of `<name> <traced|counted> <command>`, each within the command
-# of /lab/around if there is one. Beside the module's truth log a kprobe and a kretprobe event on the
+# Runs the steps of /lab/steps, lines of `<name> <traced|counted|alone> <command>`, each within the
+# command of /lab/around if there is one; alone is counted and never within it. Beside the module's truth log a kprobe and a kretprobe event on the
 # kernel's handler count. Leaves release and for each step a directory in /out with
 #   truth, totals, conversions   as the module has them
 #   trace                        the kprobe event's lines, for traced steps
@@ -42,7 +42,7 @@ while read -r name traced command; do
 	# An oops turns it off.
 	echo 1 >$tracing/tracing_on
 	[ "$traced" = traced ] && echo 1 >$events/ve/enable
-	if [ -n "$around" ]; then
+	if [ -n "$around" ] && [ "$traced" != alone ]; then
 		OUT=$out STEP=$name sh -c "$around \"\$@\"" around sh -c "$command" </dev/null
 	else
 		OUT=$out STEP=$name sh -c "$command" </dev/null

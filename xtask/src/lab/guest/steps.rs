@@ -3,7 +3,7 @@
 
 use anyhow::{Result, bail};
 
-use super::{Seen, calls::BOUNCED, trace, truth::Context};
+use super::{Seen, calls::BOUNCED, check, trace, truth::Context};
 
 /// Where the module takes scenarios.
 const RUN: &str = "/sys/kernel/debug/tdlab/run";
@@ -17,7 +17,7 @@ const FAILED_SHAPES: u64 = 12;
 pub(super) const SHAPES_OF_A_ROUND: u64 = HANDLED_SHAPES + FAILED_SHAPES;
 const USER_CPUIDS: u64 = 200;
 const IRQ_ROUNDS: u64 = 200;
-const DRIVER_ROUNDS: u64 = 20;
+pub(super) const DRIVER_ROUNDS: u64 = 20;
 /// Length of the quote that the module makes up; each byte is 7 times its number.
 const QUOTE_BYTES: u32 = 4096;
 
@@ -98,6 +98,8 @@ pub(super) struct Step {
     pub(super) boot: Boot,
     /// Whether each #VE is compared, or only their numbers.
     pub(super) traced: bool,
+    /// Whether it runs tdtrace itself, so that it needs one and runs in nothing.
+    pub(super) tdtrace: bool,
     /// What the VM's shell runs.
     pub(super) command: fn(Sizes) -> String,
     /// What must have come of it.
@@ -109,6 +111,7 @@ pub(super) const ALL: &[Step] = &[
     plain("shapes", |_| run("shapes", SHAPES), shapes),
     plain("user", |_| user_command(), user),
     plain("driver", |_| run("driver", DRIVER_ROUNDS), driver),
+    Step { traced: false, tdtrace: true, ..plain("check", |_| check::command(), check::check) },
     plain("irq", |_| run("irq", IRQ_ROUNDS), irq),
     Step { traced: false, ..plain("storm", |sizes| run("storm", sizes.storm), storm) },
     plain("convert", |_| run("convert", 1), convert),
@@ -126,10 +129,10 @@ const fn plain(
     command: fn(Sizes) -> String,
     check: fn(&Seen, Sizes) -> Result<()>,
 ) -> Step {
-    Step { name, boot: Boot::Plain, traced: true, command, check }
+    Step { name, boot: Boot::Plain, traced: true, tdtrace: false, command, check }
 }
 
-fn run(scenario: &str, count: u64) -> String {
+pub(super) fn run(scenario: &str, count: u64) -> String {
     format!("echo {scenario} {count} >{RUN}")
 }
 
@@ -211,7 +214,7 @@ fn ports_command() -> String {
     )
 }
 
-fn expect(what: &str, found: u64, expected: u64) -> Result<()> {
+pub(super) fn expect(what: &str, found: u64, expected: u64) -> Result<()> {
     if found != expected {
         bail!("{what}: {found} instead of {expected}");
     }

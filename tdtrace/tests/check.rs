@@ -1,0 +1,99 @@
+//! `tdtrace check` where there is no TD to look at: what it refuses, and with which exit code.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+fn check(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tdtrace")).arg("check").args(arguments).output().unwrap()
+}
+
+fn error(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn outside_of_a_td_it_fails_in_one_sentence_and_does_not_run_the_command() {
+    let directory = tempfile::tempdir().unwrap();
+    let made = directory.path().join("made");
+    let output = check(&["--", "touch", text(&made)]);
+    assert_eq!(output.status.code(), Some(1));
+    let expected = "tdtrace: this is not a TDX guest; use --guest to attach anyway\n";
+    assert_eq!(error(&output), expected);
+    assert!(output.stdout.is_empty() && !made.exists());
+}
+
+#[test]
+fn one_of_time_and_command_has_to_be_given_and_not_both() {
+    for arguments in [&[][..], &["--for", "1s", "--", "true"], &["--for", "0"], &["--for", "x"]] {
+        assert_eq!(check(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn what_is_neither_severity_nor_rule_is_wrong_usage() {
+    let output = check(&["--fail-on", "fatal", "--", "true"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(error(&output).contains("`fatal` is neither a severity nor a rule"));
+}
+
+#[test]
+fn a_mistake_in_an_allowlist_is_wrong_usage_with_file_and_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let list = directory.path().join("allow.toml");
+    for (contents, expected) in [
+        (&b"[[allow]]\nsymbol = \"f\"\n"[..], ":1: an entry needs `reason"),
+        (b"[[allow]]\nreason = \"x\"\nsymbl = \"f\"\n", ":3: `symbl` is not known"),
+        (b"# good\n\xff\n", ":2: it is no UTF-8 text"),
+    ] {
+        fs::write(&list, contents).unwrap();
+        let output = check(&["--guest", "--allow", text(&list), "--", "true"]);
+        assert_eq!(output.status.code(), Some(2));
+        let error = error(&output);
+        assert!(error.contains(&format!("{}{expected}", list.display())), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+    let output = check(&["--allow", "/nowhere/allow.toml", "--", "true"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(error(&output).contains("/nowhere/allow.toml cannot be read"));
+}
+
+#[test]
+fn an_allowlist_that_does_not_end_is_not_read_to_its_end() {
+    let output = check(&["--allow", "/dev/zero", "--", "true"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(error(&output).contains("/dev/zero:1: it has more than 1048576 bytes"));
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_refused_before_anything_runs() {
+    for option in ["--output", "--sarif", "--junit", "--json"] {
+        let output = check(&["--guest", option, "/nowhere/at/all", "--", "true"]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(error(&output).contains("/nowhere/at/all cannot be written"), "{}", error(&output));
+    }
+}
+
+#[test]
+fn the_rules_are_listed_with_what_to_do_and_need_no_guest() {
+    let output = check(&["--rules"]);
+    assert_eq!(output.status.code(), Some(0));
+    let rules = String::from_utf8(output.stdout).unwrap();
+    assert!(rules.contains("non-io-mmio (warning): MMIO around io.h\n"), "{rules}");
+    assert!(rules.contains("readl(), writel()"), "{rules}");
+}
+
+#[test]
+fn the_exit_codes_are_in_the_help() {
+    let output = check(&["--help"]);
+    let help = String::from_utf8(output.stdout).unwrap();
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("Exit codes: 0 nothing, 1 tdtrace failed, 2 wrong usage"), "{help}");
+    assert!(help.contains("3 findings, 4 COMMAND failed, 5 something was lost"), "{help}");
+}
