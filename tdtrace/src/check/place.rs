@@ -89,7 +89,10 @@ impl<'a> Place<'a> {
     /// was inlined is not what has to change; else the innermost.
     #[must_use]
     pub fn line(self) -> Option<(&'a str, u32)> {
-        let lines = |frame: &'a Frame| Some((frame.file.as_deref()?, frame.line?));
+        let lines = |frame: &'a Frame| {
+            let file = frame.file.as_deref().filter(|file| !file.is_empty());
+            Some((file?, frame.line?))
+        };
         let mut known = self.chain().iter().filter_map(lines);
         let first = known.clone().next();
         known.find(|(file, _)| !file.ends_with(".h")).or(first)

@@ -81,12 +81,12 @@ fn case(rule: Rule, outcome: &Outcome<'_>) -> Case {
     } else {
         Err(Failure {
             tag: "failure",
-            message: format!("{}: {failing} findings", rule.title()),
+            message: format!("{}, findings: {failing}", rule.title()),
             kind: rule.severity().name(),
             text: format!("{}{}\n{}\n", text(true), rule.meaning(), rule.advice()),
         })
     };
-    let skipped = is_allowed.then(|| format!("{} findings, all allowed", found.len()));
+    let skipped = is_allowed.then(|| format!("findings: {}, all allowed", found.len()));
     Case { name: rule.id(), result, output: text(false), skipped }
 }
 
