@@ -97,3 +97,91 @@ fn the_exit_codes_are_in_the_help() {
     assert!(help.contains("Exit codes: 0 nothing, 1 tdtrace failed, 2 wrong usage"), "{help}");
     assert!(help.contains("3 findings, 4 COMMAND failed, 5 something was lost"), "{help}");
 }
+
+const RECORDING: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/recording/v1-td-guest.tdtrace");
+
+#[test]
+fn a_recording_is_judged_without_privilege_and_its_findings_are_the_exit_code() {
+    let directory = tempfile::tempdir().unwrap();
+    let [sarif, junit] = ["sarif", "junit"].map(|name| directory.path().join(name));
+    let output = check(&[
+        "--replay",
+        RECORDING,
+        "--allow-losses",
+        "--fail-on",
+        "note",
+        "--format",
+        "json",
+        "--sarif",
+        text(&sarif),
+        "--junit",
+        text(&junit),
+    ]);
+    assert_eq!(output.status.code(), Some(3), "{}", error(&output));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["exit_code"], 3);
+    let findings = json["findings"].as_array().unwrap();
+    assert!(!findings.is_empty());
+    let sarif: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(sarif).unwrap()).unwrap();
+    let results = sarif["runs"][0]["results"].as_array().unwrap();
+    let rules = |list: &[serde_json::Value], name: &str| {
+        list.iter().map(|of| of[name].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(rules(results, "ruleId"), rules(findings, "rule"));
+    assert!(fs::read_to_string(junit).unwrap().contains("<failure "));
+}
+
+#[test]
+fn an_allowlist_lets_a_recording_pass_and_an_expired_one_does_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let list = directory.path().join("allow.toml");
+    let found = check(&["--replay", RECORDING, "--allow-losses", "--format", "json"]);
+    let json: serde_json::Value = serde_json::from_slice(&found.stdout).unwrap();
+    let mut rules: Vec<&str> = json["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|of| of["rule"].as_str().unwrap())
+        .collect();
+    rules.dedup();
+    for (day, code) in [("9999-12-31", 0), ("2020-01-01", 3)] {
+        let entry = format!("[[allow]]\nrule = {rules:?}\nreason = \"known\"\nexpires = {day}\n");
+        fs::write(&list, entry).unwrap();
+        let output = check(&[
+            "--replay",
+            RECORDING,
+            "--allow-losses",
+            "--fail-on",
+            "note",
+            "--allow",
+            text(&list),
+        ]);
+        let printed = String::from_utf8(output.stdout.clone()).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{printed}{}", error(&output));
+        assert_eq!(printed.contains("expired after 2020-01-01"), code == 3, "{printed}");
+    }
+}
+
+#[test]
+fn a_recording_that_is_cut_off_is_an_incomplete_check() {
+    let directory = tempfile::tempdir().unwrap();
+    let cut = directory.path().join("cut.tdtrace");
+    let whole = fs::read(RECORDING).unwrap();
+    fs::write(&cut, &whole[..whole.len() - 20]).unwrap();
+    let output = check(&["--replay", text(&cut), "--fail-on", "never"]);
+    let printed = String::from_utf8(output.stdout.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(5), "{printed}{}", error(&output));
+    assert!(printed.contains("lost: "), "{printed}");
+    let output = check(&["--replay", text(&cut), "--fail-on", "never", "--allow-losses"]);
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn a_recording_of_a_host_is_refused() {
+    let host = RECORDING.replace("td-guest", "tdx-host");
+    let output = check(&["--replay", &host]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(error(&output).lines().count(), 1, "{}", error(&output));
+}

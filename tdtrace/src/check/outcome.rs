@@ -223,7 +223,7 @@ fn lost(snapshot: &GuestSnapshot) -> Vec<String> {
     let nowhere = |site: &&Site| site.ip.is_none();
     say(snapshot.missed, "#VEs were missed: the kernel skipped the program at their end");
     say(
-        snapshot.sites.iter().filter(nowhere).map(|site| site.count).sum(),
+        snapshot.sites.iter().filter(nowhere).fold(0, |sum, site| sum.saturating_add(site.count)),
         "#VEs have no address: the kernel skipped the program at their beginning, or they had begun \
          before it was attached",
     );
@@ -384,7 +384,10 @@ mod tests {
             GuestSnapshot { losses: with(GuestLoss::Calls), ..complete.clone() },
             GuestSnapshot { losses: with(GuestLoss::UnpairedCalls), ..complete.clone() },
             GuestSnapshot {
-                losses: GuestLosses { causes: Vec::new(), misses: vec![("convert_fexit", 1)] },
+                losses: GuestLosses {
+                    causes: Vec::new(),
+                    misses: vec![("convert_fexit".into(), 1)],
+                },
                 ..complete.clone()
             },
             GuestSnapshot {
@@ -425,7 +428,7 @@ mod tests {
         let snapshot = GuestSnapshot {
             losses: GuestLosses {
                 causes: causes.map(|cause| (cause, 1)).to_vec(),
-                misses: vec![("ve_fentry", 0), ("convert_fexit", 0)],
+                misses: vec![("ve_fentry".into(), 0), ("convert_fexit".into(), 0)],
             },
             ..snapshot()
         };
@@ -436,7 +439,8 @@ mod tests {
     fn what_nobody_can_see_here_is_said_and_fails_nothing() {
         let all = terms(EVERYTHING);
         let mut snapshot = snapshot();
-        let quote = GuestProbeState { name: "quote", how: None, ..snapshot.probes[0].clone() };
+        let quote =
+            GuestProbeState { name: "quote".into(), how: None, ..snapshot.probes[0].clone() };
         snapshot.probes = [snapshot.probes.to_vec(), vec![quote]].concat().into();
         let mut plain = overlay();
         plain.verdict = Some(std::sync::Arc::new(crate::verdict::judge(

@@ -131,10 +131,10 @@ pub(crate) fn snapshot() -> GuestSnapshot {
         is_td: true,
         total: Total { count: 21, failed: 14, user: 7, own: 0, unpaired: 0 },
         probes: vec![GuestProbeState {
-            name: "ve",
-            how: Some("fentry"),
+            name: "ve".into(),
+            how: Some("fentry".into()),
             missing: None,
-            hides: "every #VE",
+            hides: "every #VE".into(),
         }]
         .into(),
         sites: vec![overlay(), user("hwclock")],

@@ -28,14 +28,14 @@ use crate::{
         fail_on::FailOn,
         outcome::{Outcome, Run, Terms},
     },
-    model::guest::aggregate::GuestAggregate,
+    model::guest::{aggregate::GuestAggregate, sample::GuestSample},
     report::check as report,
-    source::{GuestSource as _, guest::GuestLive},
+    source::{Due, GuestSource as _, guest::GuestLive, replay::GuestReplay},
 };
 
 /// Fail if this TD guest does what does not work in a TD, or only by chance
 ///
-/// Counts while COMMAND runs, or for a time, and judges the findings: MMIO around io.h, string port
+/// Counts while COMMAND runs, or for a time, or reads a recording, and judges the findings: MMIO around io.h, string port
 /// I/O, #VEs that the kernel could not handle, and so on; --rules lists them. The whole guest is
 /// counted, whoever runs.
 #[derive(Debug, clap::Args)]
@@ -43,12 +43,15 @@ use crate::{
     after_help = "Exit codes: 0 nothing, 1 tdtrace failed, 2 wrong usage or allowlist, 3 findings, \
                   4 COMMAND failed, 5 something was lost, so that there may be findings that nobody \
                   saw. Of several the lowest.",
-    group = ArgGroup::new("what").required(true).args(["duration", "command", "rules"])
+    group = ArgGroup::new("what").required(true).args(["duration", "command", "replay", "rules"])
 )]
 pub(super) struct Args {
     /// Count so long: 30s, 5m, 1h, 500ms, or seconds
     #[arg(long = "for", value_name = "TIME", value_parser = duration)]
     duration: Option<Duration>,
+    /// Judge the recording FILE of a guest instead of counting; needs no privilege
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["GuestSourceArgs", "Files"])]
+    replay: Option<PathBuf>,
     /// Findings that are known, in TOML; may be repeated
     #[arg(long, value_name = "FILE")]
     allow: Vec<PathBuf>,
@@ -135,14 +138,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     };
     // Before anything is run: a result that cannot be written is worth nothing.
     let outputs = outputs(args)?;
-    let runtime = runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("the event loop cannot be started")?;
-    let mut live = GuestLive::open(args.source.options(&args.files))?;
-    let run = runtime.block_on(count(args, &mut live))?;
-    live.stop()?;
-    let snapshot = GuestAggregate::new().apply(&live.sample()?).with_mean_rates();
+    let (sample, run) = match &args.replay {
+        Some(path) => replay(path)?,
+        None => count(args)?,
+    };
+    let snapshot = GuestAggregate::new().apply(&sample).with_mean_rates();
     let outcome = Outcome::new(&snapshot, &terms, run);
     for (format, mut file) in outputs {
         let text = printed(format, &outcome, args.source_root.as_deref());
@@ -228,8 +228,31 @@ fn written(result: std::io::Result<()>) -> Result<()> {
     }
 }
 
+/// What a recording ends with, which is what was counted all in all.
+fn replay(path: &Path) -> Result<(GuestSample, Run)> {
+    let mut replay = GuestReplay::open(path)?;
+    let mut last = replay.sample()?;
+    while replay.due() != Due::Never {
+        last = replay.sample()?;
+    }
+    let cut = replay.cut().map(|cut| format!("{}: {cut}", path.display()));
+    Ok((last, Run { status: None, cut }))
+}
+
+/// Counts while the command runs, or for the time.
+fn count(args: &Args) -> Result<(GuestSample, Run)> {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the event loop cannot be started")?;
+    let mut live = GuestLive::open(args.source.options(&args.files))?;
+    let run = runtime.block_on(follow(args, &mut live))?;
+    live.stop()?;
+    Ok((live.sample()?, run))
+}
+
 /// Runs the command, or waits for the time to pass.
-async fn count(args: &Args, live: &mut GuestLive) -> Result<Run> {
+async fn follow(args: &Args, live: &mut GuestLive) -> Result<Run> {
     let mut signals = Signals::new()?;
     let began = Instant::now();
     let mut child = spawn(&args.command)?;
