@@ -89,7 +89,6 @@ numbers! {
         bytes = CallBytes,
         timed = CallTimed,
         ns = CallNs,
-        max_ns = DurationMax,
         last_failure = CallLastFailure,
         max_ns = CallMaxNs,
         ..
