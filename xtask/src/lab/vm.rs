@@ -16,8 +16,9 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-/// The console, so that boot messages and panics are kept; addresses as they are, for scripts.
-const COMMAND_LINE: &str = "no_hash_pointers quiet panic=-1 console=ttyS0";
+/// The console, so that boot messages and panics are kept; addresses as they are, for scripts. On a busy
+/// machine the emulated timer is too late for the kernel's check of it, which ends in a panic.
+const COMMAND_LINE: &str = "no_hash_pointers no_timer_check quiet panic=-1 console=ttyS0";
 
 /// One thread for all CPUs of the VM. With a thread each, QEMU 7.2 sometimes runs code that the
 /// kernel has just patched (an Oops at a static key that creating a VM flips), and 4 of 60 nested
