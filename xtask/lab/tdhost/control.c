@@ -15,6 +15,7 @@
  *           reasons with which KVM_RUN came back until then
  * seamcalls a line each: thread, leaf, status
  * dropped   what found no room in the two
+ * layout    a line each: field, offset
  */
 #include <linux/debugfs.h>
 #include <linux/module.h>
@@ -86,6 +87,7 @@ static int __init tdhost_init(void)
 	dir = debugfs_create_dir("tdhost", NULL);
 	debugfs_create_file("control", 0200, dir, NULL, &control_fops);
 	tdhost_truth_files(dir);
+	tdhost_layout_file(dir);
 	return 0;
 }
 /* It stays until the VM ends: KVM has its functions. */

@@ -57,6 +57,9 @@ void tdhost_note_answer(u32 number, u64 r10);
 void tdhost_note_return(u32 number, u32 reason);
 void tdhost_note_call(u64 leaf, u64 status);
 
+/* layout.c: where fields lie */
+void tdhost_layout_file(struct dentry *dir);
+
 /* seamcall.c: the TDX module */
 int tdhost_seamcall_init(void);
 void tdhost_seamcall_exit(void);

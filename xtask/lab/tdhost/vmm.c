@@ -46,7 +46,8 @@ struct vcpu {
 	unsigned int number;
 	struct kvm_run *run;
 	pthread_t thread;
-	int failed;
+	/* The run did not end as it should; the VM has ended under it. */
+	int failed, dead;
 };
 
 struct td {
@@ -236,9 +237,10 @@ static void *run(void *argument)
 		if (error == EFAULT)
 			reason = vcpu->run->exit_reason;
 		control("returned %u %u", vcpu->number, reason);
-		/* The VM has ended under it. */
-		if (error && error != EINTR)
+		if (error && error != EINTR) {
+			vcpu->dead = 1;
 			return NULL;
+		}
 		if (!error && !serve(vcpu))
 			return NULL;
 		if (vcpu->run->exit_reason == KVM_EXIT_INTERNAL_ERROR && ++tries > 100) {
@@ -340,7 +342,7 @@ int main(int count, char **arguments)
 		tell(file, i, "run");
 		failed |= run_all(&tds[i]);
 		tell(file, i, "convert");
-		if (!tds[i].vcpu[0].failed)
+		if (!tds[i].vcpu[0].dead)
 			attributes(tds[i].fd, CONVERTED_AT, CONVERTED_PAGES * PAGE, 0);
 		/* Long enough for whoever looks at it only now and then. */
 		usleep(300000);

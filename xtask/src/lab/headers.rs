@@ -55,6 +55,19 @@ pub(super) enum Debug {
 /// # Errors
 /// When the headers cannot be fetched, or the build fails: with what the compiler said.
 pub(super) fn build(sources: &Sources<'_>, kernel: &Image, cache: &Path) -> Result<Built> {
+    build_with(sources, kernel, cache, || fetch(kernel, cache))
+}
+
+/// The same for a kernel whose tree `tree` finds, if something has to be built.
+///
+/// # Errors
+/// As [`build`].
+pub(super) fn build_with(
+    sources: &Sources<'_>,
+    kernel: &Image,
+    cache: &Path,
+    tree: impl FnOnce() -> Result<PathBuf>,
+) -> Result<Built> {
     let files = read(sources.dir)?;
     let mut hash = DefaultHasher::new();
     (&kernel.release, &files).hash(&mut hash);
@@ -63,7 +76,7 @@ pub(super) fn build(sources: &Sources<'_>, kernel: &Image, cache: &Path) -> Resu
     if dir.exists() {
         return Ok(Built { dir });
     }
-    let tree = fetch(kernel, cache)?;
+    let tree = tree()?;
     let fresh = cache.join("modules").join(format!("{name}.new-{}", process::id()));
     let work = match &tree.root {
         Some(root) => foreign::work(root),

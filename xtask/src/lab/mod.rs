@@ -2,9 +2,10 @@
 //! machine does not have.
 //!
 //! [`kernel`] fetches and keeps kernels, [`module`] and [`initramfs`] make what they boot with,
-//! [`vm`] runs one boot and reads its report; a scenario such as [`svm`] or [`guest`] says what runs
-//! in the VM and judges the report; [`verdicts`] boots nothing, it reads a kernel's debug files.
-//! [`headers`] builds modules of our own, [`foreign`] is where that takes another release's compiler. Kernels, headers, busybox and what was built are kept in the
+//! [`vm`] runs one boot and reads its report; a scenario such as [`svm`], [`guest`] or [`tdx_host`]
+//! says what runs in the VM and judges the report; [`verdicts`] boots nothing, it reads a kernel's debug
+//! files. [`headers`] builds modules of our own, [`foreign`] is where that takes another release's
+//! compiler. Kernels, headers, busybox and what was built are kept in the
 //! cache directory, logs in `target/lab`; nothing else on the machine is touched, but for QEMU,
 //! decompressors and compilers, which are installed if they are missing.
 
@@ -18,6 +19,7 @@ mod kernel;
 mod module;
 mod reload;
 mod svm;
+mod tdx_host;
 mod verdicts;
 mod vm;
 
@@ -61,6 +63,8 @@ enum Scenario {
     Verdicts(verdicts::Options),
     /// Take #VEs in a stock kernel and compare each with what tracefs sees
     Guest(guest::Args),
+    /// Let KVM run TDs without TDX and compare each exit with what tdtrace counts
+    TdxHost(tdx_host::Args),
     /// Run all scenarios on all kernels and say in a table what came of each
     All(all::Options),
 }
@@ -103,6 +107,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Scenario::Reload(options) => run_reload(options),
         Scenario::Verdicts(options) => verdicts::run(options),
         Scenario::Guest(args) => guest::run(args),
+        Scenario::TdxHost(args) => tdx_host::run(args),
         Scenario::All(options) => all::run(options),
     }
 }

@@ -1,0 +1,198 @@
+//! Scenario `tdx-host`: the real TDX host code of a kernel that was built for it, with a test module that
+//! plays the TDX module (`xtask/lab/tdhost`), and a VMM that makes TDs through `/dev/kvm`.
+//!
+//! The module answers each SEAMCALL; an entry into a TD is answered with the guest's next step, which
+//! [`steps`] says. It keeps the [`truth`]: every exit, what KVM answered and what KVM_RUN came back with,
+//! every SEAMCALL. tdtrace counts meanwhile, and [`compare`] holds its JSON against that. [`build`] makes
+//! the kernel once, [`patch`] lets kvm-intel load without VMX, [`layout`] judges what tdtrace found in
+//! the kernel's types.
+
+mod build;
+mod compare;
+mod layout;
+mod patch;
+mod steps;
+mod truth;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use serde_json::Value;
+use xtask::toolchain::cache_dir;
+
+use super::{
+    apt::run as run_command,
+    binary, busybox,
+    headers::{self, Debug, Sources},
+    initramfs::{self, Archive, SCENARIO},
+    module::{self, Module},
+    programs,
+    vm::{Report, Vm},
+};
+
+use self::{build::Kernel, compare::Row};
+
+/// The module of ours, as the kernel calls it.
+const MODULE: &str = "tdhost";
+
+/// The types of a Linux 7.3 that tdtrace has with it.
+const FIXTURE: &str = "tdtrace/tests/fixtures/btf/kvm-intel-7.3-tdx.standalone.btf.zst";
+
+/// What the scenario can be told.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Seconds after which the VM is killed
+    #[arg(long, default_value_t = 180, value_parser = clap::value_parser!(u64).range(20..))]
+    timeout: u64,
+    /// Static tdtrace to run in the VM instead of building one
+    #[arg(long, value_name = "FILE")]
+    tdtrace: Option<PathBuf>,
+    /// Print every number that was compared, not only those that differ
+    #[arg(long)]
+    all: bool,
+}
+
+/// Runs the scenario and prints the comparison.
+///
+/// # Errors
+/// When the kernel or the VM cannot be prepared, the VM fails, or a number differs.
+pub(super) fn run(args: &Args) -> Result<()> {
+    programs::ensure(programs::NEEDED)?;
+    programs::ensure(build::NEEDED)?;
+    let cache = cache_dir()?.join("lab");
+    let kernel = build::kernel(&cache)?;
+    let sources = binary::workspace().join("xtask/lab/tdhost");
+    let built = headers::build_with(
+        &Sources { dir: &sources, modules: &[(MODULE, Debug::Removed)], programs: &[] },
+        &kernel.image,
+        &cache,
+        || Ok(kernel.tree.clone()),
+    )?;
+    let vmm = vmm(&sources, &kernel, &built.dir)?;
+    let tdtrace = match &args.tdtrace {
+        Some(file) => file.clone(),
+        None => binary::build()?,
+    };
+    let limit = Duration::from_secs(args.timeout);
+    let modules = modules(&kernel, &built.dir)?;
+    let dir = binary::target_dir()?.join("lab").join(format!("tdx-host-{}", kernel.image.release));
+    let vm = Vm {
+        vmlinuz: kernel.image.vmlinuz,
+        initramfs: vec![
+            initramfs::base(&busybox(&cache)?, &modules, limit * 3 / 4)?,
+            scenario(&tdtrace, &vmm)?,
+        ],
+        dir: dir.clone(),
+        limit,
+    };
+    let report = vm.run()?;
+    judge(args, &tdtrace, &report).with_context(|| format!("the files are in {}", dir.display()))
+}
+
+/// The modules in the order in which they are loaded: ours before kvm-intel, whose code is patched by what
+/// the CPU can.
+fn modules(kernel: &Kernel, built: &Path) -> Result<Vec<Module>> {
+    let mut modules = module::closure(&kernel.image, &["kvm-intel"])?;
+    let intel = modules.pop().ok_or_else(|| anyhow!("there is no module kvm-intel"))?;
+    let file = built.join(format!("{MODULE}.ko"));
+    let object = fs::read(&file).with_context(|| format!("no {}", file.display()))?;
+    modules.push(Module { name: MODULE.to_owned(), object });
+    modules.push(Module { object: patch::without_init(intel.object)?, ..intel });
+    Ok(modules)
+}
+
+/// The VMM, static, built beside the module of the same sources.
+fn vmm(sources: &Path, kernel: &Kernel, built: &Path) -> Result<PathBuf> {
+    let program = built.join("vmm");
+    if !program.exists() {
+        let mut compile = Command::new("musl-gcc");
+        compile.args(["-static", "-O2", "-Wall", "-Wextra", "-Werror", "-idirafter"]);
+        compile.arg(&kernel.include).arg("-o").arg(&program).arg(sources.join("vmm.c"));
+        run_command(&mut compile).context("the VMM does not build")?;
+    }
+    Ok(program)
+}
+
+fn scenario(tdtrace: &Path, vmm: &Path) -> Result<Vec<u8>> {
+    let read = |file: &Path| fs::read(file).with_context(|| format!("no {}", file.display()));
+    let mut archive = Archive::default();
+    archive.file(SCENARIO, include_bytes!("tdx_host/tdx_host.sh"))?;
+    archive.file("lab/steps", steps::file().as_bytes())?;
+    archive.program("bin/tdtrace", &read(tdtrace)?)?;
+    archive.program("bin/vmm", &read(vmm)?)?;
+    archive.finish()
+}
+
+/// Compares and prints.
+fn judge(args: &Args, tdtrace: &Path, report: &Report) -> Result<()> {
+    println!("{}", layouts(report, tdtrace)?);
+    ensure!(report.text("dropped")?.trim() == "0", "the truth log was too small");
+    let exits = truth::exits(report.text("exits")?)?;
+    let calls = truth::seamcalls(report.text("seamcalls")?)?;
+    let stat = json(report, "stat.json")?;
+    let threads = compare::threads(&exits)?;
+    let mut truth = compare::of_truth(&exits, &threads);
+    let mut told = compare::told(&stat, &threads)?;
+    let of_all: u64 = calls.values().sum();
+    let seamcalls = match compare::seamcalls(&stat)? {
+        Some((counted, leaves)) => {
+            truth.extend(compare::seamcall_counts(&calls, &leaves)?);
+            told.extend(compare::seamcall_counts(&counted, &leaves)?);
+            "compared"
+        }
+        None => {
+            for ((leaf, status), count) in &calls {
+                println!("SEAMCALL {leaf:>2} {status:#018x} {count:>6}");
+            }
+            "not counted by this tdtrace"
+        }
+    };
+    let rows = compare::rows(&truth, &told);
+    let differ = print(&rows, args.all);
+    println!(
+        "kernel {}: {} exits of {} vCPUs, {of_all} SEAMCALLs ({seamcalls}); {} numbers, {differ} differ; {}",
+        report.text("release")?.trim(),
+        exits.len(),
+        threads.len(),
+        rows.len(),
+        report.times()
+    );
+    if differ > 0 {
+        bail!("{differ} numbers differ");
+    }
+    Ok(())
+}
+
+/// What tdtrace found in this kernel's types, the compiler's truth, and what it finds in its own.
+fn layouts(report: &Report, tdtrace: &Path) -> Result<String> {
+    let doctor = report.text("doctor")?;
+    println!("{doctor}");
+    let fixture = binary::workspace().join(FIXTURE);
+    // Its exit code is about this machine.
+    let of_fixture = Command::new(tdtrace).arg("doctor").arg("--btf").arg(&fixture).output();
+    let of_fixture = of_fixture.with_context(|| format!("{} does not run", tdtrace.display()))?;
+    layout::judge(
+        &layout::of_doctor(doctor)?,
+        &layout::of_module(report.text("layout")?)?,
+        &layout::of_doctor(&String::from_utf8_lossy(&of_fixture.stdout))?,
+    )
+}
+
+fn json(report: &Report, name: &str) -> Result<Value> {
+    serde_json::from_str(report.text(name)?).with_context(|| format!("{name} is no JSON"))
+}
+
+/// How many rows differ.
+fn print(rows: &[Row], all: bool) -> usize {
+    println!("{:<78} {:>7} {:>7}", "", "truth", "tdtrace");
+    for row in rows.iter().filter(|row| all || !row.agrees()) {
+        let mark = if row.agrees() { "" } else { "  differs" };
+        println!("{:<78} {:>7} {:>7}{mark}", row.item.to_string(), row.truth, row.told);
+    }
+    rows.iter().filter(|row| !row.agrees()).count()
+}

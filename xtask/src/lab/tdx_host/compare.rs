@@ -1,0 +1,251 @@
+//! What tdtrace counted against the truth log, number by number. Pure.
+
+use std::{collections::BTreeMap, fmt};
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use serde_json::Value;
+use tdtrace_common::counters::{USERSPACE_EINTR, USERSPACE_OTHER};
+
+use super::{
+    steps,
+    truth::{Exit, Seamcalls},
+};
+
+/// What the VMM says of a KVM_RUN that failed (`vmm.c`).
+const RETURN_EINTR: u64 = 100;
+const RETURN_ERROR: u64 = 101;
+
+/// The exit of a guest that has no more steps, which none should come to.
+const NO_STEP: &str = "VP.ENTER NON_RECOVERABLE_VCPU";
+
+/// The leaf that cannot be probed: TDH.VP.ENTER.
+const VP_ENTER: u64 = 0;
+
+/// What is counted.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Item {
+    /// Exits of a vCPU's thread, by name.
+    Exit { tid: u64, name: String },
+    /// KVM_RUNs of a vCPU's thread that came back, all reasons together.
+    Runs { tid: u64 },
+    /// Accesses of a TD by class, address and bytes.
+    Place { td: usize, class: String, address: u64, size: u64 },
+    /// TDVMCALLs of a TD by name and the status that KVM answered.
+    Answer { td: usize, name: String, status: u64 },
+    /// Exits of a TD by name and the reason with which KVM_RUN came back.
+    Return { td: usize, name: String, reason: u64 },
+    /// SEAMCALLs of all TDs, by leaf and status.
+    Seamcall { leaf: u64, status: u64 },
+}
+
+/// Numbers by item.
+pub(super) type Counts = BTreeMap<Item, u64>;
+
+/// One number by both.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) item: Item,
+    pub(super) truth: u64,
+    pub(super) told: u64,
+}
+
+impl Row {
+    /// Whether both say the same.
+    pub(super) fn agrees(&self) -> bool {
+        self.truth == self.told
+    }
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exit { tid, name } => write!(to, "thread {tid}: {name}"),
+            Self::Runs { tid } => write!(to, "thread {tid}: returns of KVM_RUN"),
+            Self::Place { td, class, address, size } => {
+                write!(to, "TD {td}: {class} {address:#x}, {size} bytes")
+            }
+            Self::Answer { td, name, status } => write!(to, "TD {td}: {name} answered {status:#x}"),
+            Self::Return { td, name, reason } => write!(to, "TD {td}: {name} came back as {reason}"),
+            Self::Seamcall { leaf, status } => write!(to, "SEAMCALL {leaf}: {status:#x}"),
+        }
+    }
+}
+
+/// The TD of each thread that runs a vCPU.
+///
+/// # Errors
+/// When a vCPU did not run, ran in two threads, or made other exits than it was told to.
+pub(super) fn threads(exits: &[Exit]) -> Result<BTreeMap<u64, usize>> {
+    let mut threads = BTreeMap::new();
+    let mut vcpu = 0;
+    for (td, vcpus) in steps::vcpus().enumerate() {
+        for _ in 0..vcpus {
+            let mut of_vcpu = exits.iter().filter(|exit| exit.vcpu == vcpu);
+            let tid = of_vcpu.next().ok_or_else(|| anyhow!("vCPU {vcpu} did not run"))?.tid;
+            ensure!(of_vcpu.all(|exit| exit.tid == tid), "vCPU {vcpu} ran in two threads");
+            let made = exits.iter().filter(|exit| exit.vcpu == vcpu).count() as u64;
+            let wanted = steps::made(vcpu);
+            ensure!(made == wanted, "vCPU {vcpu} made {made} exits of {wanted}");
+            threads.insert(tid, td);
+            vcpu += 1;
+        }
+    }
+    Ok(threads)
+}
+
+/// What the truth log says.
+pub(super) fn of_truth(exits: &[Exit], threads: &BTreeMap<u64, usize>) -> Counts {
+    let mut counts = Counts::new();
+    let mut add = |item: Item| *counts.entry(item).or_default() += 1;
+    for exit in exits {
+        let Some(td) = threads.get(&exit.tid).copied() else { continue };
+        let step = steps::find(exit.vcpu, exit.step);
+        let name = step.map_or(NO_STEP, |step| step.name).to_owned();
+        add(Item::Exit { tid: exit.tid, name: name.clone() });
+        if let Some((class, address, size)) = step.and_then(|step| step.place) {
+            add(Item::Place { td, class: class.to_owned(), address, size });
+        }
+        if let (Some(status), true) = (exit.answer, name.starts_with("TDVMCALL ")) {
+            add(Item::Answer { td, name: name.clone(), status });
+        }
+        for reason in &exit.returns {
+            let reason = match *reason {
+                RETURN_EINTR => USERSPACE_EINTR as u64,
+                RETURN_ERROR => USERSPACE_OTHER as u64,
+                reason => reason,
+            };
+            add(Item::Runs { tid: exit.tid });
+            add(Item::Return { td, name: name.clone(), reason });
+        }
+    }
+    counts
+}
+
+/// What tdtrace says.
+///
+/// # Errors
+/// When something is missing or unknown in its JSON, when it lost something, or when KVM's own counters
+/// say otherwise.
+pub(super) fn told(json: &Value, threads: &BTreeMap<u64, usize>) -> Result<Counts> {
+    ensure!(json["lost"]["total"] == 0, "tdtrace lost events: {}", json["lost"]);
+    ensure!(json["audit"]["agrees"] == true, "KVM counted otherwise: {}", json["audit"]);
+    let mut counts = Counts::new();
+    for vm in list(json, "vms")? {
+        ensure!(vm["kind"] == "TD", "a VM is no TD but {}", vm["kind"]);
+        let mut td = None;
+        for vcpu in list(vm, "vcpus")? {
+            let tid = number(vcpu, "tid")?;
+            td = threads.get(&tid).copied();
+            for (name, count) in object(vcpu, "exit_reasons")? {
+                let item = Item::Exit { tid, name: name.clone() };
+                add(&mut counts, item, count)?;
+            }
+            for count in object(vcpu, "returns_to_vmm")?.values() {
+                add(&mut counts, Item::Runs { tid }, count)?;
+            }
+        }
+        let td = td.ok_or_else(|| anyhow!("a VM has vCPUs that nobody made"))?;
+        ensure!(vm["hotspots_omitted"] == 0, "places of TD {td} were left out");
+        for row in list(vm, "hotspots")? {
+            if let Some(item) = place(td, row)? {
+                add(&mut counts, item, &row["count"])?;
+            }
+        }
+    }
+    Ok(counts)
+}
+
+/// What a place of the JSON stands for; `None` for what the truth log does not know.
+fn place(td: usize, row: &Value) -> Result<Option<Item>> {
+    let class = row["class"].as_str().ok_or_else(|| anyhow!("a place has no class: {row}"))?;
+    let address = number(row, "address")?;
+    let what = row["what"].as_str().unwrap_or_default();
+    let named = |split: &str| {
+        let (name, _) = what.split_once(split).ok_or_else(|| anyhow!("a place without {split}"))?;
+        Ok::<_, anyhow::Error>(name.to_owned())
+    };
+    Ok(Some(match class {
+        "td_answer" => {
+            Item::Answer { td, name: format!("TDVMCALL {}", named(": ")?), status: address }
+        }
+        "td_return" => Item::Return { td, name: named(" → ")?, reason: address },
+        // KVM's own work, which is not a matter of the TDX module.
+        "halt" | "halt_poll" | "page_fault" | "spte_changed" => return Ok(None),
+        _ => Item::Place {
+            td,
+            class: class.to_owned(),
+            address,
+            size: row["size"].as_u64().unwrap_or(0),
+        },
+    }))
+}
+
+/// What tdtrace says of SEAMCALLs, and the leaves that it counts; `None` if this tdtrace counts none.
+///
+/// # Errors
+/// When something is missing in its JSON.
+pub(super) fn seamcalls(json: &Value) -> Result<Option<(Seamcalls, Vec<u64>)>> {
+    let Some(rows) = json.get("seamcalls").and_then(Value::as_array) else { return Ok(None) };
+    let (mut calls, mut leaves) = (Seamcalls::new(), Vec::new());
+    for row in rows {
+        let leaf = number(row, "leaf")?;
+        leaves.push(leaf);
+        for of_status in list(row, "by_status")? {
+            let key = (leaf, number(of_status, "status")?);
+            *calls.entry(key).or_default() += number(of_status, "count")?;
+        }
+    }
+    if leaves.is_empty() {
+        bail!("tdtrace counts no SEAMCALLs: {}", json["seamcalls_not_seen"]);
+    }
+    Ok(Some((calls, leaves)))
+}
+
+/// SEAMCALLs as items, of the leaves that are counted; all that can be probed must be.
+///
+/// # Errors
+/// When there were calls of a leaf that tdtrace does not count.
+pub(super) fn seamcall_counts(calls: &Seamcalls, leaves: &[u64]) -> Result<Counts> {
+    let mut counts = Counts::new();
+    for ((leaf, status), count) in calls {
+        if *leaf == VP_ENTER {
+            continue;
+        }
+        ensure!(leaves.contains(leaf), "tdtrace does not count SEAMCALL {leaf}");
+        counts.insert(Item::Seamcall { leaf: *leaf, status: *status }, *count);
+    }
+    Ok(counts)
+}
+
+/// Both, item by item.
+pub(super) fn rows(truth: &Counts, told: &Counts) -> Vec<Row> {
+    let mut rows: BTreeMap<&Item, (u64, u64)> = BTreeMap::new();
+    for (item, count) in truth {
+        rows.entry(item).or_default().0 = *count;
+    }
+    for (item, count) in told {
+        rows.entry(item).or_default().1 = *count;
+    }
+    rows.into_iter().map(|(item, (truth, told))| Row { item: item.clone(), truth, told }).collect()
+}
+
+fn add(counts: &mut Counts, item: Item, count: &Value) -> Result<()> {
+    let count = count.as_u64().ok_or_else(|| anyhow!("{count} is no number"))?;
+    // KVM_RUN's reasons are all listed, most with 0.
+    if count > 0 {
+        *counts.entry(item).or_default() += count;
+    }
+    Ok(())
+}
+
+fn list<'a>(json: &'a Value, key: &str) -> Result<&'a Vec<Value>> {
+    json[key].as_array().ok_or_else(|| anyhow!("tdtrace's JSON has no list {key}"))
+}
+
+fn object<'a>(json: &'a Value, key: &str) -> Result<&'a serde_json::Map<String, Value>> {
+    json[key].as_object().ok_or_else(|| anyhow!("tdtrace's JSON has no {key}"))
+}
+
+fn number(json: &Value, key: &str) -> Result<u64> {
+    json[key].as_u64().with_context(|| format!("tdtrace's JSON has no number {key}: {json}"))
+}

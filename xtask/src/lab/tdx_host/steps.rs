@@ -1,0 +1,246 @@
+//! What the guests of the scenario do, and what it is called: the names are written here by hand, so that
+//! nothing of tdtrace tells how its own numbers are to be read.
+
+use std::fmt::Write as _;
+
+/// The bit of an address that says "shared", with GPAs of 48 bits.
+const SHARED: u64 = 1 << 47;
+/// A page-aligned address of private memory that is not there at first; the VMM makes the pages from
+/// here on shared in the end.
+const PRIVATE: u64 = 0x80_0000;
+/// Where nothing is.
+const DEVICE: u64 = 0xfe00_0000;
+/// What TDH.VP.ENTER returns after TDCALL.
+const TDCALL: u64 = 77;
+/// What TDH.VP.ENTER returns after an EPT violation.
+const EPT_VIOLATION: u64 = 48;
+
+/// An access that tdtrace keeps the place of: class, address, bytes.
+pub(super) type Place = (&'static str, u64, u64);
+
+/// A step of a guest.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Step {
+    /// The exit's name.
+    pub(super) name: &'static str,
+    /// Its place.
+    pub(super) place: Option<Place>,
+    times: u64,
+    ret: u64,
+    rcx: u64,
+    rdx: u64,
+    r8: u64,
+    r9: u64,
+    r10: u64,
+    r11: u64,
+    r12: u64,
+    r13: u64,
+    r14: u64,
+    r15: u64,
+}
+
+/// What lets the guest end: an OUT to the port that the VMM waits for.
+const END: Step = Step {
+    place: Some(("pio_out", 0x604, 4)),
+    ..call(1, "TDVMCALL IO out", 30, [4, 1, 0x604, 0])
+};
+/// The first thing that any guest does: it enables its APIC.
+const BEGIN: Step = Step {
+    place: Some(("msr_write", 0x80f, 0)),
+    ..call(1, "TDVMCALL WRMSR", 32, [0x80f, 0x1ff, 0, 0])
+};
+
+/// The steps of guest 0, which are all that a guest can take and live on.
+#[rustfmt::skip]
+const MANY: &[Step] = &[
+    BEGIN,
+    at(("cpuid", 0, 0), call(30, "TDVMCALL CPUID", 10, [0, 0, 0, 0])),
+    at(("cpuid", 0x4000_0000, 0), call(12, "TDVMCALL CPUID", 10, [0x4000_0000, 0, 0, 0])),
+    at(("pio_out", 0x3f8, 1), call(20, "TDVMCALL IO out", 30, [1, 1, 0x3f8, 0x41])),
+    at(("pio_out", 0xcf8, 4), call(5, "TDVMCALL IO out", 30, [4, 1, 0xcf8, 0])),
+    at(("pio_in", 0x3fd, 1), call(10, "TDVMCALL IO in", 30, [1, 0, 0x3fd, 0])),
+    at(("pio_in", 0xcfc, 2), call(3, "TDVMCALL IO in", 30, [2, 0, 0xcfc, 0])),
+    at(("mmio_write", DEVICE, 4), call(12, "TDVMCALL MMIO write", 48, [4, 1, SHARED | DEVICE, 7])),
+    at(("mmio_write", DEVICE + 16, 8), call(3, "TDVMCALL MMIO write", 48, [8, 1, SHARED | (DEVICE + 16), 7])),
+    at(("mmio_read", DEVICE + 8, 4), call(7, "TDVMCALL MMIO read", 48, [4, 0, SHARED | (DEVICE + 8), 0])),
+    at(("mmio_read", DEVICE + 32, 1), call(2, "TDVMCALL MMIO read", 48, [1, 0, SHARED | (DEVICE + 32), 0])),
+    // KVM refuses it: the address is a private one.
+    at(("mmio_read", 0x1000, 4), call(2, "TDVMCALL MMIO read", 48, [4, 0, 0x1000, 0])),
+    at(("msr_read", 0x10, 0), call(4, "TDVMCALL RDMSR", 31, [0x10, 0, 0, 0])),
+    // One that there is not.
+    at(("msr_read", 0x1234_5678, 0), call(3, "TDVMCALL RDMSR", 31, [0x1234_5678, 0, 0, 0])),
+    at(("msr_write", 0x1234_5678, 0), call(2, "TDVMCALL WRMSR", 32, [0x1234_5678, 1, 0, 0])),
+    call(5, "TDVMCALL HLT", 12, [0, 0, 0, 0]),
+    // KVM hands it to the VMM in pieces of 2 MiB.
+    call(3, "TDVMCALL MapGPA to shared", 0x10001, [SHARED | 0x20_0000, 0x60_0000, 0, 0]),
+    call(4, "TDVMCALL MapGPA to private", 0x10001, [0x20_0000, 0x1000, 0, 0]),
+    call(2, "TDVMCALL MapGPA to private", 0x10001, [0x20_0800, 0x1000, 0, 0]),
+    call(3, "TDVMCALL GetQuote", 0x10002, [SHARED | 0x3000, 0x1000, 0, 0]),
+    call(1, "TDVMCALL GetQuote", 0x10002, [0x3000, 0x1000, 0, 0]),
+    call(2, "TDVMCALL SetupEventNotifyInterrupt", 0x10004, [0x50, 0, 0, 0]),
+    call(1, "TDVMCALL SetupEventNotifyInterrupt", 0x10004, [5, 0, 0, 0]),
+    call(2, "TDVMCALL GetTdVmCallInfo", 0x10000, [0, 0, 0, 0]),
+    call(2, "TDVMCALL GetTdVmCallInfo", 0x10000, [1, 0, 0, 0]),
+    call(2, "TDVMCALL Service", 0x10005, [0, 0, 0, 0]),
+    call(2, "TDVMCALL WBINVD", 54, [0, 0, 0, 0]),
+    call(1, "TDVMCALL PCONFIG", 65, [0, 0, 0, 0]),
+    at(("td_unknown_leaf", 0x10009, 0), call(3, "TDVMCALL unknown leaf", 0x10009, [0, 0, 0, 0])),
+    at(("hypercall", 5, 0), Step { r10: 5, ..call(2, "KVM hypercall", 0, [0, 0, 0, 0]) }),
+    at(("hypercall", 99, 0), Step { r10: 99, ..call(3, "KVM hypercall", 0x10001, [0, 0, 0, 0]) }),
+    // The vector with which CPUs ask each other to schedule.
+    at(("host_interrupt", 0xfd, 0), Step { r9: 0x8000_00fd, ..exit(6, "EXTERNAL_INTERRUPT", 1) }),
+    Step { rcx: 2, r8: PRIVATE, ..exit(2, "EPT_VIOLATION private", EPT_VIOLATION) },
+    Step { rcx: 2, r8: PRIVATE + 0x1000, ..exit(1, "EPT_VIOLATION private", EPT_VIOLATION) },
+    Step { rcx: 1, r8: PRIVATE + 0x2000, ..exit(1, "EPT_VIOLATION private", EPT_VIOLATION) },
+    Step { rcx: 2, r8: PRIVATE + 0x20_0000, ..exit(1, "EPT_VIOLATION private", EPT_VIOLATION) },
+    Step { rcx: 2, r8: SHARED | 0x90_0000, ..exit(2, "EPT_VIOLATION shared", EPT_VIOLATION) },
+    exit(4, "VP.ENTER OPERAND_BUSY (SEPT)", 0x8000_0200_0000_0092),
+    exit(3, "VP.ENTER OPERAND_BUSY (TD_EPOCH)", 0x8000_0200_0000_00a9),
+    exit(2, "VP.ENTER OPERAND_BUSY", 0x8000_0200_0000_0080),
+    exit(1, "VP.ENTER PREVIOUS_TLB_EPOCH_BUSY", 0x8000_0201_0000_0000),
+    exit(1, "VP.ENTER INTERRUPTED_RESUMABLE", 0x8000_0003_0000_0000),
+    exit(1, "VP.ENTER VCPU_NOT_ASSOCIATED", 0x8000_0702_0000_0000),
+    exit(2, "VP.ENTER NON_RECOVERABLE_VCPU", 0x4000_0001_0000_0000),
+    exit(1, "VP.ENTER NON_RECOVERABLE_TD", 0x4000_0002_0000_0000),
+    exit(1, "VP.ENTER NON_RECOVERABLE_TD_NON_ACCESSIBLE", 0x6000_0005_0000_0000),
+    exit(1, "VP.ENTER NON_RECOVERABLE_TD_WRONG_APIC_MODE", 0x6000_0007_0000_0000),
+    exit(1, "VP.ENTER other status", 0xc000_0100_0000_0001),
+    exit(2, "OTHER_SMI", 6),
+    exit(1, "BUS_LOCK", 74),
+    exit(1, "TRIPLE_FAULT", 2),
+    call(1, "TDVMCALL ReportFatalError", 0x10003, [0, 0, 0x4f4f_4f4f, 0]),
+    END,
+];
+
+/// The steps of guest 1, whose last is the end of its VM.
+const UNACCEPTED: &[Step] = &[
+    BEGIN,
+    at(("cpuid", 1, 0), call(3, "TDVMCALL CPUID", 10, [1, 0, 0, 0])),
+    Step { rdx: 6, r8: PRIVATE, ..exit(1, "EPT_VIOLATION not accepted", EPT_VIOLATION) },
+];
+
+/// A TD of the scenario.
+struct Td {
+    vcpus: u64,
+    /// Of each vCPU; number and vCPU make the counts differ.
+    steps: &'static [Step],
+    /// Further commands for the module: before the TD is made, before it runs, before memory is taken
+    /// back.
+    commands: &'static [(&'static str, &'static str)],
+}
+
+const TDS: &[Td] = &[
+    Td {
+        vcpus: 2,
+        steps: MANY,
+        commands: &[
+            // Adding a page and S-EPT pages: KVM tries again.
+            ("create", "status 2 1 1 0x8000020000000092"),
+            ("run", "status 6 0 3 0x8000020000000092"),
+            ("run", "status 3 0 1 0x8000020000000092"),
+            // Blocking, tracking and removing, for which KVM kicks all vCPUs and tries once more.
+            ("convert", "status 7 1 1 0x8000020000000092"),
+            ("convert", "status 38 0 1 0x80000200000000a9"),
+            ("convert", "status 29 1 1 0x8000020000000092"),
+        ],
+    },
+    Td { vcpus: 1, steps: UNACCEPTED, commands: &[] },
+];
+
+const fn call(times: u64, name: &'static str, leaf: u64, arguments: [u64; 4]) -> Step {
+    let [r12, r13, r14, r15] = arguments;
+    Step { r11: leaf, r12, r13, r14, r15, ..exit(times, name, TDCALL) }
+}
+
+const fn exit(times: u64, name: &'static str, ret: u64) -> Step {
+    Step {
+        name,
+        place: None,
+        times,
+        ret,
+        rcx: 0,
+        rdx: 0,
+        r8: 0,
+        r9: 0,
+        r10: 0,
+        r11: 0,
+        r12: 0,
+        r13: 0,
+        r14: 0,
+        r15: 0,
+    }
+}
+
+const fn at(place: Place, step: Step) -> Step {
+    Step { place: Some(place), ..step }
+}
+
+/// The step of vCPU `vcpu`, by creation, with this number from 1 on.
+pub(super) fn find(vcpu: u64, id: usize) -> Option<&'static Step> {
+    let mut first = 0;
+    for td in TDS {
+        if vcpu < first + td.vcpus {
+            return td.steps.get(id.checked_sub(1)?);
+        }
+        first += td.vcpus;
+    }
+    None
+}
+
+/// vCPUs of each TD.
+pub(super) fn vcpus() -> impl Iterator<Item = u64> {
+    TDS.iter().map(|td| td.vcpus)
+}
+
+/// How many exits vCPU `vcpu` makes in all.
+pub(super) fn made(vcpu: u64) -> u64 {
+    (1..).map_while(|id| Some(times(find(vcpu, id)?, vcpu))).sum()
+}
+
+/// Another vCPU takes a step once more, where it is taken more than once.
+fn times(step: &Step, vcpu: u64) -> u64 {
+    if step.times > 1 { step.times + vcpu } else { step.times }
+}
+
+/// The file that the VMM reads.
+pub(super) fn file() -> String {
+    let mut text = String::new();
+    let mut vcpu = 0;
+    for (number, td) in TDS.iter().enumerate() {
+        let _ = writeln!(text, "{number} vcpus {}", td.vcpus);
+        for (when, command) in td.commands {
+            let _ = writeln!(text, "{number} {when} {command}");
+        }
+        for vcpu in vcpu..vcpu + td.vcpus {
+            for (index, step) in td.steps.iter().enumerate() {
+                let _ = write!(text, "{number} run step {vcpu} {} {}", index + 1, times(step, vcpu));
+                let Step { ret, rcx, rdx, r8, r9, r10, r11, r12, r13, r14, r15, .. } = step;
+                for word in [ret, rcx, rdx, r8, r9, r10, r11, r12, r13, r14, r15] {
+                    let _ = write!(text, " {word:#x}");
+                }
+                text.push('\n');
+            }
+        }
+        vcpu += td.vcpus;
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_vcpu_has_its_steps_and_no_other_has_any() {
+        assert_eq!(find(1, 1).unwrap().name, "TDVMCALL WRMSR");
+        assert_eq!(find(2, UNACCEPTED.len()).unwrap().name, "EPT_VIOLATION not accepted");
+        assert!(find(0, 0).is_none() && find(2, 4).is_none() && find(3, 1).is_none());
+        assert_eq!(made(2), 1 + 5 + 1);
+    }
+
+    #[test]
+    fn the_module_has_room_for_all_steps_and_lines() {
+        assert!(TDS.iter().all(|td| td.steps.len() <= 128 && td.vcpus <= 8));
+        assert!(file().lines().all(|line| line.len() < 500));
+    }
+}
