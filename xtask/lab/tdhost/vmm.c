@@ -41,7 +41,7 @@
 #define RETURN_ERROR 101
 
 struct vcpu {
-	int fd, index;
+	int fd, vm;
 	/* Number by creation, over all TDs. */
 	unsigned int number;
 	struct kvm_run *run;
@@ -187,7 +187,7 @@ static void create(struct td *td, unsigned int vcpus)
 	for (i = 0; i < vcpus; i++) {
 		struct vcpu *vcpu = &td->vcpu[i];
 
-		vcpu->index = i;
+		vcpu->vm = td->fd;
 		vcpu->fd = need(ioctl(td->fd, KVM_CREATE_VCPU, i), "KVM_CREATE_VCPU");
 		vcpu->run = mmap(NULL, run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
 		if (vcpu->run == MAP_FAILED)
@@ -224,6 +224,15 @@ static int serve(struct vcpu *vcpu)
 	}
 }
 
+/* The guest touched memory as what it is not: it becomes that. */
+static void convert(struct vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+
+	attributes(vcpu->vm, run->memory_fault.gpa, run->memory_fault.size,
+		   !!(run->memory_fault.flags & KVM_MEMORY_EXIT_FLAG_PRIVATE));
+}
+
 static void *run(void *argument)
 {
 	struct vcpu *vcpu = argument;
@@ -237,6 +246,10 @@ static void *run(void *argument)
 		if (error == EFAULT)
 			reason = vcpu->run->exit_reason;
 		control("returned %u %u", vcpu->number, reason);
+		if (error == EFAULT && reason == KVM_EXIT_MEMORY_FAULT) {
+			convert(vcpu);
+			continue;
+		}
 		if (error && error != EINTR) {
 			vcpu->dead = 1;
 			return NULL;
