@@ -110,7 +110,8 @@ fn fetch(cache: &Path, dir: &Path, source: &Path) -> Result<()> {
     let package = format!("linux-source-{SERIES}");
     eprintln!("lab: fetching {package}");
     let unpacked = dir.join("package");
-    Apt::of_suite(SUITE, &cache.join("apt/7"))?.unpack(std::slice::from_ref(&package), &unpacked)?;
+    Apt::of_suite(SUITE, &cache.join("apt/7"))?
+        .unpack(std::slice::from_ref(&package), &unpacked)?;
     let archive = unpacked.join(format!("usr/src/{package}.tar.xz"));
     run(Command::new("tar").arg("-xJf").arg(&archive).arg("-C").arg(dir))?;
     fs::remove_dir_all(&unpacked).with_context(|| format!("{} stays", unpacked.display()))?;
@@ -185,15 +186,16 @@ fn keep(source: &Path, tree: &Path, dir: &Path) -> Result<()> {
         copy(from.clone(), to.clone())?;
         run(Command::new("strip").arg("--strip-debug").arg(to))?;
     }
-    prune(source, &mut |path| is_source_kept(path))?;
-    prune(tree, &mut |path| is_object_kept(path))
+    prune(source, Path::new(""), is_source_kept)?;
+    prune(tree, Path::new(""), is_object_kept)
 }
 
-/// Of the source tree: headers, scripts and makefiles.
+/// Of the source tree: scripts, makefiles, and the headers that a module of ours includes.
 fn is_source_kept(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.components().any(|part| part.as_os_str() == "scripts")
-        || path.extension() == Some(OsStr::new("h"))
+    let has_headers = ["include", "arch/x86", "virt"].iter().any(|dir| path.starts_with(dir));
+    path.starts_with("scripts")
+        || has_headers && path.extension() == Some(OsStr::new("h"))
         || ["Makefile", "Kbuild", "Kconfig"].iter().any(|kept| name.starts_with(kept))
 }
 
@@ -201,22 +203,25 @@ fn is_source_kept(path: &Path) -> bool {
 fn is_object_kept(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let gone = [".o", ".a", ".cmd", ".ko", ".mod", ".mod.c", ".order", ".d"];
-    path.components().any(|part| part.as_os_str() == "scripts")
+    path.starts_with("scripts")
         || !(name.starts_with("vmlinux")
             || name.starts_with("bzImage")
             || gone.iter().any(|end| name.ends_with(end)))
 }
 
-/// Removes the files below `dir` that `is_kept` does not name.
-fn prune(dir: &Path, is_kept: &mut dyn FnMut(&Path) -> bool) -> Result<()> {
-    for entry in dir.read_dir().with_context(|| format!("{} cannot be read", dir.display()))? {
+/// Removes the files of `root` in its directory `dir` that `is_kept` does not name, by their paths from
+/// there on.
+fn prune(root: &Path, dir: &Path, is_kept: fn(&Path) -> bool) -> Result<()> {
+    let full = root.join(dir);
+    for entry in full.read_dir().with_context(|| format!("{} cannot be read", full.display()))? {
         let entry = entry?;
-        let path = entry.path();
+        let path = dir.join(entry.file_name());
         let kind = entry.file_type()?;
         if kind.is_dir() {
-            prune(&path, is_kept)?;
+            prune(root, &path, is_kept)?;
         } else if kind.is_file() && !is_kept(&path) {
-            fs::remove_file(&path).with_context(|| format!("{} stays", path.display()))?;
+            let file = root.join(&path);
+            fs::remove_file(&file).with_context(|| format!("{} stays", file.display()))?;
         }
     }
     Ok(())
@@ -238,7 +243,7 @@ mod tests {
         let source = |path: &str| is_source_kept(Path::new(path));
         assert!(source("arch/x86/kvm/vmx/tdx.h") && source("scripts/mod/modpost.c"));
         assert!(source("Makefile") && source("scripts/Makefile.build"));
-        assert!(!source("arch/x86/kvm/vmx/tdx.c"));
+        assert!(!source("arch/x86/kvm/vmx/tdx.c") && !source("drivers/gpu/drm/amd/x.h"));
         let object = |path: &str| is_object_kept(Path::new(path));
         assert!(object("Module.symvers") && object("tools/objtool/objtool"));
         assert!(object("scripts/mod/modpost.o") && object("include/config/auto.conf"));

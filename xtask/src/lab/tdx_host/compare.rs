@@ -65,7 +65,9 @@ impl fmt::Display for Item {
                 write!(to, "TD {td}: {class} {address:#x}, {size} bytes")
             }
             Self::Answer { td, name, status } => write!(to, "TD {td}: {name} answered {status:#x}"),
-            Self::Return { td, name, reason } => write!(to, "TD {td}: {name} came back as {reason}"),
+            Self::Return { td, name, reason } => {
+                write!(to, "TD {td}: {name} came back as {reason}")
+            }
             Self::Seamcall { leaf, status } => write!(to, "SEAMCALL {leaf}: {status:#x}"),
         }
     }
@@ -248,4 +250,84 @@ fn object<'a>(json: &'a Value, key: &str) -> Result<&'a serde_json::Map<String, 
 
 fn number(json: &Value, key: &str) -> Result<u64> {
     json[key].as_u64().with_context(|| format!("tdtrace's JSON has no number {key}: {json}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn exit(vcpu: u64, step: usize, answer: Option<u64>, returns: &[u64]) -> Exit {
+        Exit { vcpu, tid: 60 + vcpu, step, answer, returns: returns.to_vec() }
+    }
+
+    /// A VM of one vCPU with these exits and places.
+    fn stat(exits: &Value, places: &Value) -> Value {
+        json!({
+            "lost": { "total": 0 },
+            "audit": { "agrees": true },
+            "vms": [{
+                "kind": "TD",
+                "hotspots": places,
+                "hotspots_omitted": 0,
+                "vcpus": [{ "tid": 60, "exit_reasons": exits, "returns_to_vmm": { "IO": 0 } }],
+            }],
+        })
+    }
+
+    #[test]
+    fn an_exit_counts_by_name_place_answer_and_return() {
+        let threads = [(60, 0)].into();
+        // The fourth step is an OUT to COM1.
+        let truth = of_truth(&[exit(0, 4, Some(0), &[2, RETURN_EINTR])], &threads);
+        let name = || "TDVMCALL IO out".to_owned();
+        let returned = |reason| Item::Return { td: 0, name: name(), reason };
+        let expected: Counts = [
+            (Item::Exit { tid: 60, name: name() }, 1),
+            (Item::Runs { tid: 60 }, 2),
+            (Item::Place { td: 0, class: "pio_out".into(), address: 0x3f8, size: 1 }, 1),
+            (Item::Answer { td: 0, name: name(), status: 0 }, 1),
+            (returned(2), 1),
+            (returned(USERSPACE_EINTR as u64), 1),
+        ]
+        .into();
+        assert_eq!(truth, expected);
+    }
+
+    #[test]
+    fn a_number_that_only_one_of_them_has_differs() {
+        let threads = [(60, 0)].into();
+        let truth = of_truth(&[exit(0, 4, None, &[])], &threads);
+        let place = json!([{ "class": "pio_out", "address": 0x3f8, "size": 1, "count": 1 }]);
+        let json = stat(&json!({ "TDVMCALL IO out": 1 }), &place);
+        assert!(rows(&truth, &told(&json, &threads).unwrap()).iter().all(Row::agrees));
+        let json = stat(&json!({ "TDVMCALL IO out": 2, "HLT": 1 }), &json!([]));
+        let apart = rows(&truth, &told(&json, &threads).unwrap());
+        assert_eq!(apart.iter().filter(|row| !row.agrees()).count(), 3);
+    }
+
+    #[test]
+    fn what_tdtrace_lost_or_left_out_is_an_error() {
+        let threads = [(60, 0)].into();
+        for (key, value) in [("lost", json!({ "total": 1 })), ("audit", json!(null))] {
+            let mut json = stat(&json!({}), &json!([]));
+            json[key] = value;
+            assert!(told(&json, &threads).is_err(), "{key}");
+        }
+    }
+
+    #[test]
+    fn entering_is_the_only_seamcall_that_may_be_uncounted() {
+        let calls = [((0, 77), 9), ((6, 0), 2)].into();
+        let counts = seamcall_counts(&calls, &[6]).unwrap();
+        assert_eq!(counts, [(Item::Seamcall { leaf: 6, status: 0 }, 2)].into());
+        assert!(seamcall_counts(&calls, &[7]).is_err());
+    }
+
+    #[test]
+    fn a_vcpu_that_did_not_make_all_its_exits_is_an_error() {
+        assert!(threads(&[exit(0, 1, None, &[])]).is_err());
+        assert!(threads(&[]).is_err());
+    }
 }

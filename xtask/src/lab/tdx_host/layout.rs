@@ -60,7 +60,9 @@ pub(super) fn judge(found: &Layout, truth: &Layout, other: &Layout) -> Result<St
         let Some(offset) = offset else { continue };
         match truth.get(field) {
             Some(Some(of_compiler)) if of_compiler == offset => right += 1,
-            Some(of_compiler) => bail!("{field} is at {offset}, says tdtrace; it is {of_compiler:?}"),
+            Some(of_compiler) => {
+                bail!("{field} is at {offset}, says tdtrace; it is {of_compiler:?}")
+            }
             None => bail!("tdhost does not tell where {field} is"),
         }
     }

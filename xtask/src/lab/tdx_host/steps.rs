@@ -40,10 +40,8 @@ pub(super) struct Step {
 }
 
 /// What lets the guest end: an OUT to the port that the VMM waits for.
-const END: Step = Step {
-    place: Some(("pio_out", 0x604, 4)),
-    ..call(1, "TDVMCALL IO out", 30, [4, 1, 0x604, 0])
-};
+const END: Step =
+    Step { place: Some(("pio_out", 0x604, 4)), ..call(1, "TDVMCALL IO out", 30, [4, 1, 0x604, 0]) };
 /// The first thing that any guest does: it enables its APIC.
 const BEGIN: Step = Step {
     place: Some(("msr_write", 0x80f, 0)),
@@ -213,7 +211,8 @@ pub(super) fn file() -> String {
         }
         for vcpu in vcpu..vcpu + td.vcpus {
             for (index, step) in td.steps.iter().enumerate() {
-                let _ = write!(text, "{number} run step {vcpu} {} {}", index + 1, times(step, vcpu));
+                let _ =
+                    write!(text, "{number} run step {vcpu} {} {}", index + 1, times(step, vcpu));
                 let Step { ret, rcx, rdx, r8, r9, r10, r11, r12, r13, r14, r15, .. } = step;
                 for word in [ret, rcx, rdx, r8, r9, r10, r11, r12, r13, r14, r15] {
                     let _ = write!(text, " {word:#x}");
