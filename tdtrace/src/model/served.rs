@@ -3,7 +3,8 @@
 //!
 //! | accesses | proof |
 //! |---|---|
-//! | MMIO read | one that the kernel cannot serve is counted as `mmio_read_unsatisfied` at the same place, and again as `mmio_read` once the VMM has answered |
+//! | MMIO read of a TD | the VM never returned to the VMM for MMIO: the kernel. KVM's tracepoints are left aside |
+//! | MMIO read of another VM | one that the kernel cannot serve is counted as `mmio_read_unsatisfied` at the same place, and again as `mmio_read` once the VMM has answered |
 //! | fast MMIO | an ioeventfd took it |
 //! | CPUID | KVM never asks the VMM |
 //! | MMIO write, port I/O, MSR | the VM never returned to the VMM for such accesses: the kernel. Port I/O with a return for each access: the VMM |
@@ -82,6 +83,8 @@ impl Seen {
 /// What is known of the whole VM.
 struct Proof {
     seen: Seen,
+    /// It is a TD whose accesses are counted at its exits, which are then answered.
+    td: bool,
     /// Reads that the VMM served, by address and size.
     unsatisfied: HashMap<(u64, u32), u64>,
     /// Some of those reads have no place.
@@ -109,6 +112,7 @@ pub fn mark(hotspots: &mut [Hotspot], vcpus: &[Vcpu], seen: Seen) {
     }
     let proof = Proof {
         seen,
+        td: total(Class::TdAnswer) > 0,
         incomplete: unsatisfied.values().sum::<u64>() < total(Class::MmioReadUnsatisfied),
         unsatisfied,
         in_flight: IN_FLIGHT * vcpus.len() as u64,
@@ -125,6 +129,7 @@ impl Proof {
         match spot.class {
             Class::MmioReadUnsatisfied => Some(Server::Vmm),
             Class::FastMmio | Class::Cpuid => Some(Server::Kernel),
+            Class::MmioRead if self.td => self.never(MMIO),
             Class::MmioRead => {
                 let asked = self.unsatisfied.get(&(spot.address, spot.size)).copied().unwrap_or(0);
                 match asked {
@@ -240,6 +245,16 @@ mod tests {
         assert_eq!(rows[1].2, Some(Server::Kernel));
         let rows = served(&writes, &[(WRMSR, 1)]);
         assert_eq!((rows[0].2, rows[1].2), (Some(Server::Kernel), None));
+    }
+
+    #[test]
+    fn a_read_of_a_td_is_the_kernels_only_if_none_went_to_the_vmm() {
+        let of = |returns: &[(u32, u64)]| {
+            let places = [(Class::MmioRead, 0x1000, 3), (Class::TdAnswer, 0, 3)];
+            served(&places, returns)[0].2
+        };
+        assert_eq!(of(&[(MMIO, 3)]), None);
+        assert_eq!(of(&[]), Some(Server::Kernel));
     }
 
     #[test]
