@@ -1,6 +1,7 @@
 //! Bytes and numbers in, meaning out: pure functions, no I/O.
 
 pub mod bits;
+pub mod disassembly;
 pub mod exit;
 pub mod gpa;
 pub mod insn;

@@ -146,7 +146,7 @@ pub fn vcpu_rows(snapshot: &Snapshot) -> impl Iterator<Item = &Vcpu> {
     snapshot.vms.iter().flat_map(|vm| &vm.vcpus)
 }
 
-const fn left<R>(
+pub(crate) const fn left<R>(
     key: &'static str,
     title: &'static str,
     rank: u8,
@@ -156,7 +156,7 @@ const fn left<R>(
     Field { key, title, right: false, rank, help, value }
 }
 
-const fn right<R>(
+pub(crate) const fn right<R>(
     key: &'static str,
     title: &'static str,
     rank: u8,
@@ -170,7 +170,7 @@ fn total(tally: Tally) -> Value {
     Value::Count(tally.total)
 }
 
-fn text(text: &str) -> Value {
+pub(crate) fn text(text: &str) -> Value {
     Value::Text(text.to_owned())
 }
 
@@ -270,7 +270,7 @@ pub fn keys() -> Vec<(&'static str, &'static str)> {
 }
 
 /// Keys of columns that are figures.
-pub const FIGURES: &[&str] = &["trend", "split"];
+pub const FIGURES: &[&str] = &["trend", "split", "mark", "bar"];
 
 /// Cells of a figure.
 const FIGURE: usize = 12;
@@ -314,7 +314,7 @@ fn split(times: Option<TimeSplit>) -> Value {
     ))
 }
 
-fn nanos(ns: Option<u64>) -> Value {
+pub(crate) fn nanos(ns: Option<u64>) -> Value {
     ns.map_or(Value::None, Value::Nanos)
 }
 

@@ -52,6 +52,21 @@ pub fn sparkline(values: &[f64], width: usize) -> String {
     format!("{bars:>width$}")
 }
 
+/// A share (0 to 1) as a bar of at most `width` cells; what there is at all has half a cell at least.
+#[must_use]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "a share between 0 and 1 of a few cells"
+)]
+pub fn bar(share: f64, width: usize) -> String {
+    let halves = (share.clamp(0.0, 1.0) * width as f64 * 2.0).round() as usize;
+    let halves = if share > 0.0 { halves.max(1) } else { 0 };
+    let half = if halves % 2 == 1 { "▌" } else { "" };
+    format!("{}{half}", "█".repeat(halves / 2))
+}
+
 /// What the cells of [`split`] stand for, in their order.
 pub const SPLIT: [(char, &str); 5] =
     [('█', "guest"), ('▓', "kernel"), ('▒', "VMM"), ('░', "halted"), ('·', "waiting")];
@@ -105,6 +120,15 @@ mod tests {
         assert_eq!(sparkline(&[3.0], 4), "   █");
         assert_eq!(sparkline(&[0.0, 0.0], 2), "▁▁");
         assert_eq!(sparkline(&[f64::NAN, f64::INFINITY, 1.0], 3).chars().count(), 3);
+    }
+
+    #[test]
+    fn a_bar_shows_what_there_is_at_all() {
+        assert_eq!(
+            [0.0, 0.001, 0.5, 0.6, 1.0, 7.0].map(|share| bar(share, 4)),
+            ["", "▌", "██", "██▌", "████", "████"]
+        );
+        assert_eq!(bar(f64::NAN, 4), "");
     }
 
     #[test]

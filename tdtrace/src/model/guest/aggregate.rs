@@ -11,6 +11,7 @@ use tdtrace_common::{
 };
 
 use super::{
+    baseline::GuestBaseline,
     event::{context, process, text},
     findings::{self, Earlier},
     judged::Judged,
@@ -51,6 +52,7 @@ pub struct GuestAggregate {
     before: Option<Before>,
     earlier: Earlier,
     judged: Judged,
+    baseline: Option<GuestBaseline>,
 }
 
 /// What rates need of the sample before.
@@ -59,6 +61,7 @@ struct Before {
     at: std::time::Duration,
     reasons: HashMap<usize, u64>,
     sites: HashMap<SiteKey, u64>,
+    objects: BTreeMap<Object, u64>,
 }
 
 /// What makes places one site: reason, address and whether that is a process's.
@@ -71,8 +74,28 @@ impl GuestAggregate {
         Self::default()
     }
 
-    /// The snapshot of `sample`, with rates since the one before.
+    /// The snapshot of `sample`, with rates since the one before, and counts since the last reset.
     pub fn apply(&mut self, sample: &GuestSample) -> GuestSnapshot {
+        let since = self.baseline.as_ref().map(|baseline| baseline.since(sample));
+        let mut snapshot = self.snapshot(since.as_ref().unwrap_or(sample));
+        if let Some(baseline) = &self.baseline {
+            snapshot.since_reset = Some(sample.at.saturating_sub(baseline.at()));
+            for reason in &mut snapshot.reasons {
+                let index = reason.reason.map_or(VE_OTHER, |number| number as usize);
+                reason.max_is_bound = baseline.bounds(index, reason.max_ns);
+            }
+        }
+        snapshot
+    }
+
+    /// Counts from `sample` on, and the snapshot of that moment.
+    pub fn reset(&mut self, sample: &GuestSample) -> GuestSnapshot {
+        self.baseline = Some(GuestBaseline::new(sample));
+        (self.before, self.earlier) = (None, Earlier::default());
+        self.apply(sample)
+    }
+
+    fn snapshot(&mut self, sample: &GuestSample) -> GuestSnapshot {
         let interval = self.before.as_ref().map(|before| sample.at.saturating_sub(before.at));
         let seconds = interval.map_or(0.0, |interval| interval.as_secs_f64());
         let mut sites = sites(sample);
@@ -82,7 +105,7 @@ impl GuestAggregate {
             site.verdict =
                 self.judged.of(site, worst.map(|object| (object, site.device.as_deref())));
         }
-        let mut reasons = reasons(sample, &sites);
+        let (mut reasons, mut objects) = (reasons(sample, &sites), objects(sample));
         if let Some(before) = &self.before {
             for (reason, (index, _)) in reasons.iter_mut().zip(&sample.reasons) {
                 let earlier = before.reasons.get(index).copied().unwrap_or(0);
@@ -92,11 +115,16 @@ impl GuestAggregate {
                 let earlier = before.sites.get(key).copied().unwrap_or(0);
                 site.rate = rate(site.count.saturating_sub(earlier), seconds);
             }
+            for object in &mut objects {
+                let earlier = before.objects.get(&object.object).copied().unwrap_or(0);
+                object.rate = rate(object.count.saturating_sub(earlier), seconds);
+            }
         }
         self.before = Some(Before {
             at: sample.at,
             reasons: sample.reasons.iter().map(|(index, stats)| (*index, stats.count)).collect(),
             sites: sites.iter().map(|(key, site)| (*key, site.count)).collect(),
+            objects: objects.iter().map(|object| (object.object, object.count)).collect(),
         });
         let mut sites: Vec<Site> = sites.into_values().collect();
         sites.sort_by_key(|site| std::cmp::Reverse((site.failed, site.count)));
@@ -114,12 +142,13 @@ impl GuestAggregate {
             total,
             reasons,
             sites,
-            objects: objects(sample),
+            objects,
             calls: calls(sample),
             findings: Vec::new(),
             symbols: Arc::clone(&sample.symbols),
             losses: sample.losses.clone(),
             missed: ENDS.iter().map(|name| sample.losses.missed(name)).sum(),
+            since_reset: None,
         };
         snapshot.findings = findings::evaluate(&snapshot, &self.earlier);
         self.earlier = Earlier::of(&snapshot);
@@ -147,6 +176,7 @@ fn reasons(sample: &GuestSample, sites: &BTreeMap<SiteKey, Site>) -> Vec<Reason>
         let index = (site.reason as usize).min(VE_OTHER);
         add(placed.entry(index).or_default(), site.count);
     }
+    let all = total(sample).count.max(1);
     let reason = |(index, stats): &(usize, VeStats)| {
         let number = u32::try_from(*index).ok().filter(|_| *index < VE_OTHER);
         let mut durations = Histogram::default();
@@ -166,9 +196,16 @@ fn reasons(sample: &GuestSample, sites: &BTreeMap<SiteKey, Site>) -> Vec<Reason>
             durations,
             ns: stats.ns,
             max_ns: stats.max_ns,
+            max_is_bound: false,
+            share: part(stats.count, all),
         }
     };
     sample.reasons.iter().map(reason).collect()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a share needs no more than 53 bits")]
+fn part(count: u64, of: u64) -> f64 {
+    count as f64 / of as f64
 }
 
 /// The one of a site's objects that decides what becomes of it: private memory, RAM, a string of port
@@ -318,7 +355,13 @@ fn objects(sample: &GuestSample) -> Vec<ObjectCount> {
     }
     let mut objects: Vec<ObjectCount> = sums
         .into_iter()
-        .map(|(object, (count, failed))| ObjectCount { object, count, failed })
+        .map(|(object, (count, failed))| ObjectCount {
+            object,
+            count,
+            failed,
+            rate: None,
+            device: sample.devices.get(&object).cloned(),
+        })
         .collect();
     objects.sort_by_key(|object| std::cmp::Reverse(object.count));
     objects

@@ -58,6 +58,8 @@ pub struct GuestSnapshot {
     pub losses: GuestLosses,
     /// #VEs whose end no program saw: the kernel skipped its run.
     pub missed: u64,
+    /// How long ago counts were reset, if they were.
+    pub since_reset: Option<Duration>,
 }
 
 impl GuestSnapshot {
@@ -71,6 +73,9 @@ impl GuestSnapshot {
         }
         for site in &mut self.sites {
             site.rate = rate(site.count, seconds);
+        }
+        for object in &mut self.objects {
+            object.rate = rate(object.count, seconds);
         }
         self.findings = findings::evaluate(&self, &Earlier::default());
         self
@@ -131,6 +136,10 @@ pub struct Reason {
     pub ns: u64,
     /// The longest, in nanoseconds.
     pub max_ns: u64,
+    /// The longest one is not known exactly, since counts were reset: it is at most [`Self::max_ns`].
+    pub max_is_bound: bool,
+    /// Part of all #VEs that were seen, 0 to 1.
+    pub share: f64,
 }
 
 impl Reason {
@@ -273,7 +282,7 @@ pub enum Object {
 }
 
 /// How often something was the object of a #VE.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ObjectCount {
     /// What.
     pub object: Object,
@@ -281,6 +290,10 @@ pub struct ObjectCount {
     pub count: u64,
     /// Those that the kernel could not handle.
     pub failed: u64,
+    /// A second.
+    pub rate: Option<f64>,
+    /// What lies there, of a page or a port.
+    pub device: Option<Arc<Device>>,
 }
 
 impl Object {

@@ -25,6 +25,8 @@ fn snapshot() -> GuestSnapshot {
             object: Object::Port { port: 0x60, direction: "in", size: Some(1), string: true },
             count: 2,
             failed: 2,
+            rate: None,
+            device: None,
         }],
         losses: GuestLosses {
             causes: vec![(GuestLoss::Places, 4)],
