@@ -17,7 +17,7 @@ impl FilterArgs {
     }
 }
 
-fn long_help() -> String {
+pub(super) fn long_help() -> String {
     let keys: Vec<&str> = field::keys().into_iter().map(|(key, _)| key).collect();
     format!(
         "Show only rows that EXPR keeps\n\n\

@@ -22,7 +22,7 @@ use crate::{
     report::guest as report,
     source::{
         Due, GuestSource as _,
-        guest::{GuestLive, Options},
+        guest::{GuestLive, Options, TICK},
         replay::GuestReplay,
     },
 };
@@ -72,8 +72,6 @@ struct StatArgs {
     command: Vec<String>,
 }
 
-/// How often events are fetched and the clocksource is looked at.
-pub(super) const TICK: Duration = Duration::from_millis(20);
 /// Events of a tick behind which nothing is waited for.
 const BUSY: usize = 4096;
 

@@ -15,19 +15,35 @@ use tokio::{
     time::{Interval, MissedTickBehavior, interval},
 };
 
-use super::{filter::FilterArgs, source::SourceArgs};
+use super::{files::Files, filter, source::SourceArgs};
 use crate::{
-    model::aggregate::Aggregate,
+    kernel::Facts,
+    model::{
+        filter::{Filter, FilterError},
+        guest::field,
+    },
     report,
-    source::{Due, Source, beside::Beside, demo::Demo, live::Live, replay::Replay},
-    tui::{side::Host, terminal},
+    source::{
+        Due, Source,
+        beside::Beside,
+        demo::Demo,
+        guest::{GuestLive, Options},
+        live::Live,
+        replay::Replay,
+    },
+    tui::{
+        side::{Guest, Host, Side},
+        terminal,
+    },
 };
 
-/// Show VMs, their exits and hotspots live
+/// Show VMs and their exits live, or in a TD its #VEs
 ///
-/// Counts all VMs of the machine from the moment it starts. Keys are shown with `?`. With --batch it
-/// prints every snapshot instead, the first one right after attaching. With --replay it shows a
-/// recording as it happened, or with --batch all of it at once.
+/// On a host it counts all VMs of the machine from the moment it starts. In a TD, which the CPU says,
+/// it counts what the TD does instead: its #VEs with the code that causes them, and its conversions;
+/// --host and --guest choose the other side. Keys are shown with `?`. With --batch it prints every
+/// snapshot instead, the first one right after attaching. With --replay it shows a recording as it
+/// happened, or with --batch all of it at once.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Print snapshots instead of showing them
@@ -52,10 +68,33 @@ pub(super) struct Args {
     /// Show synthetic TDs as well, marked DEMO; where KVM is missing, only those
     #[arg(long)]
     demo: bool,
-    #[command(flatten)]
-    filter: FilterArgs,
+    /// Show what this guest does, TD or not; the default in a TD
+    #[arg(long, conflicts_with_all = ["host", "demo", "replay", "SourceArgs"])]
+    guest: bool,
+    /// Show VMs, even in a TD
+    #[arg(long)]
+    host: bool,
+    /// Show only rows that EXPR keeps, for example 'name=web* exits_per_s>1k'
+    #[arg(long, value_name = "EXPR", value_parser = of_either_side, long_help = long_help())]
+    filter: Option<Filter>,
     #[command(flatten)]
     source: SourceArgs,
+    #[command(flatten, next_help_heading = "Options for a guest")]
+    files: Files,
+}
+
+/// A filter whose columns one of the sides has; which side is shown is not known yet.
+fn of_either_side(text: &str) -> Result<Filter, FilterError> {
+    Filter::parse(text).or_else(|error| Filter::parse_with(text, &field::keys()).map_err(|_| error))
+}
+
+fn long_help() -> String {
+    let keys: Vec<&str> = field::keys().into_iter().map(|(key, _)| key).collect();
+    format!(
+        "{}\n\nColumns of a guest: {}\nFor example: 'survives=fatal verdict=pointer* per_s>10'",
+        filter::long_help(),
+        keys.join(" ")
+    )
 }
 
 pub(super) fn seconds(text: &str) -> Result<Duration, String> {
@@ -80,13 +119,24 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("the event loop cannot be started")?;
+    if is_guest(args) {
+        runtime.block_on(guest(args))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let filter = args.filter.as_ref().map(|filter| Filter::parse(filter.text())).transpose()?;
     let show = |source: &mut dyn Source| {
         runtime.block_on(async {
             let Some(mut source) = args.source.wait(source).await? else { return Ok(()) };
-            if args.batch {
-                return batch(args, &mut source).await;
+            let mut side = Host::new(&mut source);
+            if !args.batch {
+                return terminal::run(side, args.delay, filter.clone()).await;
             }
-            terminal::run(Host::new(&mut source), args.delay, args.filter.get().cloned()).await
+            let show = report::Show { hotspots: args.hotspots, filter: filter.as_ref() };
+            batch(args, &mut side, |snapshot| match args.json {
+                true => report::to_json(snapshot, show).to_string(),
+                false => report::to_text(snapshot, show),
+            })
+            .await
         })
     };
     let Some(path) = &args.replay else {
@@ -99,6 +149,31 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         eprintln!("tdtrace: {}: {cut}", path.display());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the guest is to be shown that this runs in.
+fn is_guest(args: &Args) -> bool {
+    let asked_for_vms = args.host || args.demo || args.replay.is_some();
+    args.guest || !asked_for_vms && Facts::running().is_td()
+}
+
+async fn guest(args: &Args) -> Result<()> {
+    let parse = |filter: &Filter| Filter::parse_with(filter.text(), &field::keys());
+    let filter = args.filter.as_ref().map(parse).transpose()?;
+    if args.batch && filter.is_some() {
+        bail!("--filter does not work with --batch in a guest; leave one of them out");
+    }
+    let files = args.files.options("/");
+    let mut live = GuestLive::open(Options { force: args.guest, files, ..Options::default() })?;
+    let mut side = Guest::new(&mut live);
+    if !args.batch {
+        return terminal::run(side, args.delay, filter).await;
+    }
+    batch(args, &mut side, |snapshot| match args.json {
+        true => report::guest::to_json(snapshot, args.hotspots).to_string(),
+        false => report::guest::to_text(snapshot, args.hotspots),
+    })
+    .await
 }
 
 /// The running kernel, synthetic TDs, or both.
@@ -120,26 +195,29 @@ fn open(args: &Args) -> Result<Box<dyn Source>> {
 /// What the demo's TDs do is the same every time.
 const SEED: u64 = 0x7d;
 
-async fn batch(args: &Args, source: &mut dyn Source) -> Result<()> {
+/// Prints what `print` makes of each snapshot.
+async fn batch<S: Side>(
+    args: &Args,
+    side: &mut S,
+    print: impl Fn(&S::Snapshot) -> String,
+) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be caught")?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be caught")?;
-    let mut aggregate = Aggregate::new();
     let mut ticks = interval(args.delay);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut between = S::BETWEEN.map(interval);
     let mut printed = 0;
-    while args.count.is_none_or(|count| printed < count) && source.due() != Due::Never {
+    while args.count.is_none_or(|count| printed < count) && side.due() != Due::Never {
         tokio::select! {
-            () = turn(&mut ticks, source.due()) => {}
+            () = turn(&mut ticks, side.due()) => {}
+            () = terminal::turn(between.as_mut()) => {
+                side.between()?;
+                continue;
+            }
             _ = interrupt.recv() => return Ok(()),
             _ = terminate.recv() => return Ok(()),
         }
-        let snapshot = aggregate.apply(source.sample()?);
-        let show = report::Show { hotspots: args.hotspots, filter: args.filter.get() };
-        let text = if args.json {
-            format!("{}\n", report::to_json(&snapshot, show))
-        } else {
-            format!("{}\n", report::to_text(&snapshot, show))
-        };
+        let text = format!("{}\n", print(&side.next()?));
         let mut out = std::io::stdout().lock();
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
             Ok(()) => {}
@@ -166,6 +244,16 @@ async fn turn(ticks: &mut Interval, due: Due) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_filter_may_name_columns_of_either_side_and_not_of_both() {
+        for known in ["exits_per_s>1k", "survives=fatal"] {
+            assert!(of_either_side(known).is_ok(), "{known}");
+        }
+        for unknown in ["exits_per_s>1k survives=fatal", "nothing=1"] {
+            assert!(of_either_side(unknown).is_err(), "{unknown}");
+        }
+    }
 
     #[test]
     fn delays_outside_the_range_are_refused_with_the_value() {

@@ -7,12 +7,17 @@ use anyhow::Result;
 use ratatui::Frame;
 
 use super::{
-    state::{Choices, Rows, State, View, Views},
+    state::{Choices, GuestState, GuestView, Rows, State, View, Views},
     view,
 };
 use crate::{
-    model::{aggregate::Aggregate, sample::VmKey, snapshot::Snapshot},
-    source::{Due, Source},
+    model::{
+        aggregate::Aggregate,
+        guest::{aggregate::GuestAggregate, sample::GuestSample, snapshot::GuestSnapshot},
+        sample::VmKey,
+        snapshot::Snapshot,
+    },
+    source::{Due, GuestSource, Source, guest::TICK},
 };
 
 /// One side: the host with its VMs, or a guest from within.
@@ -123,5 +128,54 @@ impl Side for Host<'_> {
 
     fn draw(frame: &mut Frame<'_>, snapshot: Option<&Snapshot>, state: &State) -> Rows {
         view::draw(frame, snapshot, state)
+    }
+}
+
+/// A guest's side.
+pub struct Guest<'s> {
+    source: &'s mut dyn GuestSource,
+    aggregate: GuestAggregate,
+    /// The last sample.
+    last: Option<GuestSample>,
+}
+
+impl<'s> Guest<'s> {
+    /// What `source` counts from now on.
+    pub fn new(source: &'s mut dyn GuestSource) -> Self {
+        Self { source, aggregate: GuestAggregate::new(), last: None }
+    }
+}
+
+impl Side for Guest<'_> {
+    type Views = GuestView;
+    type Snapshot = GuestSnapshot;
+
+    const BETWEEN: Option<Duration> = Some(TICK);
+
+    fn next(&mut self) -> Result<GuestSnapshot> {
+        let sample = self.source.sample()?;
+        let snapshot = self.aggregate.apply(&sample);
+        self.last = Some(sample);
+        Ok(snapshot)
+    }
+
+    fn due(&self) -> Due {
+        self.source.due()
+    }
+
+    fn between(&mut self) -> Result<()> {
+        self.source.tick()
+    }
+
+    fn reset(&mut self) -> Result<Option<GuestSnapshot>> {
+        // A recording has no sample of this moment.
+        if self.source.due() == Due::Any {
+            self.last = Some(self.source.sample()?);
+        }
+        Ok(self.last.as_ref().map(|sample| self.aggregate.reset(sample)))
+    }
+
+    fn draw(frame: &mut Frame<'_>, snapshot: Option<&GuestSnapshot>, state: &GuestState) -> Rows {
+        view::guest::draw(frame, snapshot, state)
     }
 }

@@ -1,9 +1,14 @@
 //! What the user has chosen: view, VM, order, row, filter. Pure: an action in, a new state out.
 //!
 //! [`Choices`] are the same for host and guest; a [`Views`] says which views a side has, and where one
-//! gets from them. [`State`] is the host's.
+//! gets from them. [`State`] is the host's, [`GuestState`] a
+//! guest's.
+
+mod guest;
 
 use std::{fmt::Debug, time::Duration};
+
+pub use guest::{GuestState, GuestView, Opened};
 
 use super::{
     keymap::{Action, Edit, Side},
@@ -185,6 +190,8 @@ pub struct Rows {
     pub id: Option<RowId>,
     /// There is nothing more to see inside of it.
     pub closed: bool,
+    /// The site of a guest that it leads to.
+    pub leads_to: Option<RowId>,
     /// Key of the column that it is sorted by, shown or not.
     pub sorted: Option<&'static str>,
     /// Keys of the columns shown.

@@ -153,7 +153,7 @@ impl<S: Side> Screen<S> {
 }
 
 /// Waits for the next tick; for ever where there is none.
-async fn turn(ticks: Option<&mut Interval>) {
+pub async fn turn(ticks: Option<&mut Interval>) {
     match ticks {
         Some(ticks) => _ = ticks.tick().await,
         None => std::future::pending().await,

@@ -8,6 +8,8 @@ use ratatui::style::{Color, Modifier, Style};
 pub struct Theme {
     /// Something is wrong: lost events, an audit that does not agree, a filter that is none.
     pub alarm: Style,
+    /// Works today, and is wrong.
+    pub warning: Style,
     /// Less important than what stands beside it.
     pub dim: Style,
     /// What is chosen.
@@ -26,6 +28,7 @@ impl Theme {
         let alarm = plain.add_modifier(Modifier::BOLD);
         Self {
             alarm: if colour { alarm.fg(Color::Red) } else { alarm },
+            warning: if colour { plain.fg(Color::Yellow) } else { plain },
             dim: plain.add_modifier(Modifier::DIM),
             chosen: plain.add_modifier(Modifier::REVERSED),
             head: plain.add_modifier(Modifier::BOLD),
@@ -57,7 +60,8 @@ mod tests {
         assert_eq!(theme(Some("")), Theme::new(true));
         assert_eq!(theme(None), Theme::new(true));
         let plain = Theme::new(false);
-        for style in [plain.alarm, plain.dim, plain.chosen, plain.head, plain.figure] {
+        for style in [plain.alarm, plain.warning, plain.dim, plain.chosen, plain.head, plain.figure]
+        {
             assert_eq!((style.fg, style.bg), (None, None));
         }
     }

@@ -5,6 +5,7 @@ mod bars;
 mod detail;
 mod exits;
 mod frame;
+pub(super) mod guest;
 mod help;
 mod histogram;
 mod hotspots;
@@ -169,6 +170,30 @@ fn cut(text: &str, width: usize) -> String {
     }
     let kept: String = text.chars().take(width.saturating_sub(1)).collect();
     format!("{kept}…")
+}
+
+/// `text` in lines of `width` cells at most, broken at blanks where there are any.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let width = width.max(1);
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let mut rest: Vec<char> = word.chars().collect();
+        while !rest.is_empty() {
+            let line = lines.last_mut().map_or(0, |line| line.chars().count());
+            let gap = usize::from(line > 0);
+            if line + gap + rest.len() <= width || line == 0 {
+                let part: String = rest.drain(..rest.len().min(width)).collect();
+                if let Some(line) = lines.last_mut() {
+                    line.push_str(&" ".repeat(gap));
+                    line.push_str(&part);
+                }
+            }
+            if !rest.is_empty() {
+                lines.push(String::new());
+            }
+        }
+    }
+    lines
 }
 
 #[cfg(test)]

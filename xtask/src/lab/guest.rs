@@ -73,6 +73,9 @@ pub(crate) struct Args {
     /// The same in a VM without /sys/kernel/btf
     #[arg(long, requires = "compare", conflicts_with = "kprobe")]
     no_btf: bool,
+    /// The same by the snapshots of `tdtrace top`, which has no single events
+    #[arg(long, requires = "compare", conflicts_with_all = ["kprobe", "no_btf"])]
+    top: bool,
 }
 
 impl Args {
@@ -92,15 +95,17 @@ impl Args {
             compare: true,
             kprobe: way == Way::Kprobe,
             no_btf: way == Way::NoBtf,
+            top: way == Way::Top,
         }
     }
 
     /// How tdtrace is compared, if it is.
     fn way(&self) -> Option<Way> {
-        let way = match (self.kprobe, self.no_btf) {
-            (_, true) => Way::NoBtf,
-            (true, false) => Way::Kprobe,
-            (false, false) => Way::Fentry,
+        let way = match self {
+            Self { top: true, .. } => Way::Top,
+            Self { no_btf: true, .. } => Way::NoBtf,
+            Self { kprobe: true, .. } => Way::Kprobe,
+            Self { .. } => Way::Fentry,
         };
         self.compare.then_some(way)
     }

@@ -5,9 +5,12 @@ use super::{
     rows::{FindingRow, Touched, hash},
     snapshot::{Call, Object, Reason, Site},
 };
-use crate::model::{
-    field::{FIGURES, Field, Row, RowId, Value, left, nanos, right, text},
-    figure,
+use crate::{
+    model::{
+        field::{FIGURES, Field, Row, RowId, Value, left, nanos, right, text},
+        figure,
+    },
+    verdict::{Fate, Kind},
 };
 
 /// Cells of a bar.
@@ -32,13 +35,15 @@ impl Row for Site {
         [self.reason.into(), self.ip.unwrap_or(0), self.user.into()]
     }
 
-    /// Offenders, what nobody can tell of, accessors, then reasons of which there is no verdict.
+    /// Offenders, first those that do not survive; what nobody can tell of, accessors, then reasons of
+    /// which there is no verdict.
     fn group(&self) -> u8 {
+        let survives = matches!(self.fate(), Fate::Emulated | Fate::Recovered);
         match &self.verdict {
-            _ if self.is_offender() => 0,
-            Some(verdict) if verdict.kind == crate::verdict::Kind::Undecided => 1,
-            Some(_) => 2,
-            None => 3,
+            _ if self.is_offender() => u8::from(survives),
+            Some(verdict) if verdict.kind == Kind::Undecided => 2,
+            Some(_) => 3,
+            None => 4,
         }
     }
 }
@@ -52,9 +57,7 @@ impl Row for Touched {
                 let how = u64::from(size.unwrap_or(0)) << 1 | u64::from(string);
                 [30, u64::from(port), how << 1 | u64::from(direction == "in")]
             }
-            Object::Page { gpa, shared } => {
-                [48, gpa.0, shared.map_or(2, |shared| u64::from(shared))]
-            }
+            Object::Page { gpa, shared } => [48, gpa.0, shared.map_or(2, u64::from)],
             Object::Msr { index, write } => [31 + u64::from(write), index.into(), 0],
             Object::Cpuid { leaf, subleaf } => [10, leaf.into(), subleaf.into()],
         }
@@ -136,11 +139,11 @@ pub const REASON_FIELDS: &[Field<Reason>] = &[
 
 /// A sign for what colour says as well.
 fn mark(site: &Site) -> &'static str {
-    match site.group() {
-        0 => "●",
-        1 => "○",
-        2 => "✓",
-        _ => "",
+    match &site.verdict {
+        _ if site.is_offender() => "●",
+        Some(verdict) if verdict.kind == Kind::Undecided => "○",
+        Some(_) => "✓",
+        None => "",
     }
 }
 

@@ -154,12 +154,15 @@ impl ObjectCount {
     }
 }
 
-/// A device in a few words; `None` if nothing is known of it.
+/// A device in a few words; `None` if nothing is known of it. The first PCI domain goes without saying.
 fn short(device: &crate::sites::devices::Device) -> Option<String> {
     let offset = device.offset.map_or_else(String::new, |offset| format!("+{offset}"));
     match (&device.pci, device.bar) {
         _ if device.ram => Some("System RAM".to_owned()),
-        (Some(pci), Some(bar)) => Some(format!("{pci} BAR{bar}{offset}")),
+        (Some(pci), Some(bar)) => {
+            let pci = pci.strip_prefix("0000:").unwrap_or(pci);
+            Some(format!("{pci} BAR{bar}{offset}"))
+        }
         _ => match (&device.known, device.ranges.last()) {
             (Some(known), _) => Some(known.clone()),
             (None, range) => range.map(|range| format!("{range}{offset}")),
@@ -179,7 +182,7 @@ mod tests {
         let by: Vec<_> = page.by.iter().map(|by| (by.place.as_str(), by.count)).collect();
         assert_eq!(by, [("acme_stat+0x11 [acme_nic]", 4_200), ("acme_isr+0x3c [acme_nic]", 74)]);
         assert_eq!(page.object.count, 4_274);
-        assert_eq!(page.object.device_text().as_deref(), Some("0000:00:04.0 BAR0+0x0"));
+        assert_eq!(page.object.device_text().as_deref(), Some("00:04.0 BAR0+0x0"));
         assert_eq!(page.object.rate, Some(213.7));
     }
 

@@ -81,6 +81,12 @@ impl GuestSnapshot {
         self
     }
 
+    /// All that was not counted, or only in part: losses of every cause.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.losses.causes.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
+    }
+
     /// #VEs that there were: those that were seen and those whose end was missed.
     #[must_use]
     pub fn all(&self) -> u64 {

@@ -64,6 +64,10 @@ impl Default for Options {
     }
 }
 
+/// How often [`GuestSource::tick`] is to be called, so that a change of the clocksource to one that a
+/// #VE must not read is soon known.
+pub const TICK: Duration = Duration::from_millis(20);
+
 /// How long an unfinished #VE may be before it is taken for one whose end was missed.
 const STALE: Duration = Duration::from_secs(2);
 

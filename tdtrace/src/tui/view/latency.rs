@@ -92,7 +92,13 @@ fn draw_histogram(
     frame.render_widget(block, area);
     let mut lines = vec![parts(latency, shown)];
     let height = usize::from(inner.height.saturating_sub(1));
-    let drawn = histogram::lines(latency, usize::from(inner.width), height, shown.theme());
+    let drawn = histogram::lines(
+        &latency.histogram,
+        latency.max,
+        usize::from(inner.width),
+        height,
+        shown.theme(),
+    );
     lines.extend(drawn);
     frame.render_widget(Paragraph::new(lines), inner);
 }

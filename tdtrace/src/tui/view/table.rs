@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use ratatui::{
     Frame,
     layout::{Constraint, Layout, Rect},
+    style::Style,
     text::Line,
     widgets::Paragraph,
 };
@@ -30,6 +31,19 @@ pub(super) fn draw<R: Row>(
     order: Order,
     theme: &Theme,
 ) -> Rows {
+    draw_styled(frame, area, columns, rows, order, theme, |_| Style::new())
+}
+
+/// The same with a style for each row.
+pub(super) fn draw_styled<R: Row>(
+    frame: &mut Frame<'_>,
+    area: Rect,
+    columns: &[Column<R>],
+    rows: Vec<&R>,
+    order: Order,
+    theme: &Theme,
+    style: impl Fn(&R) -> Style,
+) -> Rows {
     let [head, body] = Layout::vertical([Constraint::Length(1), Constraint::Min(0)]).areas(area);
     let page = usize::from(body.height);
     let (total, by) = (rows.len(), column(columns, order));
@@ -45,13 +59,14 @@ pub(super) fn draw<R: Row>(
     let lines: Vec<Line<'_>> = cells
         .rows
         .iter()
+        .zip(shown)
         .enumerate()
-        .map(|(index, row)| {
-            let line = cells.line(row, GAP);
+        .map(|(index, (cells_of, row))| {
+            let line = cells.line(cells_of, GAP);
             if first + index == chosen {
                 Line::styled(format!("{line:<width$}"), theme.chosen)
             } else {
-                Line::raw(line)
+                Line::styled(line, style(row))
             }
         })
         .collect();
@@ -63,6 +78,7 @@ pub(super) fn draw<R: Row>(
         page,
         row: chosen,
         id: rows.get(chosen).map(|row| row.id()),
+        leads_to: None,
         closed: rows.get(chosen).is_some_and(|row| !row.opens()),
         sorted: by.map(|field| field.key),
         columns: keys.collect(),

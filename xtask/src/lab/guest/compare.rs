@@ -22,6 +22,15 @@ pub(super) const EVENTS: &str = "events";
 const STREAMED: &str = "streamed";
 /// What the VM leaves of `/sys/kernel/btf` where there is none.
 const BTF: &str = "btf";
+/// What runs around each step where snapshots are compared, of which the last is taken after the step: two more than there were then,
+/// since one may have been under way.
+const AROUND_TOP: &str = concat!(
+    "lines() { wc -l <$OUT/top; }; run() { \"$@\"; status=$?; end=$(($(lines) + 2)); ",
+    "while [ $(lines) -lt $end ] && kill -0 $top; do sleep 0.1; done; ",
+    "kill $top; wait $top; tail -n 1 $OUT/top >$OUT/tdtrace.json; return $status; }; ",
+    "tdtrace top --guest --batch --json --delay 0.5 --hotspots 1000 >$OUT/top & top=$!; ",
+    "while [ ! -s $OUT/top ] && kill -0 $top; do sleep 0.1; done; run",
+);
 
 /// How tdtrace finds its way in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,11 +41,16 @@ pub(crate) enum Way {
     Kprobe,
     /// By kprobe and kretprobe, without BTF.
     NoBtf,
+    /// By fentry and fexit, in the snapshots of `tdtrace top`.
+    Top,
 }
 
 impl Way {
     /// What runs around each step.
     pub(super) fn around(self) -> String {
+        if self == Self::Top {
+            return AROUND_TOP.to_owned();
+        }
         // Without BTF it has to come upon kprobes by itself.
         let option = if self == Self::Kprobe { " --kprobe" } else { "" };
         format!(
@@ -47,7 +61,7 @@ impl Way {
     /// How it says in its report that it is attached.
     fn how(self) -> &'static str {
         match self {
-            Self::Fentry => "fentry",
+            Self::Fentry | Self::Top => "fentry",
             Self::Kprobe | Self::NoBtf => "kprobe",
         }
     }
