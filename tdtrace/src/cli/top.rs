@@ -22,14 +22,14 @@ use crate::{
         filter::{Filter, FilterError},
         guest::field,
     },
-    report,
+    recording, report,
     source::{
-        Due, Source,
+        Due, GuestSource, Source,
         beside::Beside,
         demo::Demo,
         guest::{GuestLive, Options},
         live::Live,
-        replay::Replay,
+        replay::{self, GuestReplay, Replay},
     },
     tui::{
         side::{Guest, Host, Side},
@@ -42,8 +42,8 @@ use crate::{
 /// On a host it counts all VMs of the machine from the moment it starts. In a TD, which the CPU says,
 /// it counts what the TD does instead: its #VEs with the code that causes them, and its conversions;
 /// --host and --guest choose the other side. Keys are shown with `?`. With --batch it prints every
-/// snapshot instead, the first one right after attaching. With --replay it shows a recording as it
-/// happened, or with --batch all of it at once.
+/// snapshot instead, the first one right after attaching. With --replay it shows a recording, of
+/// either side, as it happened, or with --batch all of it at once.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Print snapshots instead of showing them
@@ -119,8 +119,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("the event loop cannot be started")?;
+    let show_guest = |source: &mut dyn GuestSource| runtime.block_on(guest(args, source));
     if is_guest(args) {
-        runtime.block_on(guest(args))?;
+        let files = args.files.options("/");
+        let options = Options { force: args.guest, files, ..Options::default() };
+        show_guest(&mut GuestLive::open(options)?)?;
         return Ok(ExitCode::SUCCESS);
     }
     let filter = args.filter.as_ref().map(|filter| Filter::parse(filter.text())).transpose()?;
@@ -143,9 +146,19 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         show(&mut *open(args)?)?;
         return Ok(ExitCode::SUCCESS);
     };
-    let mut replay = Replay::open(path)?;
-    show(&mut replay)?;
-    if let Some(cut) = replay.cut() {
+    let cut = match replay::side(path)? {
+        recording::Side::Host => {
+            let mut replay = Replay::open(path)?;
+            show(&mut replay)?;
+            replay.cut()
+        }
+        recording::Side::Guest => {
+            let mut replay = GuestReplay::open(path)?;
+            show_guest(&mut replay)?;
+            replay.cut()
+        }
+    };
+    if let Some(cut) = cut {
         eprintln!("tdtrace: {}: {cut}", path.display());
     }
     Ok(ExitCode::SUCCESS)
@@ -157,15 +170,14 @@ fn is_guest(args: &Args) -> bool {
     args.guest || !asked_for_vms && Facts::running().is_td()
 }
 
-async fn guest(args: &Args) -> Result<()> {
+/// Shows or prints what `source` says of a guest.
+async fn guest(args: &Args, source: &mut dyn GuestSource) -> Result<()> {
     let parse = |filter: &Filter| Filter::parse_with(filter.text(), &field::keys());
     let filter = args.filter.as_ref().map(parse).transpose()?;
     if args.batch && filter.is_some() {
         bail!("--filter does not work with --batch in a guest; leave one of them out");
     }
-    let files = args.files.options("/");
-    let mut live = GuestLive::open(Options { force: args.guest, files, ..Options::default() })?;
-    let mut side = Guest::new(&mut live);
+    let mut side = Guest::new(source);
     if !args.batch {
         return terminal::run(side, args.delay, filter).await;
     }

@@ -79,7 +79,7 @@ impl GuestBaseline {
         let misses = losses
             .misses
             .iter()
-            .map(|(name, count)| (*name, count.saturating_sub(self.losses.missed(name))));
+            .map(|(name, count)| (name.clone(), count.saturating_sub(self.losses.missed(name))));
         GuestLosses { causes: causes.collect(), misses: misses.collect() }
     }
 }
@@ -117,13 +117,18 @@ fn place_since(value: &VeValue, base: &VeValue) -> VeValue {
     }
 }
 
+/// Calls have no histogram: unless the longest is new, no more is known of the longest since the base
+/// than that it is not below the mean.
 fn call_since(value: &CallValue, base: &CallValue) -> CallValue {
+    let (timed, ns) = (value.timed.saturating_sub(base.timed), value.ns.saturating_sub(base.ns));
+    let is_new = value.max_ns > base.max_ns;
     CallValue {
+        max_ns: if is_new { value.max_ns } else { ns.checked_div(timed).unwrap_or(0) },
         count: value.count.saturating_sub(base.count),
         failed: value.failed.saturating_sub(base.failed),
         bytes: value.bytes.saturating_sub(base.bytes),
-        timed: value.timed.saturating_sub(base.timed),
-        ns: value.ns.saturating_sub(base.ns),
+        timed,
+        ns,
         last_failure: value.last_failure,
     }
 }

@@ -199,7 +199,7 @@ pub(crate) fn sample(seconds: u64, scale: u64) -> GuestSample {
         symbols: "debug information of /usr/lib/debug/boot/vmlinux-6.12.117".into(),
         losses: GuestLosses {
             causes: vec![(GuestLoss::Stacks, 3 * scale)],
-            misses: vec![("ve_fentry", 9 * scale), ("ve_fexit", 4 * scale)],
+            misses: vec![("ve_fentry".into(), 9 * scale), ("ve_fexit".into(), 4 * scale)],
         },
         ..GuestSample::default()
     };
@@ -228,10 +228,10 @@ fn probes() -> Arc<[GuestProbeState]> {
     GUEST_PROBES
         .iter()
         .map(|probe| GuestProbeState {
-            name: probe.name,
-            how: missing(probe.name).is_none().then_some("fentry"),
+            name: probe.name.into(),
+            how: missing(probe.name).is_none().then(|| "fentry".into()),
             missing: missing(probe.name),
-            hides: probe.hidden_without,
+            hides: probe.hidden_without.into(),
         })
         .collect()
 }
@@ -338,6 +338,7 @@ fn calls(sample: &mut GuestSample, scale: u64) {
             bytes: bytes * scale,
             timed: count * scale,
             ns: count * scale * 48_000,
+            max_ns: 51_000,
             last_failure: if failed > 0 { 0x8000_0000_0000_0000 } else { 0 },
         };
         let key = CallKey { operation: operation as u32, stack: number as i32 };
@@ -373,10 +374,10 @@ pub(crate) fn with_findings(mut snapshot: GuestSnapshot) -> GuestSnapshot {
             evidence: evidence("MOVZX behind no accessor of io.h, 4,200 times."),
         },
         Finding {
-            rule: Rule::ConversionRetry,
+            rule: Rule::SlowConversion,
             subject: Subject::Guest,
             count: 4,
-            evidence: evidence("52 MapGPAs for 48 conversions."),
+            evidence: evidence("48 conversions took 48 µs each."),
         },
     ];
     snapshot
