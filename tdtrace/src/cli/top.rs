@@ -12,7 +12,7 @@ use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
     task::yield_now,
-    time::{Interval, MissedTickBehavior, interval},
+    time::{Instant, Interval},
 };
 
 use super::{files::Files, filter, source::SourceArgs};
@@ -215,9 +215,8 @@ async fn batch<S: Side>(
 ) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be caught")?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be caught")?;
-    let mut ticks = interval(args.delay);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut between = S::BETWEEN.map(interval);
+    let ticks = |every| terminal::ticks(Instant::now(), every);
+    let (mut ticks, mut between) = (ticks(args.delay), S::BETWEEN.map(ticks));
     let mut printed = 0;
     while args.count.is_none_or(|count| printed < count) && side.due() != Due::Never {
         tokio::select! {

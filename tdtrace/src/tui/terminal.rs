@@ -152,7 +152,7 @@ impl<S: Side> Screen<S> {
     }
 }
 
-/// Waits for the next tick; for ever where there is none.
+/// Waits for the next tick; for ever where there are none.
 pub async fn turn(ticks: Option<&mut Interval>) {
     match ticks {
         Some(ticks) => _ = ticks.tick().await,
@@ -160,7 +160,8 @@ pub async fn turn(ticks: Option<&mut Interval>) {
     }
 }
 
-fn ticks(first: Instant, every: Duration) -> Interval {
+/// Ticks from `first` on; one that nobody waited for is not made up for.
+pub fn ticks(first: Instant, every: Duration) -> Interval {
     let mut ticks = interval_at(first, every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     ticks

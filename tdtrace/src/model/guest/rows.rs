@@ -36,16 +36,14 @@ pub fn findings(snapshot: &GuestSnapshot) -> Vec<FindingRow> {
 }
 
 fn row(snapshot: &GuestSnapshot, finding: &Finding) -> FindingRow {
-    let gone = || ("no longer listed".to_owned(), None);
-    let (subject, site) = match &finding.subject {
-        Subject::Site { index } => {
-            let site = snapshot.sites.get(*index);
-            site.map_or_else(gone, |site| (site.place(), Some(site.id())))
-        }
-        Subject::Call { index } => {
-            snapshot.calls.get(*index).map_or_else(gone, |call| (call_text(call), None))
-        }
-        Subject::Guest => ("the guest".to_owned(), None),
+    let subject = match &finding.subject {
+        Subject::Call { index } => snapshot.calls.get(*index).map(call_text),
+        Subject::Site { .. } | Subject::Guest => None,
+    };
+    let subject = subject.unwrap_or_else(|| finding.subject.place(snapshot));
+    let site = match &finding.subject {
+        Subject::Site { index } => snapshot.sites.get(*index).map(Site::id),
+        Subject::Call { .. } | Subject::Guest => None,
     };
     // Two instructions may have one name.
     let subject_id = hash(&(&subject, site));
@@ -208,6 +206,7 @@ mod tests {
         assert_eq!(rows[0].site, Some(acme.id()));
         assert_eq!((rows[2].subject.as_str(), rows[2].site), ("the guest", None));
         snapshot.sites.clear();
-        assert_eq!(findings(&snapshot)[0].subject, "no longer listed");
+        let gone = &findings(&snapshot)[0];
+        assert_eq!((gone.subject.as_str(), gone.site), ("unknown", None));
     }
 }
