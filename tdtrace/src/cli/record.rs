@@ -19,7 +19,6 @@ use tokio::{
 
 use super::{
     files::Files,
-    guest::TICK,
     guest_source::GuestSourceArgs,
     source::SourceArgs,
     stat::{exit_code, terminate},
@@ -29,14 +28,18 @@ use crate::{
     kernel::Facts,
     model::{field::thousands, guest::sample::GuestSample, sample::Sample},
     recording::{Error, GuestWriter, Writer},
-    source::{GuestSource as _, Source as _, guest::GuestLive, live::Live},
+    source::{
+        GuestSource as _, Source as _,
+        guest::{GuestLive, TICK},
+        live::Live,
+    },
 };
 
 /// Record the exits of all VMs, or the #VEs of this TD guest, to a file
 ///
 /// Writes the counters every --delay seconds until SIGINT, SIGTERM, --duration or the end of COMMAND,
-/// and the exit code is that of COMMAND. `tdtrace top --replay FILE` shows the recording of a host,
-/// `tdtrace guest stat --replay FILE` that of a guest; pyarrow and pandas read it as an Arrow IPC
+/// and the exit code is that of COMMAND. `tdtrace top --replay FILE` shows it, `tdtrace
+/// guest stat --replay FILE` adds up that of a guest; pyarrow and pandas read it as an Arrow IPC
 /// stream. Every sample is in FILE as soon as it is taken. FILE names the VMs or processes of this
 /// machine, so only its owner can read it.
 #[derive(Debug, clap::Args)]

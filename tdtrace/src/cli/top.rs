@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, Interval},
 };
 
-use super::{files::Files, filter, source::SourceArgs};
+use super::{files::Files, filter, guest_source::GuestSourceArgs, source::SourceArgs};
 use crate::{
     kernel::Facts,
     model::{
@@ -27,7 +27,7 @@ use crate::{
         Due, GuestSource, Source,
         beside::Beside,
         demo::Demo,
-        guest::{GuestLive, Options},
+        guest::GuestLive,
         live::Live,
         replay::{self, GuestReplay, Replay},
     },
@@ -63,23 +63,22 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 20, requires = "batch")]
     hotspots: usize,
     /// Show the recording FILE instead of this machine; needs no privilege
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["delay", "demo", "SourceArgs"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["delay", "demo", "SourceArgs", "GuestSourceArgs"])]
     replay: Option<PathBuf>,
     /// Show synthetic TDs as well, marked DEMO; where KVM is missing, only those
-    #[arg(long)]
+    #[arg(long, conflicts_with = "GuestSourceArgs")]
     demo: bool,
-    /// Show what this guest does, TD or not; the default in a TD
-    #[arg(long, conflicts_with_all = ["host", "demo", "replay", "SourceArgs"])]
-    guest: bool,
     /// Show VMs, even in a TD
-    #[arg(long)]
+    #[arg(long, conflicts_with = "GuestSourceArgs")]
     host: bool,
     /// Show only rows that EXPR keeps, for example 'name=web* exits_per_s>1k'
     #[arg(long, value_name = "EXPR", value_parser = of_either_side, long_help = long_help())]
     filter: Option<Filter>,
     #[command(flatten)]
     source: SourceArgs,
-    #[command(flatten, next_help_heading = "Options for a guest")]
+    #[command(flatten, next_help_heading = "In a TD guest")]
+    guest: GuestSourceArgs,
+    #[command(flatten)]
     files: Files,
 }
 
@@ -121,9 +120,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         .context("the event loop cannot be started")?;
     let show_guest = |source: &mut dyn GuestSource| runtime.block_on(guest(args, source));
     if is_guest(args) {
-        let files = args.files.options("/");
-        let options = Options { force: args.guest, files, ..Options::default() };
-        show_guest(&mut GuestLive::open(options)?)?;
+        ensure!(
+            !args.source.waits(),
+            "in a guest there is no VM to wait for; leave --wait-vm away"
+        );
+        show_guest(&mut GuestLive::open(args.guest.options(&args.files))?)?;
         return Ok(ExitCode::SUCCESS);
     }
     let filter = args.filter.as_ref().map(|filter| Filter::parse(filter.text())).transpose()?;
@@ -167,7 +168,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 /// Whether the guest is to be shown that this runs in.
 fn is_guest(args: &Args) -> bool {
     let asked_for_vms = args.host || args.demo || args.replay.is_some();
-    args.guest || !asked_for_vms && Facts::running().is_td()
+    args.guest.guest || !asked_for_vms && Facts::running().is_td()
 }
 
 /// Shows or prints what `source` says of a guest.

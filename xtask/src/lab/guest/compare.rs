@@ -111,6 +111,19 @@ pub(super) fn compare(seen: &Seen, way: Way) -> Result<Compared> {
     if missed == 0 && reasons != seen.totals.reasons() {
         bail!("tdtrace counted by reason {reasons:?} instead of {:?}", seen.totals.reasons());
     }
+    let (equal, lost) = match way {
+        // Snapshots have no single events.
+        Way::Top => (0, 0),
+        _ => compare_streamed(seen, &report, [saw, missed, unpaired])?,
+    };
+    let calls = calls::compare(seen, &report)?;
+    Ok(Compared { seen: saw, missed, equal, lost, calls })
+}
+
+/// Compares what it streamed; how many events are equal, and how many found no room. Numbers are those
+/// of #VEs that it saw, missed, and saw the end of alone.
+fn compare_streamed(seen: &Seen, report: &Value, numbers: [u64; 3]) -> Result<(usize, u64)> {
+    let [saw, missed, unpaired] = numbers;
     let lost = report.pointer("/lost/causes/events").and_then(Value::as_u64).unwrap_or(0);
     let events = seen.files.get(EVENTS).ok_or_else(|| anyhow!("tdtrace left no {EVENTS}"))?;
     let events = str::from_utf8(events).context("tdtrace's events are not text")?;
@@ -125,15 +138,14 @@ pub(super) fn compare(seen: &Seen, way: Way) -> Result<Compared> {
         true => compare_events(events, &seen.truth, missed, unpaired)?,
         false => 0,
     };
-    let calls = calls::compare(seen, &report)?;
-    Ok(Compared { seen: saw, missed, equal, lost, calls })
+    Ok((equal, lost))
 }
 
 /// Whether tdtrace went the way that was meant, and says so. `btf` is what lies in `/sys/kernel/btf`
 /// where that was taken away.
 fn check_way(report: &Value, way: Way, btf: Option<&[u8]>) -> Result<()> {
     match (way, btf) {
-        (Way::NoBtf, Some([])) | (Way::Fentry | Way::Kprobe, None) => {}
+        (Way::NoBtf, Some([])) | (Way::Fentry | Way::Kprobe | Way::Top, None) => {}
         (_, found) => bail!("BTF in the VM is {found:?}"),
     }
     let assumed = &report["layout_assumed"];
