@@ -55,10 +55,10 @@ pub(super) enum Debug {
 /// # Errors
 /// When the headers cannot be fetched, or the build fails: with what the compiler said.
 pub(super) fn build(sources: &Sources<'_>, kernel: &Image, cache: &Path) -> Result<Built> {
-    build_with(sources, kernel, cache, || fetch(kernel, cache))
+    build_in_tree(sources, kernel, cache, || fetch(kernel, cache))
 }
 
-/// The same for a kernel whose tree `tree` finds, if something has to be built.
+/// The same for a kernel that was built on this machine, in `tree`.
 ///
 /// # Errors
 /// As [`build`].
@@ -66,7 +66,16 @@ pub(super) fn build_with(
     sources: &Sources<'_>,
     kernel: &Image,
     cache: &Path,
-    tree: impl FnOnce() -> Result<PathBuf>,
+    tree: PathBuf,
+) -> Result<Built> {
+    build_in_tree(sources, kernel, cache, || Ok(Tree { dir: tree, root: None }))
+}
+
+fn build_in_tree(
+    sources: &Sources<'_>,
+    kernel: &Image,
+    cache: &Path,
+    tree: impl FnOnce() -> Result<Tree>,
 ) -> Result<Built> {
     let files = read(sources.dir)?;
     let mut hash = DefaultHasher::new();

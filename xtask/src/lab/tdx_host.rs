@@ -26,16 +26,15 @@ use serde_json::Value;
 use xtask::toolchain::cache_dir;
 
 use super::{
-    apt::run as run_command,
-    binary, busybox,
+    NEEDED, busybox,
     headers::{self, Debug, Sources},
     initramfs::{self, Archive, SCENARIO},
     module::{self, Module},
-    programs,
     vm::{Report, Vm},
 };
 
 use self::{build::Kernel, compare::Row};
+use crate::{binary, programs, progress::run as run_command, workspace};
 
 /// The module of ours, as the kernel calls it.
 const MODULE: &str = "tdhost";
@@ -62,16 +61,17 @@ pub(crate) struct Args {
 /// # Errors
 /// When the kernel or the VM cannot be prepared, the VM fails, or a number differs.
 pub(super) fn run(args: &Args) -> Result<()> {
-    programs::ensure(programs::NEEDED)?;
+    programs::ensure(NEEDED)?;
     programs::ensure(build::NEEDED)?;
+    programs::ensure(binary::NEEDED)?;
     let cache = cache_dir()?.join("lab");
     let kernel = build::kernel(&cache)?;
-    let sources = binary::workspace().join("xtask/lab/tdhost");
+    let sources = workspace::root().join("xtask/lab/tdhost");
     let built = headers::build_with(
         &Sources { dir: &sources, modules: &[(MODULE, Debug::Removed)], programs: &[] },
         &kernel.image,
         &cache,
-        || Ok(kernel.tree.clone()),
+        kernel.tree.clone(),
     )?;
     let vmm = vmm(&sources, &kernel, &built.dir)?;
     let tdtrace = match &args.tdtrace {
@@ -80,7 +80,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     };
     let limit = Duration::from_secs(args.timeout);
     let modules = modules(&kernel, &built.dir)?;
-    let dir = binary::target_dir()?.join("lab").join(format!("tdx-host-{}", kernel.image.release));
+    let dir = workspace::target().join("lab").join(format!("tdx-host-{}", kernel.image.release));
     let vm = Vm {
         vmlinuz: kernel.image.vmlinuz,
         initramfs: vec![
@@ -172,7 +172,7 @@ fn judge(args: &Args, tdtrace: &Path, report: &Report) -> Result<()> {
 fn layouts(report: &Report, tdtrace: &Path) -> Result<String> {
     let doctor = report.text("doctor")?;
     println!("{doctor}");
-    let fixture = binary::workspace().join(FIXTURE);
+    let fixture = workspace::root().join(FIXTURE);
     // Its exit code is about this machine.
     let of_fixture = Command::new(tdtrace).arg("doctor").arg("--btf").arg(&fixture).output();
     let of_fixture = of_fixture.with_context(|| format!("{} does not run", tdtrace.display()))?;

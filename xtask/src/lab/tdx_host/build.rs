@@ -12,10 +12,10 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use crate::lab::{
-    apt::{Apt, run},
-    kernel::Image,
+use crate::{
+    lab::{apt::Apt, kernel::Image},
     programs,
+    progress::run,
 };
 
 /// What the build of the kernel, of its module and of the VMM needs.
@@ -85,6 +85,7 @@ pub(super) fn kernel(cache: &Path) -> Result<Kernel> {
         release: release.trim().to_owned(),
         vmlinuz: dir.join("vmlinuz"),
         modules: dir.join("modules"),
+        suite: Some(SUITE),
     };
     Ok(Kernel { image, tree, include: dir.join("headers/include") })
 }
@@ -110,7 +111,7 @@ fn fetch(cache: &Path, dir: &Path, source: &Path) -> Result<()> {
     let package = format!("linux-source-{SERIES}");
     eprintln!("lab: fetching {package}");
     let unpacked = dir.join("package");
-    Apt::of_suite(SUITE, &cache.join("apt/7"))?
+    Apt::of_suites(&[SUITE], &cache.join("apt/7"))?
         .unpack(std::slice::from_ref(&package), &unpacked)?;
     let archive = unpacked.join(format!("usr/src/{package}.tar.xz"));
     run(Command::new("tar").arg("-xJf").arg(&archive).arg("-C").arg(dir))?;
