@@ -21,6 +21,7 @@ use super::{
     latency::Times,
     places,
     sample::{Isa, LatencySample, Sample, VcpuKey, VcpuSample, VmKey, VmSample, place_order},
+    seam::{self, SeamSample},
     served,
     snapshot::{
         Audit, ExitSource, HISTORY, Hotspot, Latency, Snapshot, Tally, TimeSplit, Vcpu, Vm,
@@ -47,6 +48,8 @@ pub struct Aggregate {
     next_id: u32,
     /// vCPUs of the sample before.
     before: HashMap<VcpuKey, Arc<VcpuSample>>,
+    /// SEAMCALLs of the sample before.
+    seam: Option<Arc<SeamSample>>,
     latency: HashMap<VmKey, Latencies>,
     ended: Vec<Vm>,
     dropped: Counts,
@@ -108,6 +111,9 @@ impl Aggregate {
         // With the list: the VMs that leave it now are still in it.
         let dropped_vms = self.dropped_vms;
         self.retire(ended);
+        let before = self.seam.replace(Arc::clone(&sample.seam));
+        let base = self.baseline.as_ref().map(Baseline::seam);
+        let seamcalls = seam::rows(&sample.seam, before.as_deref(), base, interval);
         Snapshot {
             at: sample.at,
             interval,
@@ -119,6 +125,8 @@ impl Aggregate {
             counts,
             dropped_vms,
             losses: sample.losses,
+            seam_absent: sample.seam.absent.clone(),
+            seamcalls,
         }
     }
 
@@ -128,6 +136,7 @@ impl Aggregate {
         let last = self.last.take()?;
         self.baseline = Some(Baseline::new(&last));
         self.before.clear();
+        self.seam = None;
         self.latency.clear();
         self.ended.clear();
         self.dropped = Counts::default();

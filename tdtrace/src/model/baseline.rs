@@ -12,7 +12,10 @@ use tdtrace_common::{
     latency::bucket_end,
 };
 
-use super::sample::{LatencySample, Losses, Sample, VcpuKey, VcpuSample, VmKey, place_order};
+use super::{
+    sample::{LatencySample, Losses, Sample, VcpuKey, VcpuSample, VmKey, place_order},
+    seam::SeamSample,
+};
 
 /// The sample that counts are taken from.
 #[derive(Clone, Debug)]
@@ -21,6 +24,7 @@ pub struct Baseline {
     latency: HashMap<VmKey, Arc<[LatencySample]>>,
     vcpus: HashMap<VcpuKey, Arc<VcpuSample>>,
     losses: Losses,
+    seam: Arc<SeamSample>,
 }
 
 impl Baseline {
@@ -32,6 +36,7 @@ impl Baseline {
             latency: sample.vms.iter().map(|vm| (vm.key, Arc::clone(&vm.latency))).collect(),
             vcpus: sample.vcpus.iter().map(|vcpu| (vcpu.key, Arc::clone(vcpu))).collect(),
             losses: sample.losses.clone(),
+            seam: Arc::clone(&sample.seam),
         }
     }
 
@@ -53,7 +58,14 @@ impl Baseline {
             }
         }
         sample.losses = losses(sample.losses, &self.losses);
+        sample.seam = Arc::new(sample.seam.since(&self.seam));
         sample
+    }
+
+    /// SEAMCALLs in the base.
+    #[must_use]
+    pub fn seam(&self) -> &SeamSample {
+        &self.seam
     }
 
     /// The durations of a VM in the base.

@@ -10,6 +10,7 @@ use tdtrace_common::{
 use super::{
     counts::Counts,
     latency::{Histogram, Times},
+    seam::SeamSample,
 };
 
 /// Which exit reasons this KVM has.
@@ -210,4 +211,6 @@ pub struct Sample {
     pub vcpus: Vec<Arc<VcpuSample>>,
     /// What is missing.
     pub losses: Losses,
+    /// SEAMCALLs.
+    pub seam: Arc<SeamSample>,
 }

@@ -18,6 +18,7 @@ use super::{
     counts::Counts,
     latency::{Histogram, Times},
     sample::{Host, Isa, Losses, ProbeState, VcpuSample, VmKey},
+    seam::Seamcall,
     served::Server,
 };
 
@@ -365,6 +366,10 @@ pub struct Snapshot {
     pub dropped_vms: u64,
     /// What is missing.
     pub losses: Losses,
+    /// Why no SEAMCALL is seen; `None` if any is, or if nobody looked.
+    pub seam_absent: Option<Arc<str>>,
+    /// SEAMCALLs by function.
+    pub seamcalls: Vec<Seamcall>,
 }
 
 impl Snapshot {
@@ -372,7 +377,8 @@ impl Snapshot {
     /// them: they are in their class's total.
     #[must_use]
     pub fn lost(&self) -> u64 {
-        self.losses.total()
+        let missed = self.seamcalls.iter().map(|row| row.total.missed);
+        missed.fold(self.losses.total(), u64::saturating_add)
     }
 
     /// Whether no VM shows when it enters and leaves the guest.
@@ -419,6 +425,7 @@ impl Snapshot {
                 times.recent = Some(times.total);
             }
         }
+        self.seamcalls.iter_mut().for_each(|row| mean(&mut row.tally));
         self.interval = Some(self.at);
         self
     }

@@ -147,6 +147,7 @@ fn sample(second: u64, scale: u64) -> Sample {
             misses: vec![("kvm_exit".to_owned(), 0), ("kvm_msr".to_owned(), 12)],
             ..Losses::default()
         },
+        seam: Arc::default(),
     }
 }
 

@@ -7,7 +7,7 @@
 //! readers in other languages.
 //!
 //! [`kind`] is what rows say, `row` the difference between two samples and the way back, `host`,
-//! `vm`, `vcpu` and `durations` turn what a sample holds into rows, `name` names the numbers for
+//! `vm`, `vcpu`, `durations` and `seam` turn what a sample holds into rows, `name` names the numbers for
 //! readers without our tables, [`schema`] has the columns, `encode` and [`writer`] make messages of
 //! them, `frame` cuts a stream into messages and checks them, `decode` makes columns of one,
 //! [`reader`] makes samples of those.
@@ -32,6 +32,7 @@ mod output;
 pub mod reader;
 mod row;
 pub mod schema;
+mod seam;
 mod sequence;
 mod vcpu;
 mod vm;

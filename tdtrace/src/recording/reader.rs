@@ -7,10 +7,14 @@ use super::{
     kind::{Kind, Record},
     row::{Key, Malformed, Row, merge},
     schema::{Cells, Columns},
+    seam,
     sequence::{Assemble, Cut, Sequence},
     vcpu, vm,
 };
-use crate::model::sample::{Losses, Sample, VcpuSample, VmSample};
+use crate::model::{
+    sample::{Losses, Sample, VcpuSample, VmSample},
+    seam::SeamSample,
+};
 
 /// Reads samples.
 pub struct Reader<R> {
@@ -48,6 +52,7 @@ impl<R: Read> Reader<R> {
 enum Subject {
     Host,
     Losses,
+    Seam,
     /// By number.
     Vm(u32),
     /// By slot.
@@ -91,7 +96,7 @@ impl Pending {
             Kind::Vm => self.vms.as_mut().ok_or(listed)?.push(cells.vm),
             Kind::Vcpu => self.vcpus.as_mut().ok_or(listed)?.push(cells.slot),
             Kind::Sample | Kind::Part => return Err(Malformed("the end of a batch within one")),
-            Kind::HostCleared | Kind::Cleared | Kind::LossesCleared => {
+            Kind::HostCleared | Kind::Cleared | Kind::LossesCleared | Kind::SeamCleared => {
                 let change = self.changes.entry(subject(kind, cells)).or_default();
                 *change = Change { cleared: true, rows: Vec::new() };
             }
@@ -109,7 +114,7 @@ impl Pending {
 
 /// The row that `cells` are.
 pub(super) fn row(kind: Kind, cells: &Cells<'_>) -> Row {
-    let address = if kind == Kind::DurationCount { cells.duration_ns } else { cells.address };
+    let address = if kind.has_bucket() { cells.duration_ns } else { cells.address };
     Row {
         key: Key { kind, index: cells.index, address, size: cells.size },
         value: cells.value,
@@ -120,6 +125,8 @@ pub(super) fn row(kind: Kind, cells: &Cells<'_>) -> Row {
 fn subject(kind: Kind, cells: &Cells<'_>) -> Subject {
     if kind <= Kind::ProbeHides {
         Subject::Host
+    } else if kind.is_seam() {
+        Subject::Seam
     } else if kind.record() == Record::Loss {
         Subject::Losses
     } else if cells.slot != 0 {
@@ -141,6 +148,7 @@ struct State {
     pending: Pending,
     host: Option<Kept<host::Machine>>,
     losses: Option<Kept<Losses>>,
+    seam: Option<Kept<Arc<SeamSample>>>,
     vms: BTreeMap<u32, Kept<VmSample>>,
     vcpus: BTreeMap<u32, Kept<Arc<VcpuSample>>>,
     listed_vms: Vec<u32>,
@@ -174,6 +182,10 @@ impl State {
                     let make = |rows: &[Row]| host::losses_from_rows(rows);
                     let old = self.losses.take();
                     self.losses = Some(changed(old, change, &mut self.weight, make)?);
+                }
+                Subject::Seam => {
+                    let make = |rows: &[Row]| seam::from_rows(rows).map(Arc::new);
+                    self.seam = Some(changed(self.seam.take(), change, &mut self.weight, make)?);
                 }
                 Subject::Vm(number) => {
                     let old = self.vms.remove(&number);
@@ -213,6 +225,8 @@ impl State {
             vms: made(&self.vms, &self.listed_vms)?,
             vcpus: made(&self.vcpus, &self.listed_vcpus)?,
             losses: losses.ok_or(Malformed("no losses, not even none"))?,
+            // Recordings from before SEAMCALLs were seen say nothing of them.
+            seam: self.seam.as_ref().map_or_else(Arc::default, |kept| Arc::clone(&kept.made)),
         })
     }
 }

@@ -8,9 +8,12 @@ use super::{
     name::name,
     output::{Output, Subject, next},
     row::{Key, Row},
-    vcpu, vm,
+    seam, vcpu, vm,
 };
-use crate::model::sample::{Isa, Losses, Sample, VcpuKey, VcpuSample, VmKey, VmSample};
+use crate::model::{
+    sample::{Isa, Losses, Sample, VcpuKey, VcpuSample, VmKey, VmSample},
+    seam::SeamSample,
+};
 
 /// Writes samples. Each one is with the output when [`Writer::write`] returns.
 pub struct Writer<W> {
@@ -23,6 +26,7 @@ pub struct Writer<W> {
 struct Before {
     host: Option<host::Machine>,
     losses: Option<Losses>,
+    seam: Arc<SeamSample>,
     vms: HashMap<VmKey, (u32, VmSample)>,
     vcpus: HashMap<VcpuKey, (u32, Arc<VcpuSample>)>,
     /// Numbers in the order of the sample; `None` before the first.
@@ -98,6 +102,11 @@ impl<W: Write> Put<'_, W> {
             let old = before.losses.as_ref().map(host::loss_rows).unwrap_or_default();
             self.changes(subject, Kind::LossesCleared, &old, &host::loss_rows(&sample.losses))?;
             before.losses = Some(sample.losses.clone());
+        }
+        if before.seam != sample.seam {
+            let (old, new) = (seam::rows(&before.seam), seam::rows(&sample.seam));
+            self.changes(subject, Kind::SeamCleared, &old, &new)?;
+            before.seam = Arc::clone(&sample.seam);
         }
         Ok(())
     }

@@ -181,6 +181,7 @@ mod tests {
                 vms: Vec::new(),
                 vcpus: Vec::new(),
                 losses: Losses::default(),
+                seam: Arc::default(),
             };
             writer.write(&sample).unwrap();
         }

@@ -17,6 +17,7 @@ use crate::{
             Host, Isa, LatencySample, Losses, ProbeState, Sample, VcpuKey, VcpuSample, VmKey,
             VmSample,
         },
+        seam::{Failure, FunctionSample, SeamSample},
     },
     recording::{ROWS_MAX, TEXT_MAX, Writer},
 };
@@ -60,13 +61,51 @@ fn class() -> impl Strategy<Value = Class> {
     prop::sample::select(Class::ALL.to_vec())
 }
 
-fn latency() -> impl Strategy<Value = Arc<[LatencySample]>> {
-    let histogram = vec((0..BUCKETS, number()), 0..4).prop_map(|filled| {
+fn histogram() -> impl Strategy<Value = Histogram> {
+    vec((0..BUCKETS, number()), 0..4).prop_map(|filled| {
         let mut histogram = Histogram::default();
         filled.into_iter().for_each(|(index, count)| histogram.add(index, count));
         histogram
-    });
-    let sample = (0..LATENCY_CLASSES as u32, any::<[u64; 4]>(), number(), histogram)
+    })
+}
+
+fn wrapper() -> impl Strategy<Value = FunctionSample> {
+    let failure = option::of((any::<u64>(), option::of(number())));
+    let statuses = list((any::<u64>(), number()), |one, two| one.0.cmp(&two.0));
+    (
+        (shared(), small(), option::of(shared())),
+        (vec(number(), 8), failure, any::<[u64; 4]>()),
+        (statuses, histogram()),
+    )
+        .prop_map(|((name, leaf, missing), (n, failure, levels), (statuses, histogram))| {
+            FunctionSample {
+                name,
+                leaf,
+                missing,
+                calls: n[0],
+                unlisted: n[1],
+                unpaired: n[2],
+                missed: n[3],
+                ns: n[4],
+                max: n[5],
+                retried: n[6],
+                kick_ns: n[7],
+                failure: failure.map(|(status, gpa)| Failure { status, gpa }),
+                levels,
+                statuses,
+                histogram,
+            }
+        })
+}
+
+fn seam() -> impl Strategy<Value = Arc<SeamSample>> {
+    let some = (option::of(shared()), vec(wrapper(), 0..4));
+    let some = some.prop_map(|(absent, functions)| Arc::new(SeamSample { absent, functions }));
+    prop_oneof![Just(Arc::default()), some]
+}
+
+fn latency() -> impl Strategy<Value = Arc<[LatencySample]>> {
+    let sample = (0..LATENCY_CLASSES as u32, any::<[u64; 4]>(), number(), histogram())
         .prop_map(|(class, ns, max, histogram)| LatencySample { class, ns, max, histogram });
     let some = list(sample, |one, two| one.class.cmp(&two.class)).prop_map(Into::into);
     prop_oneof![Just(Arc::default()), some]
@@ -169,26 +208,30 @@ fn sample() -> impl Strategy<Value = Sample> {
     let isa = prop::sample::select(vec![Isa::Vmx, Isa::Svm, Isa::Software]);
     let probe = (text(), option::of(text()), text())
         .prop_map(|(name, missing, hides)| ProbeState { name, missing, hides });
-    ((any::<u64>(), text(), isa), vec(probe, 0..3), (vec(vm(), 0..4), vec(vcpu(), 0..5)), losses())
-        .prop_map(|((at, release, isa), probes, (vms, vcpus), losses)| Sample {
+    let counted = (vec(vm(), 0..4), vec(vcpu(), 0..5), seam());
+    ((any::<u64>(), text(), isa), vec(probe, 0..3), counted, losses()).prop_map(
+        |((at, release, isa), probes, (vms, vcpus, seam), losses)| Sample {
             at: Duration::from_nanos(at),
             host: Arc::new(Host { release, isa }),
             probes: probes.into(),
             vms,
             vcpus,
             losses,
-        })
+            seam,
+        },
+    )
 }
 
 /// Samples of which each is the one before, or differs from it a little, or altogether.
 fn samples() -> impl Strategy<Value = Vec<Sample>> {
-    vec((sample(), 0..4), 1..6).prop_map(|steps| {
+    vec((sample(), 0..5), 1..6).prop_map(|steps| {
         let mut samples: Vec<Sample> = Vec::new();
         for (fresh, step) in steps {
             let next = match (samples.last(), step) {
                 (Some(before), 0) => before.clone(),
                 (Some(before), 1) => Sample { vcpus: fresh.vcpus, ..before.clone() },
                 (Some(before), 2) => Sample { vms: fresh.vms, ..before.clone() },
+                (Some(before), 3) => Sample { seam: fresh.seam, ..before.clone() },
                 _ => fresh,
             };
             samples.push(next);

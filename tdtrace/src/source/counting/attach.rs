@@ -30,6 +30,7 @@ impl Loaded {
             bail!("no probe can be attached ({why}); `tdtrace doctor` says what to do");
         }
         self.probes = states.into();
+        self.attach_seam();
         Ok(())
     }
 

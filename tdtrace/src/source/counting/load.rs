@@ -7,17 +7,19 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{HashMap, Map, MapData, MapError, PerCpuArray, Queue},
-    programs::RawTracePoint,
+    programs::{ProgramFd, RawTracePoint},
 };
 use tdtrace_common::{
     counters::{HotspotKey, HotspotValue, KvmObject, VmEntry},
     layout::KernelLayout,
+    seam::{Arguments, FUNCTIONS},
 };
 
 use super::{
     cost::{self, Cost},
     log::Log,
     losses,
+    seam::{self, Seam},
     sizes::{MAX_VMS, Sizes},
     vcpus::{Overflow, Vcpu},
 };
@@ -40,6 +42,8 @@ pub(crate) struct Load<'l> {
     pub(crate) timed: bool,
     /// Print what the programs log.
     pub(crate) debug: bool,
+    /// Where SEAMCALL wrappers have their arguments; `None` for a kernel without.
+    pub(crate) seam: Option<[Arguments; FUNCTIONS]>,
     /// The load is for synthetic TDs.
     pub(crate) synthetic: Option<SyntheticSizes>,
 }
@@ -61,6 +65,9 @@ pub(crate) struct Loaded {
     /// After the programs, so that it prints what they logged last.
     _log: Option<Log>,
     maps: Vec<(&'static str, Map)>,
+    /// There are SEAMCALL wrappers to attach to.
+    pub(super) has_wrappers: bool,
+    pub(super) seam: Seam,
     /// Each probe and whether it counts.
     pub(super) probes: Arc<[ProbeState]>,
     /// What the programs had lost when the counting began.
@@ -68,7 +75,7 @@ pub(crate) struct Loaded {
 }
 
 /// Maps that are used after loading.
-const MAPS: [&str; 14] = [
+const MAPS: [&str; 17] = [
     "VCPUS",
     "VMS",
     "FREE_VCPUS",
@@ -81,6 +88,9 @@ const MAPS: [&str; 14] = [
     "LATENCY_ROWS",
     "FREE_ROWS",
     "LOSSES",
+    "SEAM_STATS",
+    "SEAM_STATUSES",
+    "SEAM_ENTRIES",
     "SYNTHETIC_CPUS",
     "SYNTHETIC_MEMORY",
 ];
@@ -95,6 +105,9 @@ impl Loaded {
             [load.timed, load.debug, load.synthetic.is_some_and(|sizes| sizes.told)].map(u8::from);
         let mut loader = EbpfLoader::new();
         size(&mut loader, load);
+        if let Some(arguments) = &load.seam {
+            loader.override_global("SEAM_ARGUMENTS", arguments, true);
+        }
         let mut ebpf = loader
             .override_global("LAYOUT", load.layout, true)
             .override_global("TIMED", &timed, true)
@@ -110,7 +123,8 @@ impl Loaded {
             maps.push((name, map.with_context(|| format!("the object has no map {name}"))?));
         }
         let (probes, before) = (Arc::new([]), Losses::default());
-        let mut loaded = Self { ebpf, _log: log, maps, probes, before };
+        let (has_wrappers, seam) = (load.seam.is_some(), Seam::default());
+        let mut loaded = Self { ebpf, _log: log, maps, has_wrappers, seam, probes, before };
         loaded.fill_queue("FREE_VCPUS", load.sizes.vcpus)?;
         Ok(loaded)
     }
@@ -130,7 +144,7 @@ impl Loaded {
         }
     }
 
-    fn any(&self, name: &str) -> Result<&Map> {
+    pub(super) fn any(&self, name: &str) -> Result<&Map> {
         let found = self.maps.iter().find(|(known, _)| *known == name);
         found.map(|(_, map)| map).with_context(|| format!("the object has no map {name}"))
     }
@@ -147,6 +161,12 @@ impl Loaded {
         Ok(program.with_context(|| format!("the object has no program {name}"))?.try_into()?)
     }
 
+    /// Program `name`, which is on a function.
+    pub(crate) fn function_program(&self, name: &str) -> Result<&ProgramFd> {
+        let program = self.ebpf.program(name);
+        Ok(program.with_context(|| format!("the object has no program {name}"))?.fd()?)
+    }
+
     fn any_mut(&mut self, name: &str) -> Result<&mut Map> {
         let found = self.maps.iter_mut().find(|(known, _)| *known == name);
         found.map(|(_, map)| map).with_context(|| format!("the object has no map {name}"))
@@ -161,7 +181,7 @@ impl Loaded {
     pub(crate) fn begin(&mut self) -> Result<()> {
         self.fill_queue("FREE_VMS", MAX_VMS)?;
         self.before = self.all_losses()?;
-        Ok(())
+        self.begin_seam()
     }
 
     fn fill_queue(&mut self, name: &str, entries: u32) -> Result<()> {
@@ -297,6 +317,9 @@ fn size(loader: &mut EbpfLoader<'_>, load: &Load<'_>) {
         ("FREE_ROWS", rows),
         ("SLOT_BY_THREAD", threads),
         ("HOTSPOTS", hotspots),
+        ("SEAM_STATS", if load.seam.is_some() { seam::STATS } else { 1 }),
+        ("SEAM_STATUSES", if load.seam.is_some() { seam::STATUSES } else { 1 }),
+        ("SEAM_ENTRIES", if load.seam.is_some() { seam::ENTRIES } else { 1 }),
         ("SYNTHETIC_CPUS", synthetic.cpus),
         ("SYNTHETIC_MEMORY", synthetic.pages),
     ] {

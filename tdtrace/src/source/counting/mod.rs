@@ -1,7 +1,7 @@
 //! Programs loaded and their maps read: what the live source and synthetic TDs have in common.
 //!
 //! [`load`] loads the object, [`attach`] attaches its programs, [`slots`] maps the counting arrays,
-//! [`vcpus`] reads vCPUs from them and [`durations`] their durations, [`losses`] what was not counted,
+//! [`vcpus`] reads vCPUs from them and [`durations`] their durations, [`losses`] what was not counted, [`seam`] SEAMCALLs,
 //! [`sizes`] says how large the maps are, [`cost`] what the programs take. Who runs a VM is for those to
 //! say who use this.
 
@@ -12,6 +12,7 @@ pub(crate) mod load;
 mod log;
 pub(crate) mod losses;
 pub(crate) mod privilege;
+mod seam;
 pub mod sizes;
 pub(crate) mod slots;
 mod vcpus;
@@ -34,7 +35,10 @@ use self::{
     vcpus::{Vcpu, Vcpus},
 };
 use super::owner::{Identity, Owners, named};
-use crate::model::sample::{LatencySample, Losses, VcpuSample, VmKey, VmSample};
+use crate::model::{
+    sample::{LatencySample, Losses, VcpuSample, VmKey, VmSample},
+    seam::SeamSample,
+};
 
 /// What was read at one moment.
 #[derive(Default)]
@@ -42,6 +46,7 @@ pub(crate) struct Counted {
     pub(crate) vms: Vec<VmSample>,
     pub(crate) vcpus: Vec<Arc<VcpuSample>>,
     pub(crate) losses: Losses,
+    pub(crate) seam: SeamSample,
 }
 
 /// A load with its maps.
@@ -78,6 +83,11 @@ impl Counters {
         &self.loaded
     }
 
+    /// The load, to attach more.
+    pub(crate) fn loaded_mut(&mut self) -> &mut Loaded {
+        &mut self.loaded
+    }
+
     /// Reads what moved, and gives back what belongs to VMs that have ended. `now` is the clock of the
     /// programs; of VM `detail` the durations of single vCPUs are wanted.
     ///
@@ -112,7 +122,8 @@ impl Counters {
         };
         let vcpus = self.vcpus.all().map(detail).collect();
         self.reclaim(&vms, &entries, owners)?;
-        Ok(Counted { vms, vcpus, losses })
+        let seam = self.loaded.seam()?;
+        Ok(Counted { vms, vcpus, losses, seam })
     }
 
     fn entries(&self) -> Vec<(u32, Box<VmEntry>)> {

@@ -27,8 +27,12 @@ use crate::{
         btf::BtfSet,
         kvm::{Flavour, Generation},
         layout::{Resolved, resolve},
+        seam,
     },
-    model::sample::{Host, Isa, Losses, ProbeState, Sample, VmKey},
+    model::{
+        sample::{Host, Isa, Losses, ProbeState, Sample, VmKey},
+        seam::SeamSample,
+    },
     probe::table::PROBES,
 };
 
@@ -63,6 +67,8 @@ pub struct Live {
     loads: u32,
     /// What the loads before have lost.
     lost_before: Losses,
+    /// SEAMCALLs that these have counted.
+    seam_before: SeamSample,
     began: Duration,
     host: Arc<Host>,
     processes: Processes,
@@ -84,6 +90,7 @@ impl Live {
             detached: false,
             loads: 0,
             lost_before: Losses::default(),
+            seam_before: SeamSample::default(),
             began: monotonic(),
             host: Arc::new(host(&facts)),
             processes: Processes::new(),
@@ -133,6 +140,7 @@ impl Live {
             sizes: Sizes::new(max_vcpus, timed),
             timed,
             debug: debug_ebpf,
+            seam: seam::arguments(&set.vmlinux),
             synthetic: None,
         })?;
         Ok(Prepared { loaded, resolved, host })
@@ -178,6 +186,8 @@ impl Live {
         last.vms.iter_mut().for_each(|vm| vm.ended = true);
         self.lost_before.add(&last.losses);
         last.losses = self.lost_before.clone();
+        last.seam.add(&self.seam_before);
+        self.seam_before = last.seam.clone();
         Ok(Some(self.sample_of(last, now, counters.loaded().probes())))
     }
 
@@ -189,6 +199,7 @@ impl Live {
             vms: counted.vms,
             vcpus: counted.vcpus,
             losses: counted.losses,
+            seam: Arc::new(counted.seam),
         }
     }
 }
@@ -217,6 +228,7 @@ impl Source for Live {
             None => Counted::default(),
         };
         counted.losses.add(&self.lost_before);
+        counted.seam.add(&self.seam_before);
         Ok(self.sample_of(counted, now, self.probes()))
     }
 

@@ -88,7 +88,7 @@ pub struct Machine {
     cpus: MappedArray<SyntheticCpu>,
     pub(super) memory: Memory,
     pub(super) structures: Structures,
-    programs: HashMap<&'static str, RawTracePoint>,
+    pub(super) programs: HashMap<&'static str, RawTracePoint>,
 }
 
 impl Machine {
@@ -97,10 +97,9 @@ impl Machine {
         let cpus = MappedArray::writable(loaded.map("SYNTHETIC_CPUS")?)?;
         let memory = Memory::new(loaded, &cpus)?;
         let mut programs = HashMap::new();
-        for probe in PROBES {
-            let info = loaded.program(probe.name)?.info()?;
-            let program = RawTracePoint::from_program_info(info, probe.name.into())?;
-            programs.insert(probe.name, program);
+        for name in PROBES.iter().map(|probe| probe.name).chain([super::seam::TWIN]) {
+            let info = loaded.program(name)?.info()?;
+            programs.insert(name, RawTracePoint::from_program_info(info, name.into())?);
         }
         Ok(Self { cpus, memory, structures, programs })
     }
@@ -114,12 +113,12 @@ impl Machine {
 
 /// A CPU that events come from. Its programs see the time, the thread and the vCPU that were set last.
 pub struct Cpu<'s> {
-    machine: &'s Machine,
+    pub(super) machine: &'s Machine,
     number: u32,
 }
 
 impl Cpu<'_> {
-    fn set(&self, offset: usize, value: u64) {
+    pub(super) fn set(&self, offset: usize, value: u64) {
         let word = (self.number as usize * size_of::<SyntheticCpu>() + offset) / 8;
         self.machine.cpus.store(word, value);
     }

@@ -5,10 +5,12 @@
 //! same are the layout, that of Linux 7.3, and where clock, thread and running vCPU come from. It
 //! proves what the programs make of an exit, not what a TDX module leaves in the registers.
 //!
-//! [`memory`] is the map that the structures lie in, [`td`] the structures, [`cpu`] fires events.
+//! [`memory`] is the map that the structures lie in, [`td`] the structures, [`cpu`] fires events,
+//! [`seam`] makes SEAMCALLs.
 
 mod cpu;
 mod memory;
+mod seam;
 mod td;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -20,6 +22,7 @@ use tdtrace_common::{kvm, layout::ABSENT};
 use self::td::Structures;
 pub use self::{
     cpu::{Cpu, Event, Machine},
+    seam::Seamcall,
     td::{Registers, Vcpu},
 };
 use super::{
@@ -110,6 +113,7 @@ impl Synthetic {
             sizes,
             timed: options.timed,
             debug: false,
+            seam: Some(seam::arguments()),
             synthetic: Some(SyntheticSizes {
                 cpus,
                 pages: structures.pages(options.tds, options.vcpus),
@@ -117,10 +121,11 @@ impl Synthetic {
             }),
         })?;
         let probes = PROBES.iter().map(|probe| probe.name);
-        for name in probes.chain([ADDRESS]).chain(FLOORS) {
+        for name in probes.chain([ADDRESS, seam::TWIN]).chain(FLOORS) {
             let program = loaded.program_mut(name)?;
             program.load().with_context(|| format!("the kernel refuses the program {name}"))?;
         }
+        loaded.run_seam(seam::TWIN);
         loaded.begin()?;
         let machine = Machine::new(&loaded, structures)?;
         let isa = Isa::Vmx;
@@ -246,6 +251,7 @@ impl Synthetic {
             vms: counted.vms,
             vcpus: counted.vcpus,
             losses: counted.losses,
+            seam: Arc::new(counted.seam),
         })
     }
 }
