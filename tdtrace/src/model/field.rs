@@ -5,12 +5,15 @@
 
 mod exit;
 mod hotspot;
+mod seam;
 mod vcpu;
 mod vm;
 
 use tdtrace_common::latency::Part;
 
-pub use self::{exit::EXIT_FIELDS, hotspot::HOTSPOT_FIELDS, vcpu::VCPU_FIELDS, vm::VM_FIELDS};
+pub use self::{
+    exit::EXIT_FIELDS, hotspot::HOTSPOT_FIELDS, seam::SEAM_FIELDS, vcpu::VCPU_FIELDS, vm::VM_FIELDS,
+};
 use super::{
     figure,
     latency::Times,
@@ -256,8 +259,9 @@ pub fn keys() -> Vec<(&'static str, &'static str)> {
     let vcpu = VCPU_FIELDS.iter().map(|field| (field.key, field.help));
     let exit = EXIT_FIELDS.iter().map(|field| (field.key, field.help));
     let hotspot = HOTSPOT_FIELDS.iter().map(|field| (field.key, field.help));
+    let seam = SEAM_FIELDS.iter().map(|field| (field.key, field.help));
     let mut keys: Vec<(&str, &str)> = Vec::new();
-    for (key, help) in vm.chain(exit).chain(hotspot).chain(vcpu) {
+    for (key, help) in vm.chain(exit).chain(hotspot).chain(vcpu).chain(seam) {
         if !FIGURES.contains(&key) && keys.iter().all(|(other, _)| *other != key) {
             keys.push((key, help));
         }
@@ -337,6 +341,7 @@ mod tests {
         unique(HOTSPOT_FIELDS);
         unique(VCPU_FIELDS);
         unique(EXIT_FIELDS);
+        unique(SEAM_FIELDS);
     }
 
     #[test]

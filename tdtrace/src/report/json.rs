@@ -9,7 +9,7 @@ use tdtrace_common::{
     latency::{Part, bucket_start},
 };
 
-use super::{Show, text::kept_places};
+use super::{Show, seam, text::kept_places};
 use crate::model::{
     counts::Counts,
     exits::{self, ExitRow, Kind, Scope},
@@ -69,6 +69,8 @@ pub fn to_json(snapshot: &Snapshot, show: Show<'_>) -> Value {
         "audit": snapshot.audit().as_ref().map(audit),
         "dropped_vms": snapshot.dropped_vms,
         "vms": vms,
+        "seamcalls": seam::to_json(snapshot, show),
+        "seamcalls_not_seen": seam::missing_json(snapshot),
     })
 }
 

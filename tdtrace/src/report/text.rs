@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, fmt::Write as _};
 
-use super::{Show, table::table};
+use super::{Show, seam, table::table};
 use crate::model::{
     exits::{self, ExitRow, Kind, Scope},
     field::{Row, pick, thousands},
@@ -128,15 +128,21 @@ pub fn to_text(snapshot: &Snapshot, show: Show<'_>) -> String {
             let _ = writeln!(text, "not seen: {} ({}: {why})", probe.hides, probe.name);
         }
     }
+    seam::not_seen(snapshot, &mut text);
     for (loss, class, count) in &snapshot.losses.causes {
         let _ = writeln!(text, "lost: {} {} {}", thousands(*count), class.name(), loss.name());
     }
     for (probe, count) in snapshot.losses.misses.iter().filter(|(_, count)| *count > 0) {
         let _ = writeln!(text, "lost: {} runs of {probe}", thousands(*count));
     }
+    for row in snapshot.seamcalls.iter().filter(|row| row.total.missed > 0) {
+        let _ =
+            writeln!(text, "lost: {} returns of {}", thousands(row.total.missed), row.total.name);
+    }
     durations_lost(snapshot, &mut text);
     if snapshot.vms.is_empty() {
         text.push_str("no VM has run yet\n");
+        seam::to_text(snapshot, show, &mut text);
         return text;
     }
     let vms: Vec<&Vm> = snapshot.vms.iter().filter(|vm| keeps(show.filter, *vm, None)).collect();
@@ -155,6 +161,7 @@ pub fn to_text(snapshot: &Snapshot, show: Show<'_>) -> String {
     reasons(snapshot, show, &mut text);
     durations(snapshot, show, &mut text);
     places(snapshot, show, &mut text);
+    seam::to_text(snapshot, show, &mut text);
     text
 }
 

@@ -69,11 +69,14 @@ pub enum View {
     Hotspots,
     /// vCPUs with the audit.
     Vcpus,
+    /// SEAMCALLs of the host.
+    Seamcalls,
 }
 
 impl View {
     /// Every view, in the order of the tabs.
-    pub const ALL: [Self; 5] = [Self::Vms, Self::Exits, Self::Latency, Self::Hotspots, Self::Vcpus];
+    pub const ALL: [Self; 6] =
+        [Self::Vms, Self::Exits, Self::Latency, Self::Hotspots, Self::Vcpus, Self::Seamcalls];
 }
 
 impl Views for View {
@@ -94,13 +97,14 @@ impl Views for View {
             Self::Latency => "Latency",
             Self::Hotspots => "Hotspots",
             Self::Vcpus => "vCPUs",
+            Self::Seamcalls => "SEAMCALLs",
         }
     }
 
     fn sorted_by(self) -> &'static str {
         match self {
             Self::Vms | Self::Vcpus => "exits_per_s",
-            Self::Exits | Self::Latency => "time_ns",
+            Self::Exits | Self::Latency | Self::Seamcalls => "time_ns",
             Self::Hotspots => "per_s",
         }
     }
@@ -123,7 +127,7 @@ impl Views for View {
             }
             (Self::Latency, Scope::All) => state.scope = Scope::Vm(number(id[0])),
             (Self::Hotspots, Scope::All) => state.scope = Scope::Vm(number(id[0] >> 32)),
-            (Self::Latency | Self::Hotspots, _) => {}
+            (Self::Latency | Self::Hotspots | Self::Seamcalls, _) => {}
         }
     }
 

@@ -9,6 +9,7 @@ mod help;
 mod histogram;
 mod hotspots;
 mod latency;
+mod seamcalls;
 mod table;
 mod vcpus;
 mod vms;
@@ -53,6 +54,10 @@ fn attaching(frame: &mut Frame<'_>, area: Rect, theme: &Theme) -> Rows {
 }
 
 fn draw_view(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) -> Rows {
+    // A host makes SEAMCALLs before any TD has run.
+    if shown.state.view == View::Seamcalls {
+        return seamcalls::draw(frame, area, shown);
+    }
     if let Some(why) = shown.nothing() {
         frame.render_widget(Paragraph::new(why), area);
         return Rows::default();
@@ -63,6 +68,7 @@ fn draw_view(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) -> Rows {
         View::Latency => latency::draw(frame, area, shown),
         View::Hotspots => hotspots::draw(frame, area, shown),
         View::Vcpus => vcpus::draw(frame, area, shown),
+        View::Seamcalls => Rows::default(),
     }
 }
 

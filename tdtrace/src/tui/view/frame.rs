@@ -201,6 +201,8 @@ pub(super) fn place(snapshot: Option<&Snapshot>, state: &State) -> String {
     };
     let title = state.view.title();
     match state.scope {
+        // They are of the host, whatever is looked into.
+        _ if state.view == View::Seamcalls => format!("all TDs › {title}"),
         Scope::All if state.view == View::Vms => "all VMs".to_owned(),
         Scope::All => format!("all VMs › {title}"),
         Scope::Vm(id) => format!("{} › {title}", vm(id)),

@@ -8,7 +8,7 @@ use ratatui::{
 };
 
 use crate::{
-    model::field::{EXIT_FIELDS, Field, HOTSPOT_FIELDS, VCPU_FIELDS, VM_FIELDS},
+    model::field::{EXIT_FIELDS, Field, HOTSPOT_FIELDS, SEAM_FIELDS, VCPU_FIELDS, VM_FIELDS},
     tui::{
         keymap::{self, Side},
         state::{Choices, Help, Rows, View, Views},
@@ -53,6 +53,7 @@ pub(super) fn columns(view: View, rows: &Rows) -> Vec<Line<'static>> {
         View::Exits | View::Latency => shown(EXIT_FIELDS, rows),
         View::Hotspots => shown(HOTSPOT_FIELDS, rows),
         View::Vcpus => shown(VCPU_FIELDS, rows),
+        View::Seamcalls => shown(SEAM_FIELDS, rows),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
     model::{
         field::thousands,
         figure::{EIGHTHS, duration},
-        snapshot::Latency,
+        latency::Histogram,
     },
     tui::theme::Theme,
 };
@@ -30,9 +30,9 @@ struct Bars {
 
 impl Bars {
     /// As many columns as fit into `width`; `None` without any duration.
-    fn new(latency: &Latency, width: usize) -> Option<Self> {
-        let low = latency.histogram.filled().next()?.0.saturating_sub(1);
-        let high = (latency.histogram.filled().last()?.0 + 1).min(BUCKETS - 1);
+    fn new(histogram: &Histogram, width: usize) -> Option<Self> {
+        let low = histogram.filled().next()?.0.saturating_sub(1);
+        let high = (histogram.filled().last()?.0 + 1).min(BUCKETS - 1);
         let mut buckets = 1;
         let (first, columns) = loop {
             let first = low - low % buckets;
@@ -45,7 +45,7 @@ impl Bars {
         let counts = (0..columns)
             .map(|column| {
                 let from = first + column * buckets;
-                (from..from + buckets).map(|index| latency.histogram.get(index)).sum()
+                (from..from + buckets).map(|index| histogram.get(index)).sum()
             })
             .collect();
         Some(Self { first, buckets, counts, cells: (width / columns).clamp(1, COLUMN) })
@@ -90,10 +90,10 @@ impl Bars {
     }
 
     /// The percentiles under their columns, those that do not cover one another.
-    fn percentiles(&self, latency: &Latency) -> String {
+    fn percentiles(&self, histogram: &Histogram, max: u64) -> String {
         let mut line = String::new();
         for (name, fraction) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)] {
-            let Some(ns) = latency.percentile(fraction) else { continue };
+            let Some(ns) = histogram.percentile(fraction, max) else { continue };
             let (at, taken) = (self.cell(ns), line.chars().count());
             if taken == 0 || at > taken {
                 line.push_str(&format!("{:room$}▲{name}", "", room = at - taken));
@@ -103,15 +103,18 @@ impl Bars {
     }
 }
 
-/// The lines of the histogram of `latency` in `width` by `height` cells, with axis and percentiles.
+/// The lines of `histogram`, whose longest duration is `max` ns, in `width` by `height` cells, with axis
+/// and percentiles.
 pub(super) fn lines(
-    latency: &Latency,
-    width: usize,
-    height: usize,
+    histogram: &Histogram,
+    max: u64,
+    (width, height): (usize, usize),
     theme: &Theme,
 ) -> Vec<Line<'static>> {
-    let scale = thousands(latency.histogram.count()).len() + 1;
-    let Some(bars) = Bars::new(latency, width.saturating_sub(scale + 1)) else { return Vec::new() };
+    let scale = thousands(histogram.count()).len() + 1;
+    let Some(bars) = Bars::new(histogram, width.saturating_sub(scale + 1)) else {
+        return Vec::new();
+    };
     let rows = height.saturating_sub(3);
     let most = bars.counts.iter().copied().max().unwrap_or(0);
     let mut lines: Vec<Line<'static>> = (0..rows)
@@ -129,7 +132,7 @@ pub(super) fn lines(
     let under = |text: String| format!("{:room$}{text}", "", room = scale + 1);
     lines.push(Line::from(format!("{:scale$}└{marks}", "")));
     lines.push(Line::styled(under(labels), theme.dim));
-    lines.push(Line::from(under(bars.percentiles(latency))));
+    lines.push(Line::from(under(bars.percentiles(histogram, max))));
     lines
 }
 
@@ -141,7 +144,10 @@ mod tests {
     fn text(width: usize, height: usize) -> Vec<String> {
         let snapshot = snapshot();
         let latency = &snapshot.vms[0].latency[0];
-        lines(latency, width, height, &Theme::new(false)).iter().map(Line::to_string).collect()
+        lines(&latency.histogram, latency.max, (width, height), &Theme::new(false))
+            .iter()
+            .map(Line::to_string)
+            .collect()
     }
 
     #[test]

@@ -91,8 +91,8 @@ fn draw_histogram(
     let inner = block.inner(area);
     frame.render_widget(block, area);
     let mut lines = vec![parts(latency, shown)];
-    let height = usize::from(inner.height.saturating_sub(1));
-    let drawn = histogram::lines(latency, usize::from(inner.width), height, shown.theme());
+    let size = (usize::from(inner.width), usize::from(inner.height.saturating_sub(1)));
+    let drawn = histogram::lines(&latency.histogram, latency.max, size, shown.theme());
     lines.extend(drawn);
     frame.render_widget(Paragraph::new(lines), inner);
 }
