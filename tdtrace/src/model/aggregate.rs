@@ -127,6 +127,7 @@ impl Aggregate {
             losses: sample.losses,
             seam_absent: sample.seam.absent.clone(),
             seamcalls,
+            poison: sample.poison,
         }
     }
 

@@ -13,6 +13,7 @@ use tdtrace_common::{
 };
 
 use super::{
+    poison::PoisonSample,
     sample::{LatencySample, Losses, Sample, VcpuKey, VcpuSample, VmKey, place_order},
     seam::SeamSample,
 };
@@ -25,6 +26,7 @@ pub struct Baseline {
     vcpus: HashMap<VcpuKey, Arc<VcpuSample>>,
     losses: Losses,
     seam: Arc<SeamSample>,
+    poison: Arc<PoisonSample>,
 }
 
 impl Baseline {
@@ -37,6 +39,7 @@ impl Baseline {
             vcpus: sample.vcpus.iter().map(|vcpu| (vcpu.key, Arc::clone(vcpu))).collect(),
             losses: sample.losses.clone(),
             seam: Arc::clone(&sample.seam),
+            poison: Arc::clone(&sample.poison),
         }
     }
 
@@ -59,6 +62,7 @@ impl Baseline {
         }
         sample.losses = losses(sample.losses, &self.losses);
         sample.seam = Arc::new(sample.seam.since(&self.seam));
+        sample.poison = Arc::new(sample.poison.since(&self.poison));
         sample
     }
 

@@ -10,6 +10,7 @@ use tdtrace_common::{
 use super::{
     counts::Counts,
     latency::{Histogram, Times},
+    poison::PoisonSample,
     seam::SeamSample,
 };
 
@@ -213,4 +214,6 @@ pub struct Sample {
     pub losses: Losses,
     /// SEAMCALLs.
     pub seam: Arc<SeamSample>,
+    /// Broken memory.
+    pub poison: Arc<PoisonSample>,
 }

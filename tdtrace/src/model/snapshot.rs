@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 use tdtrace_common::{
     counters::{
         Class, KvmStat, Place, REASON_OTHER, REASON_SVM_HIGH, REASON_UNDEFINED, USERSPACE_EINTR,
-        USERSPACE_OTHER,
+        USERSPACE_HWPOISON, USERSPACE_OTHER, VM_BUGGED,
     },
     kvm,
     latency::{LATENCY_RETURNS, LatencyClass, PARTS, Part},
@@ -17,6 +17,7 @@ use tdtrace_common::{
 use super::{
     counts::Counts,
     latency::{Histogram, Times},
+    poison::PoisonSample,
     sample::{Host, Isa, Losses, ProbeState, VcpuSample, VmKey},
     seam::Seamcall,
     served::Server,
@@ -307,6 +308,27 @@ pub struct Vm {
 }
 
 impl Vm {
+    /// What became of a TD that KVM has given up, and the last exit of the vCPU that tells it.
+    #[must_use]
+    pub fn fate(&self) -> Option<String> {
+        let fates = self.vcpus.iter().filter_map(|vcpu| vcpu.sample.kvm?.1.fate());
+        // One that knows its exit says more.
+        let (given_up, exit) = fates.max_by_key(|(_, exit)| exit.is_some())?;
+        let what = if given_up & VM_BUGGED != 0 { "bugged" } else { "dead" };
+        Some(match exit {
+            Some(exit) => format!("{what} after {}", reason_name(exit, self.isa)),
+            None => what.to_owned(),
+        })
+    }
+
+    /// Returns to the VMM for memory that is broken (EHWPOISON).
+    #[must_use]
+    pub fn poisoned(&self) -> u64 {
+        let returns = self.vcpus.iter().flat_map(|vcpu| &vcpu.sample.userspace);
+        let poisoned = returns.filter(|(index, _)| *index == USERSPACE_HWPOISON as u32);
+        poisoned.fold(0, |sum, (_, count)| sum.saturating_add(*count))
+    }
+
     /// `kvm_exit` by reason, all vCPUs together.
     #[must_use]
     pub fn reasons(&self) -> BTreeMap<String, u64> {
@@ -370,6 +392,8 @@ pub struct Snapshot {
     pub seam_absent: Option<Arc<str>>,
     /// SEAMCALLs by function.
     pub seamcalls: Vec<Seamcall>,
+    /// Broken memory of the host.
+    pub poison: Arc<PoisonSample>,
 }
 
 impl Snapshot {
@@ -462,6 +486,7 @@ pub fn reason_name(index: u32, isa: Isa) -> String {
 #[must_use]
 pub fn userspace_name(index: u32) -> String {
     match index {
+        _ if index == USERSPACE_HWPOISON as u32 => "MEMORY_FAULT_HWPOISON".to_owned(),
         _ if index == USERSPACE_EINTR as u32 => "EINTR".to_owned(),
         _ if index == USERSPACE_OTHER as u32 => "other".to_owned(),
         _ => kvm::userspace_exit(index).map_or_else(|| index.to_string(), str::to_owned),
@@ -509,6 +534,7 @@ mod tests {
         assert_eq!(reason_name(100, Isa::Vmx), "0x64");
         assert_eq!(userspace_name(39), "MEMORY_FAULT");
         assert_eq!(userspace_name(USERSPACE_EINTR as u32), "EINTR");
+        assert_eq!(userspace_name(USERSPACE_HWPOISON as u32), "MEMORY_FAULT_HWPOISON");
     }
 
     #[test]

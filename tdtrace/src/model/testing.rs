@@ -149,6 +149,7 @@ fn sample(second: u64, scale: u64) -> Sample {
             ..Losses::default()
         },
         seam: Arc::default(),
+        poison: Arc::default(),
     }
 }
 

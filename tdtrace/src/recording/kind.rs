@@ -298,6 +298,15 @@ kinds! {
     SeamStatus = "seam_status",
     /// `value`: durations in the bucket that begins at `duration_ns`.
     SeamDuration = "seam_duration",
+    /// What the recording said of broken memory so far no longer holds.
+    PoisonCleared = "poison_cleared",
+    /// `text`: why source number `index` of broken memory is not seen.
+    PoisonMissing = "poison_missing",
+    /// `value`: events about the page with frame `address`, all bits set if it is not told, of source
+    /// number `index`; `size`: type or bank in the high half, result in the low one.
+    PoisonPage = "poison_page",
+    /// `value`: events about broken memory that found no room.
+    PoisonLost = "poison_lost",
 }
 
 /// What the column `record` says: which rows belong together for a reader that wants one thing only.
@@ -341,7 +350,9 @@ impl Kind {
     pub fn record(self) -> Record {
         match self {
             Self::Sample | Self::Part => Record::BatchEnd,
-            Self::SeamMissed => Record::Loss,
+            Self::SeamMissed | Self::PoisonLost => Record::Loss,
+            Self::PoisonCleared | Self::PoisonMissing => Record::Fact,
+            Self::PoisonPage => Record::Counter,
             _ if self.is_seam() => {
                 if self >= Self::SeamCalls {
                     Record::Counter
@@ -357,7 +368,12 @@ impl Kind {
 
     /// Whether rows of this kind are about SEAMCALLs.
     pub(super) fn is_seam(self) -> bool {
-        self >= Self::SeamCleared
+        self >= Self::SeamCleared && self <= Self::SeamDuration
+    }
+
+    /// Whether rows of this kind are about broken memory.
+    pub(super) fn is_poison(self) -> bool {
+        self >= Self::PoisonCleared
     }
 
     /// Rows of one group stand by their index first, then by their kind: those of one probe or one

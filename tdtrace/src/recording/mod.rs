@@ -7,7 +7,7 @@
 //! readers in other languages.
 //!
 //! [`kind`] is what rows say, `row` the difference between two samples and the way back, `host`,
-//! `vm`, `vcpu`, `durations` and `seam` turn what a sample holds into rows, `name` names the numbers for
+//! `vm`, `vcpu`, `durations`, `seam` and `poison` turn what a sample holds into rows, `name` names the numbers for
 //! readers without our tables, [`schema`] has the columns, `encode` and [`writer`] make messages of
 //! them, `frame` cuts a stream into messages and checks them, `decode` makes columns of one,
 //! [`reader`] makes samples of those.
@@ -29,6 +29,7 @@ mod host;
 pub mod kind;
 mod name;
 mod output;
+mod poison;
 pub mod reader;
 mod row;
 pub mod schema;

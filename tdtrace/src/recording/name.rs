@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use tdtrace_common::{
     counters::Class,
     latency::{LATENCY_RETURNS, Part},
+    poison::PoisonSource,
     seam::WRAPPERS,
 };
 
@@ -47,6 +48,9 @@ pub(super) fn name(key: &Key, isa: Isa) -> Cow<'static, str> {
         Kind::SeamLevel => {
             let level = LEVEL_NAMES.get(key.size as usize).copied().unwrap_or_default();
             format!("{} {level}", wrapper(key)).into()
+        }
+        Kind::PoisonMissing | Kind::PoisonPage => {
+            PoisonSource::ALL.get(key.index as usize).map_or("", |source| source.name()).into()
         }
         kind if kind.group() == Kind::SeamFunction => wrapper(key).into(),
         kind => {

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, io::Read, sync::Arc, time::Duration};
 use super::{
     Error, STATE_MAX, Side, host,
     kind::{Kind, Record},
+    poison,
     row::{Key, Malformed, Row, merge},
     schema::{Cells, Columns},
     seam,
@@ -12,6 +13,7 @@ use super::{
     vcpu, vm,
 };
 use crate::model::{
+    poison::PoisonSample,
     sample::{Losses, Sample, VcpuSample, VmSample},
     seam::SeamSample,
 };
@@ -53,6 +55,7 @@ enum Subject {
     Host,
     Losses,
     Seam,
+    Poison,
     /// By number.
     Vm(u32),
     /// By slot.
@@ -96,7 +99,11 @@ impl Pending {
             Kind::Vm => self.vms.as_mut().ok_or(listed)?.push(cells.vm),
             Kind::Vcpu => self.vcpus.as_mut().ok_or(listed)?.push(cells.slot),
             Kind::Sample | Kind::Part => return Err(Malformed("the end of a batch within one")),
-            Kind::HostCleared | Kind::Cleared | Kind::LossesCleared | Kind::SeamCleared => {
+            Kind::HostCleared
+            | Kind::Cleared
+            | Kind::LossesCleared
+            | Kind::SeamCleared
+            | Kind::PoisonCleared => {
                 let change = self.changes.entry(subject(kind, cells)).or_default();
                 *change = Change { cleared: true, rows: Vec::new() };
             }
@@ -127,6 +134,8 @@ fn subject(kind: Kind, cells: &Cells<'_>) -> Subject {
         Subject::Host
     } else if kind.is_seam() {
         Subject::Seam
+    } else if kind.is_poison() {
+        Subject::Poison
     } else if kind.record() == Record::Loss {
         Subject::Losses
     } else if cells.slot != 0 {
@@ -149,6 +158,7 @@ struct State {
     host: Option<Kept<host::Machine>>,
     losses: Option<Kept<Losses>>,
     seam: Option<Kept<Arc<SeamSample>>>,
+    poison: Option<Kept<Arc<PoisonSample>>>,
     vms: BTreeMap<u32, Kept<VmSample>>,
     vcpus: BTreeMap<u32, Kept<Arc<VcpuSample>>>,
     listed_vms: Vec<u32>,
@@ -186,6 +196,11 @@ impl State {
                 Subject::Seam => {
                     let make = |rows: &[Row]| seam::from_rows(rows).map(Arc::new);
                     self.seam = Some(changed(self.seam.take(), change, &mut self.weight, make)?);
+                }
+                Subject::Poison => {
+                    let make = |rows: &[Row]| poison::from_rows(rows).map(Arc::new);
+                    let old = self.poison.take();
+                    self.poison = Some(changed(old, change, &mut self.weight, make)?);
                 }
                 Subject::Vm(number) => {
                     let old = self.vms.remove(&number);
@@ -225,8 +240,9 @@ impl State {
             vms: made(&self.vms, &self.listed_vms)?,
             vcpus: made(&self.vcpus, &self.listed_vcpus)?,
             losses: losses.ok_or(Malformed("no losses, not even none"))?,
-            // Recordings from before SEAMCALLs were seen say nothing of them.
+            // Recordings from before these were seen say nothing of them.
             seam: self.seam.as_ref().map_or_else(Arc::default, |kept| Arc::clone(&kept.made)),
+            poison: self.poison.as_ref().map_or_else(Arc::default, |kept| Arc::clone(&kept.made)),
         })
     }
 }

@@ -157,7 +157,8 @@ fn kvm_counters(stat: &KvmStat) -> [u64; KVM_STATS] {
         seen_exits,
         seen_runs,
         seen_hypercalls,
-        reserved: [a, b, c, d, e, f],
+        state,
+        reserved: [a, b, c, d, e],
     } = *stat;
     [
         exits,
@@ -170,12 +171,12 @@ fn kvm_counters(stat: &KvmStat) -> [u64; KVM_STATS] {
         seen_exits,
         seen_runs,
         seen_hypercalls,
+        state,
         a,
         b,
         c,
         d,
         e,
-        f,
     ]
 }
 
@@ -191,6 +192,7 @@ fn kvm_stat(counters: &[u64; KVM_STATS]) -> KvmStat {
         seen_exits,
         seen_runs,
         seen_hypercalls,
+        state,
         reserved @ ..,
     ] = *counters;
     KvmStat {
@@ -204,12 +206,13 @@ fn kvm_stat(counters: &[u64; KVM_STATS]) -> KvmStat {
         seen_exits,
         seen_runs,
         seen_hypercalls,
+        state,
         reserved,
     }
 }
 
 /// The names of KVM's counters, by index.
-pub(super) const KVM_STAT_NAMES: [&str; 10] = [
+pub(super) const KVM_STAT_NAMES: [&str; 11] = [
     "exits",
     "fpu_reload",
     "io_exits",
@@ -220,6 +223,7 @@ pub(super) const KVM_STAT_NAMES: [&str; 10] = [
     "seen_exits",
     "seen_runs",
     "seen_hypercalls",
+    "state",
 ];
 
 #[cfg(test)]

@@ -7,10 +7,12 @@ use super::{
     kind::Kind,
     name::name,
     output::{Output, Subject, next},
+    poison,
     row::{Key, Row},
     seam, vcpu, vm,
 };
 use crate::model::{
+    poison::PoisonSample,
     sample::{Isa, Losses, Sample, VcpuKey, VcpuSample, VmKey, VmSample},
     seam::SeamSample,
 };
@@ -27,6 +29,7 @@ struct Before {
     host: Option<host::Machine>,
     losses: Option<Losses>,
     seam: Arc<SeamSample>,
+    poison: Arc<PoisonSample>,
     vms: HashMap<VmKey, (u32, VmSample)>,
     vcpus: HashMap<VcpuKey, (u32, Arc<VcpuSample>)>,
     /// Numbers in the order of the sample; `None` before the first.
@@ -107,6 +110,11 @@ impl<W: Write> Put<'_, W> {
             let (old, new) = (seam::rows(&before.seam), seam::rows(&sample.seam));
             self.changes(subject, Kind::SeamCleared, &old, &new)?;
             before.seam = Arc::clone(&sample.seam);
+        }
+        if before.poison != sample.poison {
+            let (old, new) = (poison::rows(&before.poison), poison::rows(&sample.poison));
+            self.changes(subject, Kind::PoisonCleared, &old, &new)?;
+            before.poison = Arc::clone(&sample.poison);
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use tdtrace_common::{
     latency::{Part, bucket_start},
 };
 
-use super::{Show, seam, text::kept_places};
+use super::{Show, poison, seam, text::kept_places};
 use crate::model::{
     counts::Counts,
     exits::{self, ExitRow, Kind, Scope},
@@ -71,6 +71,7 @@ pub fn to_json(snapshot: &Snapshot, show: Show<'_>) -> Value {
         "vms": vms,
         "seamcalls": seam::to_json(snapshot, show),
         "seamcalls_not_seen": seam::missing_json(snapshot),
+        "poison": poison::to_json(snapshot),
     })
 }
 

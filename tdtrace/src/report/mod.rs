@@ -2,6 +2,7 @@
 
 pub mod guest;
 mod json;
+mod poison;
 mod seam;
 mod table;
 mod text;

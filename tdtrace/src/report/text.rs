@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, fmt::Write as _};
 
-use super::{Show, seam, table::table};
+use super::{Show, poison, seam, table::table};
 use crate::model::{
     exits::{self, ExitRow, Kind, Scope},
     field::{Row, pick, thousands},
@@ -18,6 +18,7 @@ const VMS: &[(&str, u8)] = &[
     ("vm", 0),
     ("name", 1),
     ("demo", 0),
+    ("fate", 1),
     ("pid", 4),
     ("kind", 5),
     ("vmm", 10),
@@ -33,6 +34,7 @@ const VMS: &[(&str, u8)] = &[
     ("hypercall", 14),
     ("audit", 9),
     ("state", 15),
+    ("poisoned", 12),
 ];
 
 /// Columns of vCPUs.
@@ -129,6 +131,7 @@ pub fn to_text(snapshot: &Snapshot, show: Show<'_>) -> String {
         }
     }
     seam::not_seen(snapshot, &mut text);
+    poison::to_text(snapshot, &mut text);
     for (loss, class, count) in &snapshot.losses.causes {
         let _ = writeln!(text, "lost: {} {} {}", thousands(*count), class.name(), loss.name());
     }

@@ -182,6 +182,7 @@ mod tests {
                 vcpus: Vec::new(),
                 losses: Losses::default(),
                 seam: Arc::default(),
+                poison: Arc::default(),
             };
             writer.write(&sample).unwrap();
         }

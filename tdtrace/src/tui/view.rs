@@ -144,6 +144,10 @@ impl<'a> Shown<'a> {
             Line::from("no VM has run yet"),
             Line::from("start one, or try: tdtrace workload --pio 1000000 --rate 1000").style(dim),
         ];
+        for (source, why) in &self.snapshot.poison.missing {
+            let source = source.tracepoint();
+            lines.push(Line::from(format!("not seen: broken memory ({source}: {why})")).style(dim));
+        }
         for probe in self.snapshot.probes.iter() {
             if let Some(why) = &probe.missing {
                 lines.push(Line::from(format!("not seen: {} ({why})", probe.hides)).style(dim));

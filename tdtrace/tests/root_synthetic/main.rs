@@ -5,6 +5,7 @@
 
 mod drive;
 mod exact;
+mod fate;
 mod seam;
 mod taxonomy;
 mod trouble;

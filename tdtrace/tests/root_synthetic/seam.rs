@@ -268,52 +268,6 @@ fn statuses_without_room_are_counted_as_such() {
 }
 
 #[test]
-fn attached_by_fentry_the_programs_see_each_call_of_the_function_once() {
-    let mut synthetic = load_with(SyntheticOptions { real: true, ..SyntheticOptions::default() });
-    // What the kernel has for trying such programs; four arguments, and one, and what they return is no
-    // failure.
-    for (wrapper, function) in
-        [("tdh_mem_page_aug", "bpf_fentry_test4"), ("tdh_mem_track", "bpf_fentry_test1")]
-    {
-        synthetic.attach_wrapper(wrapper, function, true).unwrap();
-    }
-    const RUNS: u64 = 200;
-    for _ in 0..RUNS {
-        synthetic.run_attached("tdh_mem_track").unwrap();
-    }
-    let seen = function(&mut synthetic, "tdh_mem_page_aug");
-    assert_eq!((seen.calls, seen.unpaired, seen.missed), (RUNS, 0, 0));
-    assert_eq!(seen.statuses, [(0, RUNS)]);
-    // Its third argument is 9.
-    assert_eq!(seen.levels, [0, 0, 0, RUNS]);
-    assert_eq!(seen.histogram.count(), RUNS);
-    assert!(seen.max > 0 && seen.ns >= seen.max, "{seen:?}");
-    let seen = function(&mut synthetic, "tdh_mem_track");
-    assert_eq!((seen.calls, seen.unpaired, seen.levels), (RUNS, 0, [0; 4]));
-    // One that is not attached has seen nothing.
-    assert_eq!(function(&mut synthetic, "tdh_mem_page_add").calls, 0);
-}
-
-#[test]
-fn every_program_on_a_wrapper_is_accepted_by_this_kernel() {
-    let mut synthetic = load_with(SyntheticOptions { real: true, ..SyntheticOptions::default() });
-    for wrapper in WRAPPERS {
-        synthetic.attach_wrapper(wrapper.name, "bpf_fentry_test6", true).unwrap();
-    }
-    synthetic.run_attached("tdh_mem_track").unwrap();
-    for seen in &sample(&mut synthetic, 0).seam.functions {
-        assert_eq!((seen.calls, seen.unpaired), (1, 0), "{}", seen.name);
-    }
-}
-
-#[test]
-fn what_cannot_be_attached_to_says_why() {
-    let mut synthetic = load_with(SyntheticOptions { real: true, ..SyntheticOptions::default() });
-    let error = synthetic.attach_wrapper("tdh_mem_track", "no_such_function", true).unwrap_err();
-    assert!(error.to_string().contains("this kernel has no no_such_function"), "{error}");
-}
-
-#[test]
 fn a_kernel_without_wrappers_says_so_in_one_sentence() {
     let wrappers = std::fs::read_to_string("/proc/kallsyms").expect("root");
     let has_wrappers = wrappers.lines().any(|line| line.contains(" tdh_mem_page_aug"));

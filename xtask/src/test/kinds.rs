@@ -135,8 +135,11 @@ fn lab_missing(_: &Context) -> Option<String> {
 /// The scenarios in the lab VM that take seconds; the rest is for `cargo xtask lab`.
 fn lab() -> Result<Tally> {
     let svm = || lab::run_svm(&lab::Options::default());
+    let attach = || lab::run_attach(&lab::Options::default());
     let mut tally = Tally::default();
-    for (name, scenario) in [("svm", svm as fn() -> Result<()>), ("guest", lab::run_guest)] {
+    for (name, scenario) in
+        [("svm", svm as fn() -> Result<()>), ("attach", attach), ("guest", lab::run_guest)]
+    {
         println!("lab: scenario {name}");
         match scenario() {
             Ok(()) => tally.passed += 1,

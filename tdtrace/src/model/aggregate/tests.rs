@@ -60,6 +60,7 @@ fn sample(millis: u64, vms: Vec<VmSample>, vcpus: Vec<VcpuSample>) -> Sample {
         vcpus: vcpus.into_iter().map(|vcpu| Arc::new(vcpu.sorted())).collect(),
         losses: Losses::default(),
         seam: Arc::default(),
+        poison: Arc::default(),
     }
 }
 

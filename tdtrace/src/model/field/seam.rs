@@ -48,7 +48,9 @@ pub const SEAM_FIELDS: &[Field<Seamcall>] = &[
             None => total(row.tally),
         }
     }),
-    right("per_s", "/s", 2, "how many per second", |row| Value::Rate(row.tally.rate)),
+    right("per_s", "/s", 2, "how many per second", |row| {
+        Value::Rate(row.tally.rate.filter(|_| row.total.missing.is_none()))
+    }),
     right("failed", "FAILED", 3, "those with an error in their status", |row| {
         counted(row, row.total.failures())
     }),

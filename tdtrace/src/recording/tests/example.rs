@@ -120,6 +120,7 @@ fn sample(millis: u64, scale: u64, vms: Vec<VmSample>, vcpus: Vec<VcpuSample>) -
             outside: vec![(Class::SpteChanged, 17 * scale), (Class::InterruptPosted, 4)],
         },
         seam: Arc::default(),
+        poison: Arc::default(),
     }
 }
 

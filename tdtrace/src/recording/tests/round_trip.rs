@@ -6,6 +6,7 @@ use proptest::{collection::vec, option, prelude::*};
 use tdtrace_common::{
     counters::{COUNTS, Class, KvmStat, Loss, Place},
     latency::{BUCKETS, LATENCY_CLASSES},
+    poison::{PoisonKey, PoisonSource},
 };
 
 use super::{example, read, written};
@@ -13,6 +14,7 @@ use crate::{
     model::{
         counts::Counts,
         latency::{Histogram, Times},
+        poison::PoisonSample,
         sample::{
             Host, Isa, LatencySample, Losses, ProbeState, Sample, VcpuKey, VcpuSample, VmKey,
             VmSample,
@@ -104,6 +106,22 @@ fn seam() -> impl Strategy<Value = Arc<SeamSample>> {
     prop_oneof![Just(Arc::default()), some]
 }
 
+fn poison() -> impl Strategy<Value = Arc<PoisonSample>> {
+    let key = (number(), any::<[u16; 3]>()).prop_map(|(pfn, [source, kind, result])| PoisonKey {
+        pfn,
+        source,
+        kind,
+        result,
+        reserved: 0,
+    });
+    let pages = prop::collection::btree_map(key, number(), 0..4);
+    let missing = (prop::sample::select(PoisonSource::ALL.to_vec()), shared());
+    let some = (vec(missing, 0..3), pages, number()).prop_map(|(missing, pages, lost)| {
+        Arc::new(PoisonSample { missing, pages: pages.into_iter().collect(), lost })
+    });
+    prop_oneof![Just(Arc::default()), some]
+}
+
 fn latency() -> impl Strategy<Value = Arc<[LatencySample]>> {
     let sample = (0..LATENCY_CLASSES as u32, any::<[u64; 4]>(), number(), histogram())
         .prop_map(|(class, ns, max, histogram)| LatencySample { class, ns, max, histogram });
@@ -123,7 +141,8 @@ fn stat() -> impl Strategy<Value = KvmStat> {
         seen_exits: n[7],
         seen_runs: n[8],
         seen_hypercalls: n[9],
-        reserved: [0, n[10], 0, 0, 0, n[11]],
+        state: n[10],
+        reserved: [0, 0, 0, 0, n[11]],
     })
 }
 
@@ -208,9 +227,9 @@ fn sample() -> impl Strategy<Value = Sample> {
     let isa = prop::sample::select(vec![Isa::Vmx, Isa::Svm, Isa::Software]);
     let probe = (text(), option::of(text()), text())
         .prop_map(|(name, missing, hides)| ProbeState { name, missing, hides });
-    let counted = (vec(vm(), 0..4), vec(vcpu(), 0..5), seam());
+    let counted = (vec(vm(), 0..4), vec(vcpu(), 0..5), seam(), poison());
     ((any::<u64>(), text(), isa), vec(probe, 0..3), counted, losses()).prop_map(
-        |((at, release, isa), probes, (vms, vcpus, seam), losses)| Sample {
+        |((at, release, isa), probes, (vms, vcpus, seam, poison), losses)| Sample {
             at: Duration::from_nanos(at),
             host: Arc::new(Host { release, isa }),
             probes: probes.into(),
@@ -218,6 +237,7 @@ fn sample() -> impl Strategy<Value = Sample> {
             vcpus,
             losses,
             seam,
+            poison,
         },
     )
 }
@@ -231,7 +251,9 @@ fn samples() -> impl Strategy<Value = Vec<Sample>> {
                 (Some(before), 0) => before.clone(),
                 (Some(before), 1) => Sample { vcpus: fresh.vcpus, ..before.clone() },
                 (Some(before), 2) => Sample { vms: fresh.vms, ..before.clone() },
-                (Some(before), 3) => Sample { seam: fresh.seam, ..before.clone() },
+                (Some(before), 3) => {
+                    Sample { seam: fresh.seam, poison: fresh.poison, ..before.clone() }
+                }
                 _ => fresh,
             };
             samples.push(next);

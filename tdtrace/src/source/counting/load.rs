@@ -12,6 +12,7 @@ use aya::{
 use tdtrace_common::{
     counters::{HotspotKey, HotspotValue, KvmObject, VmEntry},
     layout::KernelLayout,
+    poison::PoisonSource,
     seam::{Arguments, FUNCTIONS},
 };
 
@@ -68,6 +69,8 @@ pub(crate) struct Loaded {
     /// There are SEAMCALL wrappers to attach to.
     pub(super) has_wrappers: bool,
     pub(super) seam: Seam,
+    /// Sources of broken memory that are not seen.
+    pub(super) poison_missing: Vec<(PoisonSource, Arc<str>)>,
     /// Each probe and whether it counts.
     pub(super) probes: Arc<[ProbeState]>,
     /// What the programs had lost when the counting began.
@@ -75,7 +78,7 @@ pub(crate) struct Loaded {
 }
 
 /// Maps that are used after loading.
-const MAPS: [&str; 17] = [
+const MAPS: [&str; 19] = [
     "VCPUS",
     "VMS",
     "FREE_VCPUS",
@@ -91,6 +94,8 @@ const MAPS: [&str; 17] = [
     "SEAM_STATS",
     "SEAM_STATUSES",
     "SEAM_ENTRIES",
+    "POISON",
+    "POISON_LOST",
     "SYNTHETIC_CPUS",
     "SYNTHETIC_MEMORY",
 ];
@@ -124,7 +129,9 @@ impl Loaded {
         }
         let (probes, before) = (Arc::new([]), Losses::default());
         let (has_wrappers, seam) = (load.seam.is_some(), Seam::default());
-        let mut loaded = Self { ebpf, _log: log, maps, has_wrappers, seam, probes, before };
+        let poison_missing = Vec::new();
+        let mut loaded =
+            Self { ebpf, _log: log, maps, has_wrappers, seam, poison_missing, probes, before };
         loaded.fill_queue("FREE_VCPUS", load.sizes.vcpus)?;
         Ok(loaded)
     }

@@ -2,6 +2,7 @@
 //!
 //! [`load`] loads the object, [`attach`] attaches its programs, [`slots`] maps the counting arrays,
 //! [`vcpus`] reads vCPUs from them and [`durations`] their durations, [`losses`] what was not counted, [`seam`] SEAMCALLs,
+//! [`poison`] broken memory,
 //! [`sizes`] says how large the maps are, [`cost`] what the programs take. Who runs a VM is for those to
 //! say who use this.
 
@@ -11,6 +12,7 @@ mod durations;
 pub(crate) mod load;
 mod log;
 pub(crate) mod losses;
+mod poison;
 pub(crate) mod privilege;
 mod seam;
 pub mod sizes;
@@ -36,6 +38,7 @@ use self::{
 };
 use super::owner::{Identity, Owners, named};
 use crate::model::{
+    poison::PoisonSample,
     sample::{LatencySample, Losses, VcpuSample, VmKey, VmSample},
     seam::SeamSample,
 };
@@ -47,6 +50,7 @@ pub(crate) struct Counted {
     pub(crate) vcpus: Vec<Arc<VcpuSample>>,
     pub(crate) losses: Losses,
     pub(crate) seam: SeamSample,
+    pub(crate) poison: PoisonSample,
 }
 
 /// A load with its maps.
@@ -122,8 +126,8 @@ impl Counters {
         };
         let vcpus = self.vcpus.all().map(detail).collect();
         self.reclaim(&vms, &entries, owners)?;
-        let seam = self.loaded.seam()?;
-        Ok(Counted { vms, vcpus, losses, seam })
+        let (seam, poison) = (self.loaded.seam()?, self.loaded.poison()?);
+        Ok(Counted { vms, vcpus, losses, seam, poison })
     }
 
     fn entries(&self) -> Vec<(u32, Box<VmEntry>)> {

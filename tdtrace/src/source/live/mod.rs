@@ -30,6 +30,7 @@ use crate::{
         seam,
     },
     model::{
+        poison::PoisonSample,
         sample::{Host, Isa, Losses, ProbeState, Sample, VmKey},
         seam::SeamSample,
     },
@@ -69,6 +70,8 @@ pub struct Live {
     lost_before: Losses,
     /// SEAMCALLs that these have counted.
     seam_before: SeamSample,
+    /// Broken memory that these have seen.
+    poison_before: PoisonSample,
     began: Duration,
     host: Arc<Host>,
     processes: Processes,
@@ -91,6 +94,7 @@ impl Live {
             loads: 0,
             lost_before: Losses::default(),
             seam_before: SeamSample::default(),
+            poison_before: PoisonSample::default(),
             began: monotonic(),
             host: Arc::new(host(&facts)),
             processes: Processes::new(),
@@ -188,6 +192,8 @@ impl Live {
         last.losses = self.lost_before.clone();
         last.seam.add(&self.seam_before);
         self.seam_before = last.seam.clone();
+        last.poison.add(&self.poison_before);
+        self.poison_before = last.poison.clone();
         Ok(Some(self.sample_of(last, now, counters.loaded().probes())))
     }
 
@@ -200,6 +206,7 @@ impl Live {
             vcpus: counted.vcpus,
             losses: counted.losses,
             seam: Arc::new(counted.seam),
+            poison: Arc::new(counted.poison),
         }
     }
 }
@@ -229,6 +236,7 @@ impl Source for Live {
         };
         counted.losses.add(&self.lost_before);
         counted.seam.add(&self.seam_before);
+        counted.poison.add(&self.poison_before);
         Ok(self.sample_of(counted, now, self.probes()))
     }
 

@@ -17,7 +17,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{RawTracePointRunOptions, TestRun as _};
-use tdtrace_common::{kvm, layout::ABSENT};
+use tdtrace_common::{kvm, layout::ABSENT, poison::PoisonSource};
 
 use self::td::Structures;
 pub use self::{
@@ -121,7 +121,8 @@ impl Synthetic {
             }),
         })?;
         let probes = PROBES.iter().map(|probe| probe.name);
-        for name in probes.chain([ADDRESS, seam::TWIN]).chain(FLOORS) {
+        let poison = PoisonSource::ALL.map(PoisonSource::tracepoint);
+        for name in probes.chain([ADDRESS, seam::TWIN]).chain(FLOORS).chain(poison) {
             let program = loaded.program_mut(name)?;
             program.load().with_context(|| format!("the kernel refuses the program {name}"))?;
         }
@@ -176,6 +177,11 @@ impl Synthetic {
         let Machine { structures, memory, .. } = &*self.machine;
         structures.write_vcpu(memory, vcpu.address, td, id);
         Vcpu { pid, tid, ..vcpu }
+    }
+
+    /// KVM gives the VM at `vm` up: it is dead, for a bug of KVM's own or otherwise.
+    pub fn give_up(&self, vm: u64, bugged: bool) {
+        self.machine.structures.give_up(&self.machine.memory, vm, bugged);
     }
 
     /// The process of a TD is gone.
@@ -252,6 +258,7 @@ impl Synthetic {
             vcpus: counted.vcpus,
             losses: counted.losses,
             seam: Arc::new(counted.seam),
+            poison: Arc::new(counted.poison),
         })
     }
 }
