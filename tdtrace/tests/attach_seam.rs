@@ -18,6 +18,11 @@ fn load() -> Synthetic {
     Synthetic::load(SyntheticOptions { real: true, ..SyntheticOptions::default() }).expect("root")
 }
 
+/// A function for wrapper number `number`: one has room for 38 programs (`BPF_MAX_TRAMP_LINKS`).
+fn function_for(number: usize) -> &'static str {
+    ["bpf_fentry_test2", "bpf_fentry_test3", "bpf_fentry_test6"][number / 10]
+}
+
 fn functions(synthetic: &mut Synthetic) -> Vec<FunctionSample> {
     synthetic.sample(Duration::ZERO, None).expect("the maps can be read").seam.functions.clone()
 }
@@ -62,7 +67,7 @@ fn by_kprobe_each_call_of_the_function_is_seen_once() {
 fn every_program_by_fentry_is_accepted_and_counts_under_its_own_wrapper() {
     let mut synthetic = load();
     for (number, wrapper) in WRAPPERS.iter().enumerate() {
-        synthetic.attach_wrapper(wrapper.name, "bpf_fentry_test6", true).unwrap();
+        synthetic.attach_wrapper(wrapper.name, function_for(number), true).unwrap();
         synthetic.run_attached(wrapper.name).unwrap();
         // Those that are attached, and no other.
         for (other, seen) in functions(&mut synthetic).iter().enumerate() {
@@ -78,7 +83,7 @@ fn every_program_by_kprobe_is_accepted_and_counts_under_its_own_wrapper() {
     let (fentry, kprobes) = WRAPPERS.split_first().expect("wrappers");
     synthetic.attach_wrapper(fentry.name, "bpf_fentry_test1", true).unwrap();
     for (number, wrapper) in kprobes.iter().enumerate() {
-        synthetic.attach_wrapper(wrapper.name, "bpf_fentry_test6", false).unwrap();
+        synthetic.attach_wrapper(wrapper.name, function_for(number), false).unwrap();
         synthetic.run_attached(fentry.name).unwrap();
         for (other, seen) in functions(&mut synthetic)[1..].iter().enumerate() {
             let calls = (number + 1).saturating_sub(other) as u64;

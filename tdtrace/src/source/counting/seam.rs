@@ -47,8 +47,8 @@ struct Attached {
     missing: Option<Arc<str>>,
     /// The program at its return, if it is attached.
     exit: Option<&'static str>,
-    /// The link of that, if it is a kprobe.
-    link: Option<FdLink>,
+    /// Links of both, if they are kprobes: dropping one detaches it.
+    links: Vec<(&'static str, FdLink)>,
     /// What was missed when the counting began.
     before: u64,
 }
@@ -119,11 +119,10 @@ impl Loaded {
         };
         let attached = function::attach(&mut self.ebpf, function, btf.map_err(String::as_str));
         let exit = attached.how.and_then(|_| attached.programs.last().copied());
-        let links = attached.kprobes.into_iter();
         Attached {
             missing: if exit.is_some() { None } else { attached.why.map(Into::into) },
             exit,
-            link: links.filter(|(name, _)| Some(*name) == exit).map(|(_, link)| link).last(),
+            links: attached.kprobes,
             before: 0,
         }
     }
@@ -143,7 +142,8 @@ impl Loaded {
         let Some(program) = function.exit.and_then(|name| self.ebpf.program(name)) else {
             return Ok(0);
         };
-        let of_probe = function.link.as_ref().and_then(missed).unwrap_or(0);
+        let link = function.links.iter().find(|(name, _)| Some(*name) == function.exit);
+        let of_probe = link.and_then(|(_, link)| missed(link)).unwrap_or(0);
         Ok(recursion_misses(program.fd()?)? + of_probe)
     }
 
