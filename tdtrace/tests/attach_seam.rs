@@ -34,11 +34,15 @@ fn function(synthetic: &mut Synthetic, name: &str) -> FunctionSample {
 /// Attaches to one function of four arguments, (7, 8, 9, 10), and to one of one.
 fn count(by_fentry: bool) {
     let mut synthetic = load();
-    synthetic.attach_wrapper("tdh_mem_page_aug", "bpf_fentry_test4", by_fentry).unwrap();
+    synthetic
+        .attach_wrapper("tdh_mem_page_aug", "bpf_fentry_test4", by_fentry)
+        .expect("functions can be attached to");
     // What lets the kernel call them is a program by fentry.
-    synthetic.attach_wrapper("tdh_mem_track", "bpf_fentry_test1", true).unwrap();
+    synthetic
+        .attach_wrapper("tdh_mem_track", "bpf_fentry_test1", true)
+        .expect("functions can be attached to");
     for _ in 0..RUNS {
-        synthetic.run_attached("tdh_mem_track").unwrap();
+        synthetic.run_attached("tdh_mem_track").expect("functions can be attached to");
     }
     let seen = function(&mut synthetic, "tdh_mem_page_aug");
     assert_eq!((seen.calls, seen.unpaired, seen.missed), (RUNS, 0, 0));

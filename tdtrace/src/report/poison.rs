@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
+use tdtrace_common::poison::PoisonSource;
 
 use crate::model::{
     field::thousands,
@@ -45,7 +46,7 @@ pub(super) fn to_json(snapshot: &Snapshot) -> Value {
         .iter()
         .map(|(page, count)| {
             json!({
-                "source": source(page).map(|source| source.name()),
+                "source": source(page).map(PoisonSource::name),
                 "pfn": pfn(page),
                 "type": page.kind,
                 "result": result(page),

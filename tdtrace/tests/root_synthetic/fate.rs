@@ -15,8 +15,8 @@ fn mmio() -> Registers {
 
 /// VM number `index` of type `vm_type` with one vCPU, and its address.
 fn vm(synthetic: &mut Synthetic, index: u32, vm_type: u32) -> (u64, Driven) {
-    let vm = synthetic.vm(pid(index), &format!("vm-{index}"), vm_type).unwrap();
-    let vcpu = synthetic.vcpu(vm, 0, pid(index), pid(index) + 1).unwrap();
+    let vm = synthetic.vm(pid(index), &format!("vm-{index}"), vm_type).expect("room");
+    let vcpu = synthetic.vcpu(vm, 0, pid(index), pid(index) + 1).expect("room");
     (vm, Driven::new(vcpu, 1_000))
 }
 

@@ -79,14 +79,15 @@ fn drive(cpu: &Cpu<'_>, tid: u32, rounds: u64) -> BTreeMap<&'static str, Truth> 
             let arguments = [0xff11, random.next() & !0xfff, 7 << 32 | level, random.next()];
             let ns = random.next() >> (28 + random.below(36));
             now += 10;
-            cpu.seamcall(wrapper.name, Seamcall::Enter(arguments), (9, tid), now).unwrap();
+            cpu.seamcall(wrapper.name, Seamcall::Enter(arguments), (9, tid), now)
+                .expect("the program runs");
             now += ns;
             let call = if random.below(2) == 0 {
                 Seamcall::Return(arguments, status)
             } else {
                 Seamcall::ReturnAlone(status)
             };
-            cpu.seamcall(wrapper.name, call, (9, tid), now).unwrap();
+            cpu.seamcall(wrapper.name, call, (9, tid), now).expect("the program runs");
             let level = has_level(wrapper.name).then_some(level);
             truth.entry(wrapper.name).or_default().call(level, status, ns);
         }
@@ -160,8 +161,9 @@ fn the_last_failure_is_the_latest_of_all_cpus_with_its_gpa() {
 /// A call of `name` by thread `tid` from `began` to `ended`.
 fn call(cpu: &Cpu<'_>, name: &str, tid: u32, gpa: u64, status: u64, [began, ended]: [u64; 2]) {
     let arguments = [1, gpa, 1, 0];
-    cpu.seamcall(name, Seamcall::Enter(arguments), (9, tid), began).unwrap();
-    cpu.seamcall(name, Seamcall::Return(arguments, status), (9, tid), ended).unwrap();
+    cpu.seamcall(name, Seamcall::Enter(arguments), (9, tid), began).expect("the program runs");
+    cpu.seamcall(name, Seamcall::Return(arguments, status), (9, tid), ended)
+        .expect("the program runs");
 }
 
 #[test]

@@ -181,8 +181,8 @@ impl Loaded {
     fn statuses(&self) -> Result<BTreeMap<u64, BTreeMap<u64, u64>>> {
         let map = HashMap::<_, SeamStatusKey, u64>::try_from(self.any("SEAM_STATUSES")?)?;
         let mut statuses: BTreeMap<u64, BTreeMap<u64, u64>> = BTreeMap::new();
-        for entry in map.iter() {
-            let (key, count) = entry.context("the map SEAM_STATUSES")?;
+        let entries: Result<Vec<_>, _> = map.iter().collect();
+        for (key, count) in entries.context("the map SEAM_STATUSES")? {
             statuses.entry(key.function).or_default().insert(key.status, count);
         }
         Ok(statuses)

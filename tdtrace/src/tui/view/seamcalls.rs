@@ -104,8 +104,8 @@ fn text(row: &Seamcall) -> Vec<String> {
         let gpa = failure.gpa.map_or_else(String::new, |gpa| format!(" at GPA {gpa:#x}"));
         lines.push(format!("last failure {status}{gpa}"));
     }
-    if function.retried > 0 {
-        let mean = figure::duration(function.kick_ns / function.retried);
+    if let Some(mean) = function.kick_ns.checked_div(function.retried) {
+        let mean = figure::duration(mean);
         let retried = thousands(function.retried);
         lines.push(format!(
             "repeated {retried} times after kicking the vCPUs for {mean} on average"
