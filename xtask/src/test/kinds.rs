@@ -1,7 +1,8 @@
 //! The kinds of tests, as a table, and how each one runs.
 //!
 //! A privileged test is a file of `tdtrace/tests` whose `[[test]]` entry asks for a feature, which
-//! plain `cargo test` does not have: `required-features = ["test-root"]` or `["test-kvm"]`.
+//! plain `cargo test` does not have: `required-features = ["test-root"]` or `["test-kvm"]`. Those with
+//! `["test-attach"]` run in the lab.
 
 use std::process::Command;
 
@@ -254,6 +255,7 @@ pub(super) fn check_declarations(context: &Context) -> Result<()> {
         let feature = match name.split('_').next() {
             Some("root") => Some("test-root"),
             Some("kvm") => Some("test-kvm"),
+            Some("attach") => Some("test-attach"),
             _ => None,
         };
         let required: Vec<&str> = required_features(target).collect();
