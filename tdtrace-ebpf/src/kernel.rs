@@ -114,7 +114,7 @@ pub(crate) fn kvm_stat(vcpu: u64) -> KvmStat {
 pub(crate) fn given_up(kvm: u64) -> u64 {
     let bugged = read::<u8>(kvm, offset!(kvm_vm_bugged)).unwrap_or(0);
     let dead = read::<u8>(kvm, offset!(kvm_vm_dead)).unwrap_or(0);
-    u64::from(bugged & 1) * VM_BUGGED | u64::from(dead & 1) * VM_DEAD
+    (u64::from(bugged & 1) * VM_BUGGED) | (u64::from(dead & 1) * VM_DEAD)
 }
 
 /// `kvm_exit`'s second argument: which kind of reason the vCPU has (`KVM_ISA_VMX`).
