@@ -197,11 +197,13 @@ pub const REASON_UNDEFINED: usize = 190;
 /// Index of every reason without an index of its own.
 pub const REASON_OTHER: usize = 191;
 
-/// Room in [`VcpuSlot::userspace`]: `KVM_EXIT_*` by number, then the two below.
+/// Room in [`VcpuSlot::userspace`]: `KVM_EXIT_*` by number, then the three below.
 pub const USERSPACE: usize = 64;
+/// KVM_RUN ended with -EHWPOISON and MEMORY_FAULT: the guest touched memory that is broken.
+pub const USERSPACE_HWPOISON: usize = 61;
 /// KVM_RUN ended with -EINTR: a signal or a kick, the exit reason may be stale.
 pub const USERSPACE_EINTR: usize = 62;
-/// KVM_RUN ended with an errno under which the exit reason may be stale, or with a reason ≥ 62.
+/// KVM_RUN ended with an errno under which the exit reason may be stale, or with a reason ≥ 61.
 pub const USERSPACE_OTHER: usize = 63;
 
 /// Hotspots that a slot holds itself; the rest goes to the hash map.
@@ -292,8 +294,30 @@ pub struct KvmStat {
     pub seen_runs: u64,
     /// [`Class::Hypercall`] when the others were read.
     pub seen_hypercalls: u64,
+    /// Of a TD: what KVM thinks of it, see [`KvmStat::fate`].
+    pub state: u64,
     /// Room, so that a slot stays a whole number of lines.
-    pub reserved: [u64; 6],
+    pub reserved: [u64; 5],
+}
+
+/// `kvm.vm_bugged`, in [`KvmStat::state`].
+pub const VM_BUGGED: u64 = 1;
+/// `kvm.vm_dead`, in [`KvmStat::state`].
+pub const VM_DEAD: u64 = 2;
+/// Where in [`KvmStat::state`] the vCPU's last exit begins: an index of `VcpuSlot::reasons` plus one.
+pub const STATE_EXIT_SHIFT: u32 = 16;
+
+impl KvmStat {
+    /// Whether KVM has given the VM up, for a bug of its own ([`VM_BUGGED`]) or otherwise ([`VM_DEAD`]),
+    /// and the last exit of the vCPU, an index of `VcpuSlot::reasons`, if it was not answered.
+    #[must_use]
+    pub const fn fate(&self) -> Option<(u64, Option<u32>)> {
+        let given_up = self.state & (VM_BUGGED | VM_DEAD);
+        if given_up == 0 {
+            return None;
+        }
+        Some((given_up, ((self.state >> STATE_EXIT_SHIFT) as u32).checked_sub(1)))
+    }
 }
 
 /// A `kvm` or `kvm_vcpu` of the kernel. Their addresses are used again, even within one process, so an

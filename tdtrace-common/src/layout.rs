@@ -97,6 +97,10 @@ layout! {
     stat_hypercalls = "kvm_vcpu.stat.hypercalls" in "vmlinux";
     /// The process that created the VM (pid_t).
     kvm_userspace_pid = "kvm.userspace_pid" in "vmlinux";
+    /// KVM found a bug of its own in this VM (bool).
+    kvm_vm_bugged = "kvm.vm_bugged" in "vmlinux";
+    /// The VM cannot run any more (bool).
+    kvm_vm_dead = "kvm.vm_dead" in "vmlinux";
     /// What kind of VM it is, `KVM_X86_*_VM` (u8 or unsigned long, low byte read).
     kvm_vm_type = "kvm.arch.vm_type" in "vmlinux";
     /// The VM's directory in debugfs (pointer, or an error).
@@ -138,6 +142,12 @@ layout! {
     tdx_args_r13 = "tdx_module_args.r13" in "vmlinux";
     /// R14 among those registers: the third argument.
     tdx_args_r14 = "tdx_module_args.r14" in "vmlinux";
+    /// The status of a machine check (u64).
+    mce_status = "mce.status" in "vmlinux";
+    /// The address that it names (u64).
+    mce_addr = "mce.addr" in "vmlinux";
+    /// The bank that reports it (u8).
+    mce_bank = "mce.bank" in "vmlinux";
     /// The VMCB of an SVM vCPU (pointer).
     svm_vmcb = "vcpu_svm.vmcb" in "kvm_amd";
     /// The exit code in a VMCB (low 32 bits).

@@ -11,6 +11,8 @@ pub mod guest;
 pub mod kvm;
 pub mod latency;
 pub mod layout;
+pub mod poison;
+pub mod seam;
 pub mod svm;
 pub mod synthetic;
 pub mod td;

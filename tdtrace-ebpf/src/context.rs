@@ -57,6 +57,16 @@ pub(crate) fn tgid() -> u32 {
     (pid_tgid() >> 32) as u32
 }
 
+/// `tgid << 32 | pid`, and for the idle tasks, all of which have 0, something of their own.
+#[inline(always)]
+pub(crate) fn thread() -> u64 {
+    match pid_tgid() {
+        // SAFETY: no preconditions.
+        0 => 1 << 63 | u64::from(unsafe { bpf_get_smp_processor_id() }),
+        thread => thread,
+    }
+}
+
 /// A word of the current `task_struct`. The verifier knows the pointer's type, so that the field is
 /// loaded without a call: the offset is its constant, and it checks that a word is there.
 #[inline(always)]

@@ -7,7 +7,7 @@
 
 mod calls;
 mod frame;
-mod maps;
+pub(crate) mod maps;
 mod place;
 mod ve;
 

@@ -4,7 +4,9 @@
 //! Argument order is that of the tracepoint's `TP_PROTO`, the same from Linux 6.1 to 7.3.
 
 use aya_ebpf::{bindings::BPF_ANY, macros::raw_tracepoint, programs::RawTracePointContext};
-use tdtrace_common::counters::{Class, Loss, REASONS, USERSPACE_EINTR, USERSPACE_OTHER};
+use tdtrace_common::counters::{
+    Class, Loss, REASONS, USERSPACE_EINTR, USERSPACE_HWPOISON, USERSPACE_OTHER,
+};
 
 use crate::{
     context, kernel,
@@ -141,6 +143,8 @@ fn take_leaving(index: u32, tid: u32) -> Option<Slot> {
 const EFAULT: i32 = 14;
 const EINTR: i32 = 4;
 const EHWPOISON: i32 = 133;
+/// `KVM_EXIT_MEMORY_FAULT`.
+const MEMORY_FAULT: usize = 39;
 
 /// `kvm_userspace_exit(reason, errno)`. With an errno the reason may be stale, except for memory
 /// faults, which come with -EFAULT or -EHWPOISON.
@@ -155,7 +159,9 @@ fn kvm_userspace_exit(ctx: RawTracePointContext) -> u32 {
     let errno = ctx.arg::<i32>(1);
     let index = if errno == -EINTR {
         USERSPACE_EINTR
-    } else if errno < 0 && errno != -EFAULT && errno != -EHWPOISON || reason >= USERSPACE_EINTR {
+    } else if errno == -EHWPOISON && reason == MEMORY_FAULT {
+        USERSPACE_HWPOISON
+    } else if errno < 0 && errno != -EFAULT && errno != -EHWPOISON || reason >= USERSPACE_HWPOISON {
         USERSPACE_OTHER
     } else {
         reason

@@ -8,7 +8,7 @@ use aya_ebpf::{
     helpers::{bpf_get_current_task, bpf_probe_read_kernel, generated},
 };
 use tdtrace_common::{
-    counters::{KvmStat, REASON_OTHER, svm_reason_index, vmx_reason_index},
+    counters::{KvmStat, REASON_OTHER, VM_BUGGED, VM_DEAD, svm_reason_index, vmx_reason_index},
     layout::ABSENT,
     vmx,
 };
@@ -107,6 +107,14 @@ pub(crate) fn kvm_stat(vcpu: u64) -> KvmStat {
         hypercalls: counter!(vcpu, window, stat_hypercalls),
         ..KvmStat::default()
     }
+}
+
+/// Whether KVM has given the VM at `kvm` up: `VM_BUGGED` and `VM_DEAD`.
+#[inline(always)]
+pub(crate) fn given_up(kvm: u64) -> u64 {
+    let bugged = read::<u8>(kvm, offset!(kvm_vm_bugged)).unwrap_or(0);
+    let dead = read::<u8>(kvm, offset!(kvm_vm_dead)).unwrap_or(0);
+    (u64::from(bugged & 1) * VM_BUGGED) | (u64::from(dead & 1) * VM_DEAD)
 }
 
 /// `kvm_exit`'s second argument: which kind of reason the vCPU has (`KVM_ISA_VMX`).

@@ -3,7 +3,7 @@
 //! `host` and `service` have the programs on KVM's tracepoints, `slot` finds and makes the counting slot of a vCPU,
 //! `td` reads what an exit of a TD was, `time` where time goes, `context` the moment in which a program runs, `maps` the maps and
 //! globals, `kernel` the typed reads of kernel memory at offsets that the user side resolved,
-//! `guest` has the programs in a TD, `synthetic` what synthetic TDs need, `floor` the programs that the benchmark compares with.
+//! `seam` has those on SEAMCALLs, `poison` those on broken memory, `guest` the programs in a TD, `synthetic` what synthetic TDs need, `floor` the programs that the benchmark compares with.
 
 #![no_std]
 #![no_main]
@@ -27,6 +27,24 @@ mod guest;
 mod host;
 mod kernel;
 mod maps;
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the macro hands every program its context by value"
+)]
+#[expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "by value a key or value is on the stack twice, and the verifier gives 512 bytes"
+)]
+mod poison;
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the macros hand every program its context by value"
+)]
+#[expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "by value a key or value is on the stack twice, and the verifier gives 512 bytes"
+)]
+mod seam;
 #[expect(
     clippy::needless_pass_by_value,
     reason = "the macro hands every program its context by value"

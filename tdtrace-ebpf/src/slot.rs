@@ -12,7 +12,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug as log_debug;
 use tdtrace_common::counters::{
     COUNTS, Class, CpuMemo, Hotspot, HotspotKey, HotspotValue, KvmObject, KvmStat, Loss, Place,
-    REASONS, SLOT_HOTSPOTS, USERSPACE, VcpuSlot,
+    REASONS, SLOT_HOTSPOTS, STATE_EXIT_SHIFT, USERSPACE, VcpuSlot,
 };
 use tdtrace_common::{
     kvm,
@@ -112,6 +112,15 @@ impl Slot {
         stat.seen_exits = slot.counts[Class::Exit as usize];
         stat.seen_runs = slot.counts[Class::RunEnd as usize];
         stat.seen_hypercalls = slot.counts[Class::Hypercall as usize];
+        if slot.td != 0
+            && let Some(vm) = VMS.get_ptr(slot.vm)
+        {
+            // SAFETY: the entry of this vCPU's VM, written before the slot got it.
+            let given_up = kernel::given_up(unsafe { (*vm).kvm });
+            if given_up != 0 {
+                stat.state = given_up | u64::from(slot.td_exit) << STATE_EXIT_SHIFT;
+            }
+        }
         slot.synced += 1;
         // The x86 CPU stores in order; this keeps the compiler from moving stores across.
         compiler_fence(Ordering::Release);

@@ -1,4 +1,5 @@
-//! The static `tdtrace` that runs in guests, those of the lab and others: builds it for musl.
+//! The static `tdtrace` that runs in guests, those of the lab and others, and tests that do: builds them
+//! for musl.
 
 use std::{
     path::{Path, PathBuf},
@@ -24,20 +25,34 @@ pub(crate) const NEEDED: &[Program] = &[("musl-gcc", "musl-tools")];
 /// # Errors
 /// When the target cannot be added or the build fails; cargo has said why on standard error.
 pub(crate) fn build() -> Result<PathBuf> {
+    build_target("tdtrace", &["build", "--bin", "tdtrace"])
+}
+
+/// Builds the integration test `name`, which asks for `feature`, and returns where it is.
+///
+/// # Errors
+/// As [`build`].
+pub(crate) fn build_test(name: &str, feature: &str) -> Result<PathBuf> {
+    build_target(name, &["test", "--no-run", "--test", name, "--features", feature])
+}
+
+/// Calls cargo with `arguments`, which build the target `name`.
+fn build_target(name: &str, arguments: &[&str]) -> Result<PathBuf> {
     programs::ensure(NEEDED)?;
     add_target()?;
     let out = workspace::cargo()
-        .args(["build", "--package", "tdtrace", "--bin", "tdtrace", "--locked"])
+        .args(arguments)
+        .args(["--package", "tdtrace", "--locked"])
         .args(["--profile", "static", "--target", TARGET])
         .args(["--message-format", "json-render-diagnostics"])
         .stderr(Stdio::inherit())
         .output()
         .context("cargo does not run")?;
     if !out.status.success() {
-        bail!("the static tdtrace does not build");
+        bail!("the static {name} does not build");
     }
-    executable(&String::from_utf8_lossy(&out.stdout))
-        .ok_or_else(|| anyhow!("cargo built tdtrace and did not say where"))
+    executable(name, &String::from_utf8_lossy(&out.stdout))
+        .ok_or_else(|| anyhow!("cargo built {name} and did not say where"))
 }
 
 fn add_target() -> Result<()> {
@@ -53,12 +68,12 @@ fn add_target() -> Result<()> {
         .with_context(|| format!("the standard library for {TARGET} is missing"))
 }
 
-/// The program in cargo's JSON messages.
-fn executable(messages: &str) -> Option<PathBuf> {
+/// The program of the target `name` in cargo's JSON messages.
+fn executable(name: &str, messages: &str) -> Option<PathBuf> {
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "tdtrace")
+        .filter(|message| message["target"]["name"] == name)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
 }
 
@@ -74,7 +89,10 @@ mod tests {
             "not json\n",
             "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"tdtrace\"},\"executable\":\"/t/tdtrace\"}\n",
         );
-        assert_eq!(executable(messages), Some("/t/tdtrace".into()));
-        assert_eq!(executable("{\"reason\":\"build-finished\",\"success\":true}\n"), None);
+        assert_eq!(executable("tdtrace", messages), Some("/t/tdtrace".into()));
+        assert_eq!(
+            executable("tdtrace", "{\"reason\":\"build-finished\",\"success\":true}\n"),
+            None
+        );
     }
 }

@@ -14,7 +14,7 @@ use serde_json::Value;
 ///
 /// Every cargo call of `cargo xtask test` has them, because another set of features would compile
 /// `tdtrace` again.
-pub(crate) const TEST_FEATURES: &str = "tdtrace/test-root,tdtrace/test-kvm";
+pub(crate) const TEST_FEATURES: &str = "tdtrace/test-root,tdtrace/test-kvm,tdtrace/test-attach";
 
 /// The workspace's directory.
 pub(crate) fn root() -> &'static Path {

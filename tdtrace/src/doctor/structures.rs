@@ -71,6 +71,18 @@ const GROUPS: &[Group] = &[
         forms: &[&["kvm_gfn_direct_bits"]],
     },
     Group {
+        name: "given_up",
+        used: Use::Tdx,
+        off: "a TD that KVM has given up looks like an idle one",
+        forms: &[&["kvm_vm_bugged", "kvm_vm_dead"]],
+    },
+    Group {
+        name: "machine_check",
+        used: Use::Tdx,
+        off: "machine checks are counted without their page",
+        forms: &[&["mce_status", "mce_addr", "mce_bank"]],
+    },
+    Group {
         name: "kvm_counts",
         used: Use::Everywhere,
         off: "no comparison with what KVM counts itself",

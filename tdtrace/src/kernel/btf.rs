@@ -24,7 +24,7 @@ use std::sync::{Arc, OnceLock};
 pub use error::BtfError;
 pub use file::{read_btf_bytes, unpack_btf};
 use format::{Kind, Record, Sections, Stray};
-pub use function::Returned;
+pub use function::{Parameter, Returned};
 pub use member::{MemberInfo, MemberKind};
 pub use set::{BtfModule, BtfSet};
 

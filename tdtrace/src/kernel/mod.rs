@@ -10,6 +10,7 @@ pub mod guest;
 pub mod kvm;
 pub mod layout;
 pub mod privilege;
+pub mod seam;
 mod seen;
 pub mod symbols;
 pub mod tracefs;

@@ -21,6 +21,7 @@ use super::{
     latency::Times,
     places,
     sample::{Isa, LatencySample, Sample, VcpuKey, VcpuSample, VmKey, VmSample, place_order},
+    seam::{self, SeamSample},
     served,
     slow::{self, SlowLog},
     snapshot::{
@@ -48,6 +49,8 @@ pub struct Aggregate {
     next_id: u32,
     /// vCPUs of the sample before.
     before: HashMap<VcpuKey, Arc<VcpuSample>>,
+    /// SEAMCALLs of the sample before.
+    seam: Option<Arc<SeamSample>>,
     latency: HashMap<VmKey, Latencies>,
     ended: Vec<Vm>,
     dropped: Counts,
@@ -114,6 +117,9 @@ impl Aggregate {
         let dropped_vms = self.dropped_vms;
         self.retire(ended);
         self.slow.take(sample.slower_than, sample.slow, |key| known.get(&key).cloned());
+        let before = self.seam.replace(Arc::clone(&sample.seam));
+        let base = self.baseline.as_ref().map(Baseline::seam);
+        let seamcalls = seam::rows(&sample.seam, before.as_deref(), base, interval);
         Snapshot {
             at: sample.at,
             interval,
@@ -126,6 +132,9 @@ impl Aggregate {
             dropped_vms,
             losses: sample.losses,
             slow: self.slow.clone(),
+            seam_absent: sample.seam.absent.clone(),
+            seamcalls,
+            poison: sample.poison,
         }
     }
 
@@ -135,6 +144,7 @@ impl Aggregate {
         let last = self.last.take()?;
         self.baseline = Some(Baseline::new(&last));
         self.before.clear();
+        self.seam = None;
         self.latency.clear();
         self.ended.clear();
         self.dropped = Counts::default();

@@ -12,7 +12,11 @@ use tdtrace_common::{
     latency::bucket_end,
 };
 
-use super::sample::{LatencySample, Losses, Sample, VcpuKey, VcpuSample, VmKey, place_order};
+use super::{
+    poison::PoisonSample,
+    sample::{LatencySample, Losses, Sample, VcpuKey, VcpuSample, VmKey, place_order},
+    seam::SeamSample,
+};
 
 /// The sample that counts are taken from.
 #[derive(Clone, Debug)]
@@ -21,6 +25,8 @@ pub struct Baseline {
     latency: HashMap<VmKey, Arc<[LatencySample]>>,
     vcpus: HashMap<VcpuKey, Arc<VcpuSample>>,
     losses: Losses,
+    seam: Arc<SeamSample>,
+    poison: Arc<PoisonSample>,
 }
 
 impl Baseline {
@@ -32,6 +38,8 @@ impl Baseline {
             latency: sample.vms.iter().map(|vm| (vm.key, Arc::clone(&vm.latency))).collect(),
             vcpus: sample.vcpus.iter().map(|vcpu| (vcpu.key, Arc::clone(vcpu))).collect(),
             losses: sample.losses.clone(),
+            seam: Arc::clone(&sample.seam),
+            poison: Arc::clone(&sample.poison),
         }
     }
 
@@ -53,7 +61,15 @@ impl Baseline {
             }
         }
         sample.losses = losses(sample.losses, &self.losses);
+        sample.seam = Arc::new(sample.seam.since(&self.seam));
+        sample.poison = Arc::new(sample.poison.since(&self.poison));
         sample
+    }
+
+    /// SEAMCALLs in the base.
+    #[must_use]
+    pub fn seam(&self) -> &SeamSample {
+        &self.seam
     }
 
     /// The durations of a VM in the base.

@@ -5,6 +5,7 @@
 
 mod exit;
 mod hotspot;
+mod seam;
 mod slow;
 mod vcpu;
 mod vm;
@@ -12,7 +13,8 @@ mod vm;
 use tdtrace_common::latency::Part;
 
 pub use self::{
-    exit::EXIT_FIELDS, hotspot::HOTSPOT_FIELDS, slow::SLOW_FIELDS, vcpu::VCPU_FIELDS, vm::VM_FIELDS,
+    exit::EXIT_FIELDS, hotspot::HOTSPOT_FIELDS, seam::SEAM_FIELDS, slow::SLOW_FIELDS,
+    vcpu::VCPU_FIELDS, vm::VM_FIELDS,
 };
 use super::{
     figure,
@@ -260,8 +262,9 @@ pub fn keys() -> Vec<(&'static str, &'static str)> {
     let exit = EXIT_FIELDS.iter().map(|field| (field.key, field.help));
     let hotspot = HOTSPOT_FIELDS.iter().map(|field| (field.key, field.help));
     let slow = SLOW_FIELDS.iter().map(|field| (field.key, field.help));
+    let seam = SEAM_FIELDS.iter().map(|field| (field.key, field.help));
     let mut keys: Vec<(&str, &str)> = Vec::new();
-    for (key, help) in vm.chain(exit).chain(hotspot).chain(vcpu).chain(slow) {
+    for (key, help) in vm.chain(exit).chain(hotspot).chain(vcpu).chain(slow).chain(seam) {
         if !FIGURES.contains(&key) && keys.iter().all(|(other, _)| *other != key) {
             keys.push((key, help));
         }
@@ -342,6 +345,7 @@ mod tests {
         unique(SLOW_FIELDS);
         unique(VCPU_FIELDS);
         unique(EXIT_FIELDS);
+        unique(SEAM_FIELDS);
     }
 
     #[test]

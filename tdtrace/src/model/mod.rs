@@ -2,7 +2,8 @@
 //! no I/O.
 //!
 //! [`sample`] is what a source delivers, [`aggregate`] turns one sample after the other into a
-//! [`snapshot`], [`baseline`] sets all counts to 0, [`latency`] is about durations. [`field`] is the
+//! [`snapshot`], [`baseline`] sets all counts to 0, [`latency`] is about durations, [`seam`] about
+//! SEAMCALLs, [`poison`] about broken memory. [`field`] is the
 //! registry of columns that tables, JSON, filters and the terminal share, [`exits`] makes rows of exit
 //! reasons, [`filter`] chooses rows, [`figure`] draws small figures as text, [`limit`] says how findings
 //! state the numbers that they rest on.
@@ -18,7 +19,9 @@ pub mod guest;
 pub mod latency;
 pub mod limit;
 pub mod places;
+pub mod poison;
 pub mod sample;
+pub mod seam;
 pub mod served;
 pub mod slow;
 pub mod snapshot;

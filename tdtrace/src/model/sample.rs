@@ -10,6 +10,8 @@ use tdtrace_common::{
 use super::{
     counts::Counts,
     latency::{Histogram, Times},
+    poison::PoisonSample,
+    seam::SeamSample,
     slow::SlowSample,
 };
 
@@ -218,4 +220,8 @@ pub struct Sample {
     pub slower_than: Option<Duration>,
     /// Those that came since the sample before.
     pub slow: Vec<SlowSample>,
+    /// SEAMCALLs.
+    pub seam: Arc<SeamSample>,
+    /// Broken memory.
+    pub poison: Arc<PoisonSample>,
 }

@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 use tdtrace_common::{
     counters::{
         Class, KvmStat, Place, REASON_OTHER, REASON_SVM_HIGH, REASON_UNDEFINED, USERSPACE_EINTR,
-        USERSPACE_OTHER,
+        USERSPACE_HWPOISON, USERSPACE_OTHER, VM_BUGGED,
     },
     kvm,
     latency::{LATENCY_RETURNS, LatencyClass, PARTS, Part},
@@ -17,7 +17,9 @@ use tdtrace_common::{
 use super::{
     counts::Counts,
     latency::{Histogram, Times},
+    poison::PoisonSample,
     sample::{Host, Isa, Losses, ProbeState, VcpuSample, VmKey},
+    seam::Seamcall,
     served::Server,
     slow::SlowLog,
 };
@@ -318,6 +320,27 @@ pub struct Vm {
 }
 
 impl Vm {
+    /// What became of a TD that KVM has given up, and the last exit of the vCPU that tells it.
+    #[must_use]
+    pub fn fate(&self) -> Option<String> {
+        let fates = self.vcpus.iter().filter_map(|vcpu| vcpu.sample.kvm?.1.fate());
+        // One that knows its exit says more.
+        let (given_up, exit) = fates.max_by_key(|(_, exit)| exit.is_some())?;
+        let what = if given_up & VM_BUGGED != 0 { "bugged" } else { "dead" };
+        Some(match exit {
+            Some(exit) => format!("{what} after {}", reason_name(exit, self.isa)),
+            None => what.to_owned(),
+        })
+    }
+
+    /// Returns to the VMM for memory that is broken (EHWPOISON).
+    #[must_use]
+    pub fn poisoned(&self) -> u64 {
+        let returns = self.vcpus.iter().flat_map(|vcpu| &vcpu.sample.userspace);
+        let poisoned = returns.filter(|(index, _)| *index == USERSPACE_HWPOISON as u32);
+        poisoned.fold(0, |sum, (_, count)| sum.saturating_add(*count))
+    }
+
     /// `kvm_exit` by reason, all vCPUs together.
     #[must_use]
     pub fn reasons(&self) -> BTreeMap<String, u64> {
@@ -379,6 +402,12 @@ pub struct Snapshot {
     pub losses: Losses,
     /// Single durations that were longer than asked for.
     pub slow: SlowLog,
+    /// Why no SEAMCALL is seen; `None` if any is, or if nobody looked.
+    pub seam_absent: Option<Arc<str>>,
+    /// SEAMCALLs by function.
+    pub seamcalls: Vec<Seamcall>,
+    /// Broken memory of the host.
+    pub poison: Arc<PoisonSample>,
 }
 
 impl Snapshot {
@@ -386,7 +415,8 @@ impl Snapshot {
     /// them: they are in their class's total.
     #[must_use]
     pub fn lost(&self) -> u64 {
-        self.losses.total()
+        let missed = self.seamcalls.iter().map(|row| row.total.missed);
+        missed.fold(self.losses.total(), u64::saturating_add)
     }
 
     /// Whether no VM shows when it enters and leaves the guest.
@@ -433,6 +463,7 @@ impl Snapshot {
                 times.recent = Some(times.total);
             }
         }
+        self.seamcalls.iter_mut().for_each(|row| mean(&mut row.tally));
         self.interval = Some(self.at);
         self
     }
@@ -469,6 +500,7 @@ pub fn reason_name(index: u32, isa: Isa) -> String {
 #[must_use]
 pub fn userspace_name(index: u32) -> String {
     match index {
+        _ if index == USERSPACE_HWPOISON as u32 => "MEMORY_FAULT_HWPOISON".to_owned(),
         _ if index == USERSPACE_EINTR as u32 => "EINTR".to_owned(),
         _ if index == USERSPACE_OTHER as u32 => "other".to_owned(),
         _ => kvm::userspace_exit(index).map_or_else(|| index.to_string(), str::to_owned),
@@ -516,6 +548,7 @@ mod tests {
         assert_eq!(reason_name(100, Isa::Vmx), "0x64");
         assert_eq!(userspace_name(39), "MEMORY_FAULT");
         assert_eq!(userspace_name(USERSPACE_EINTR as u32), "EINTR");
+        assert_eq!(userspace_name(USERSPACE_HWPOISON as u32), "MEMORY_FAULT_HWPOISON");
     }
 
     #[test]

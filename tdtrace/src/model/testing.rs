@@ -14,6 +14,7 @@ use super::{
     sample::{
         Host, Isa, LatencySample, Losses, ProbeState, Sample, VcpuKey, VcpuSample, VmKey, VmSample,
     },
+    seam::{Failure, FunctionSample, SeamSample},
     slow::SlowSample,
     snapshot::Snapshot,
 };
@@ -165,6 +166,8 @@ fn sample(second: u64, scale: u64) -> Sample {
         },
         slower_than: Some(Duration::from_millis(1)),
         slow: slow(second),
+        seam: Arc::default(),
+        poison: Arc::default(),
     }
 }
 
@@ -203,4 +206,59 @@ pub(crate) fn software(mut sample: Sample) -> Sample {
         *vcpu = Arc::new(other);
     }
     sample
+}
+
+/// Sums of a TD being built and run, `scale` times over: pages of both sizes, busy operands, a kick, a
+/// missed return, and a function that this kernel does not have.
+pub(crate) fn seam(scale: u64) -> SeamSample {
+    let function = |name: &str, leaf, statuses: &[(u64, u64)], typical| {
+        let statuses: Vec<(u64, u64)> =
+            statuses.iter().map(|(status, count)| (*status, count * scale)).collect();
+        let calls = statuses.iter().map(|(_, count)| count).sum();
+        let LatencySample { ns, max, histogram, .. } = durations(0, calls, typical, [1, 0, 0, 0]);
+        let (name, ns) = (name.into(), ns[0]);
+        FunctionSample { name, leaf, calls, statuses, ns, max, histogram, ..Default::default() }
+    };
+    let busy = |operand: u64| 0x8000_0200 << 32 | operand;
+    let gpa = |gpa| Some(Failure { status: busy(0x92), gpa: Some(gpa) });
+    SeamSample {
+        absent: None,
+        functions: vec![
+            FunctionSample {
+                levels: [3_900 * scale, 230 * scale, 0, 0],
+                failure: gpa(0x1_4020_3000),
+                ..function("tdh_mem_page_aug", 6, &[(0, 4_000), (busy(0x92), 130)], 2_100)
+            },
+            FunctionSample {
+                levels: [700 * scale, 0, 0, 0],
+                retried: 9 * scale,
+                kick_ns: 9 * 41_000 * scale,
+                failure: gpa(0x7f00_0000),
+                missed: 2 * scale,
+                ..function(
+                    "tdh_mem_page_remove",
+                    29,
+                    &[(0, 690), (busy(0x92), 8), (busy(0x80), 2)],
+                    3_300,
+                )
+            },
+            function("tdh_mem_track", 38, &[(0, 640), (busy(0xa9), 6)], 900),
+            function("tdh_vp_rd", 26, &[(0, 5_200)], 700),
+            function("tdh_mng_create", 9, &[(0, 1)], 12_000),
+            function("tdh_vp_init", 22, &[], 0),
+            FunctionSample {
+                missing: Some("this kernel has no tdh_phymem_page_wbinvd_tdr".into()),
+                ..function("tdh_phymem_page_wbinvd_tdr", 41, &[], 0)
+            },
+        ],
+    }
+}
+
+/// The samples of [`samples`] on a TDX host.
+pub(crate) fn on_tdx_host() -> Vec<Sample> {
+    let mut samples = samples();
+    for (sample, scale) in samples.iter_mut().zip(1..) {
+        sample.seam = Arc::new(seam(scale));
+    }
+    samples
 }

@@ -275,6 +275,49 @@ kinds! {
     Sample = "sample",
     /// A batch ends, and its sample goes on in the next one; `value`: the checksum.
     Part = "part",
+    /// What the recording said of SEAMCALLs so far no longer holds.
+    SeamCleared = "seam_cleared",
+    /// `text`: why no SEAMCALL is seen.
+    SeamAbsent = "seam_absent",
+    /// `text`: the name of SEAMCALL wrapper number `index`; `value`: its leaf.
+    SeamFunction = "seam_function",
+    /// `text`: why wrapper number `index` is not counted.
+    SeamMissing = "seam_missing",
+    /// `value`: the status of the last failure of wrapper number `index`.
+    SeamFailure = "seam_failure",
+    /// `value`: the GPA that it was called with.
+    SeamFailureGpa = "seam_failure_gpa",
+    /// `value`: calls of wrapper number `index` that returned.
+    SeamCalls = "seam_calls",
+    /// `value`: those whose status found no room.
+    SeamUnlisted = "seam_unlisted",
+    /// `value`: those whose beginning was not seen.
+    SeamUnpaired = "seam_unpaired",
+    /// `value`: returns that the probe missed.
+    SeamMissed = "seam_missed",
+    /// `value`: ns of those whose duration is known.
+    SeamTime = "seam_time",
+    /// `value`: the longest, ns.
+    SeamMax = "seam_max",
+    /// `value`: repetitions after OPERAND_BUSY.
+    SeamRetried = "seam_retried",
+    /// `value`: ns from such a result to the repetition.
+    SeamKick = "seam_kick",
+    /// `value`: calls by size of page: `size` 0 is 4 KiB, 1 is 2 MiB, 2 is 1 GiB, 3 another.
+    SeamLevel = "seam_level",
+    /// `value`: calls with the status `address`.
+    SeamStatus = "seam_status",
+    /// `value`: durations in the bucket that begins at `duration_ns`.
+    SeamDuration = "seam_duration",
+    /// What the recording said of broken memory so far no longer holds.
+    PoisonCleared = "poison_cleared",
+    /// `text`: why source number `index` of broken memory is not seen.
+    PoisonMissing = "poison_missing",
+    /// `value`: events about the page with frame `address`, all bits set if it is not told, of source
+    /// number `index`; `size`: type or bank in the high half, result in the low one.
+    PoisonPage = "poison_page",
+    /// `value`: events about broken memory that found no room.
+    PoisonLost = "poison_lost",
 }
 
 /// What the column `record` says: which rows belong together for a reader that wants one thing only.
@@ -319,10 +362,30 @@ impl Kind {
         match self {
             Self::Sample | Self::Part => Record::BatchEnd,
             _ if self >= Self::SlowerThan => Record::Event,
+            Self::SeamMissed | Self::PoisonLost => Record::Loss,
+            Self::PoisonCleared | Self::PoisonMissing => Record::Fact,
+            Self::PoisonPage => Record::Counter,
+            _ if self.is_seam() => {
+                if self >= Self::SeamCalls {
+                    Record::Counter
+                } else {
+                    Record::Fact
+                }
+            }
             _ if self >= Self::LossesCleared => Record::Loss,
             _ if self >= Self::Count => Record::Counter,
             _ => Record::Fact,
         }
+    }
+
+    /// Whether rows of this kind are about SEAMCALLs.
+    pub(super) fn is_seam(self) -> bool {
+        self >= Self::SeamCleared && self <= Self::SeamDuration
+    }
+
+    /// Whether rows of this kind are about broken memory.
+    pub(super) fn is_poison(self) -> bool {
+        self >= Self::PoisonCleared
     }
 
     /// Rows of one group stand by their index first, then by their kind: those of one probe or one
@@ -335,8 +398,27 @@ impl Kind {
             | Self::DurationHalted
             | Self::DurationWaiting
             | Self::DurationCount => Self::DurationMax,
+            Self::SeamMissing
+            | Self::SeamFailure
+            | Self::SeamFailureGpa
+            | Self::SeamCalls
+            | Self::SeamUnlisted
+            | Self::SeamUnpaired
+            | Self::SeamMissed
+            | Self::SeamTime
+            | Self::SeamMax
+            | Self::SeamRetried
+            | Self::SeamKick
+            | Self::SeamLevel
+            | Self::SeamStatus
+            | Self::SeamDuration => Self::SeamFunction,
             other => other,
         }
+    }
+
+    /// Whether `duration_ns` says which bucket the row is of.
+    pub(super) const fn has_bucket(self) -> bool {
+        matches!(self, Self::DurationCount | Self::SeamDuration)
     }
 
     /// Nanoseconds of a latency class by [`tdtrace_common::latency::Part`].
@@ -375,5 +457,8 @@ mod tests {
         assert_eq!(Kind::LossesCleared.record(), Record::Loss);
         assert_eq!(Kind::Outside.record(), Record::Loss);
         assert_eq!(Kind::Part.record(), Record::BatchEnd);
+        assert_eq!(Kind::SeamFailureGpa.record(), Record::Fact);
+        assert_eq!(Kind::SeamCalls.record(), Record::Counter);
+        assert_eq!(Kind::SeamMissed.record(), Record::Loss);
     }
 }

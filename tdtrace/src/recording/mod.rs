@@ -7,7 +7,7 @@
 //! `docs/recording.md` describes it for readers in other languages.
 //!
 //! [`kind`] is what rows say, `row` the difference between two samples and the way back, `host`,
-//! `vm`, `vcpu` and `durations` turn what a sample holds into rows, `name` names the numbers for
+//! `vm`, `vcpu`, `durations`, `slow`, `seam` and `poison` turn what a sample holds into rows, `name` names the numbers for
 //! readers without our tables, [`schema`] has the columns, `encode` and `output` make messages of
 //! them for [`writer`], `frame` cuts a stream into messages and checks them, `decode` makes columns of
 //! one, `sequence` finds the samples of which [`reader`] has the rows. [`guest`] does for a guest what
@@ -30,9 +30,11 @@ mod host;
 pub mod kind;
 mod name;
 mod output;
+mod poison;
 pub mod reader;
 mod row;
 pub mod schema;
+mod seam;
 mod sequence;
 mod slow;
 mod vcpu;

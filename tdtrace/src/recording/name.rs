@@ -6,6 +6,8 @@ use std::borrow::Cow;
 use tdtrace_common::{
     counters::Class,
     latency::{LATENCY_RETURNS, Part},
+    poison::PoisonSource,
+    seam::WRAPPERS,
 };
 
 use super::{
@@ -15,6 +17,7 @@ use super::{
 };
 use crate::model::{
     sample::Isa,
+    seam::{LEVEL_NAMES, status_text},
     snapshot::{latency_name, reason_name, userspace_name},
 };
 
@@ -40,9 +43,28 @@ pub(super) fn name(key: &Key, isa: Isa) -> Cow<'static, str> {
         Kind::LostUnattributed | Kind::LostSlotsFull | Kind::LostMapFull | Kind::LostOutside => {
             class().into()
         }
+        Kind::SeamStatus => {
+            format!("{} {}", wrapper(key), status_text(key.address, ANY_LEAF)).into()
+        }
+        Kind::SeamLevel => {
+            let level = LEVEL_NAMES.get(key.size as usize).copied().unwrap_or_default();
+            format!("{} {level}", wrapper(key)).into()
+        }
+        Kind::PoisonMissing | Kind::PoisonPage => {
+            PoisonSource::ALL.get(key.index as usize).map_or("", |source| source.name()).into()
+        }
+        kind if kind.group() == Kind::SeamFunction => wrapper(key).into(),
         kind => {
             debug_assert!(kind.record() != Record::Counter, "{kind:?} has numbers without names");
             Cow::Borrowed("")
         }
     }
+}
+
+/// Any SEAMCALL leaf but VP.ENTER, whose statuses say more.
+const ANY_LEAF: u32 = 0xffff;
+
+/// The SEAMCALL wrapper that a row is about.
+fn wrapper(key: &Key) -> &'static str {
+    WRAPPERS.get(key.index as usize).map_or("", |wrapper| wrapper.name)
 }

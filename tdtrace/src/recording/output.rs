@@ -115,8 +115,7 @@ impl<W: Write> Output<W> {
             let length = text.len();
             return Err(Error::Unwritable(format!("its {} has {length} bytes", kind.name())));
         }
-        let (address, duration_ns) =
-            if kind == Kind::DurationCount { (0, address) } else { (address, 0) };
+        let (address, duration_ns) = if kind.has_bucket() { (0, address) } else { (address, 0) };
         if self.rows.rows() == ROWS_MAX || self.rows.text_bytes() >= TEXT_FULL {
             self.batch(Kind::Part)?;
         }

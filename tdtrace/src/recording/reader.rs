@@ -5,12 +5,18 @@ use std::{collections::BTreeMap, io::Read, sync::Arc, time::Duration};
 use super::{
     Error, STATE_MAX, Side, host,
     kind::{Kind, Record},
+    poison,
     row::{Key, Malformed, Row, merge},
     schema::{Cells, Columns},
+    seam,
     sequence::{Assemble, Cut, Sequence},
     slow, vcpu, vm,
 };
-use crate::model::sample::{Losses, Sample, VcpuSample, VmSample};
+use crate::model::{
+    poison::PoisonSample,
+    sample::{Losses, Sample, VcpuSample, VmSample},
+    seam::SeamSample,
+};
 
 /// Reads samples.
 pub struct Reader<R> {
@@ -48,6 +54,8 @@ impl<R: Read> Reader<R> {
 enum Subject {
     Host,
     Losses,
+    Seam,
+    Poison,
     /// By number.
     Vm(u32),
     /// By slot.
@@ -97,7 +105,11 @@ impl Pending {
             Kind::Vm => self.vms.as_mut().ok_or(listed)?.push(cells.vm),
             Kind::Vcpu => self.vcpus.as_mut().ok_or(listed)?.push(cells.slot),
             Kind::Sample | Kind::Part => return Err(Malformed("the end of a batch within one")),
-            Kind::HostCleared | Kind::Cleared | Kind::LossesCleared => {
+            Kind::HostCleared
+            | Kind::Cleared
+            | Kind::LossesCleared
+            | Kind::SeamCleared
+            | Kind::PoisonCleared => {
                 let change = self.changes.entry(subject(kind, cells)).or_default();
                 *change = Change { cleared: true, rows: Vec::new() };
             }
@@ -115,7 +127,7 @@ impl Pending {
 
 /// The row that `cells` are.
 pub(super) fn row(kind: Kind, cells: &Cells<'_>) -> Row {
-    let address = if kind == Kind::DurationCount { cells.duration_ns } else { cells.address };
+    let address = if kind.has_bucket() { cells.duration_ns } else { cells.address };
     Row {
         key: Key { kind, index: cells.index, address, size: cells.size },
         value: cells.value,
@@ -126,6 +138,10 @@ pub(super) fn row(kind: Kind, cells: &Cells<'_>) -> Row {
 fn subject(kind: Kind, cells: &Cells<'_>) -> Subject {
     if kind <= Kind::ProbeHides {
         Subject::Host
+    } else if kind.is_seam() {
+        Subject::Seam
+    } else if kind.is_poison() {
+        Subject::Poison
     } else if kind.record() == Record::Loss {
         Subject::Losses
     } else if cells.slot != 0 {
@@ -147,6 +163,8 @@ struct State {
     pending: Pending,
     host: Option<Kept<host::Machine>>,
     losses: Option<Kept<Losses>>,
+    seam: Option<Kept<Arc<SeamSample>>>,
+    poison: Option<Kept<Arc<PoisonSample>>>,
     vms: BTreeMap<u32, Kept<VmSample>>,
     vcpus: BTreeMap<u32, Kept<Arc<VcpuSample>>>,
     listed_vms: Vec<u32>,
@@ -181,6 +199,15 @@ impl State {
                     let make = |rows: &[Row]| host::losses_from_rows(rows);
                     let old = self.losses.take();
                     self.losses = Some(changed(old, change, &mut self.weight, make)?);
+                }
+                Subject::Seam => {
+                    let make = |rows: &[Row]| seam::from_rows(rows).map(Arc::new);
+                    self.seam = Some(changed(self.seam.take(), change, &mut self.weight, make)?);
+                }
+                Subject::Poison => {
+                    let make = |rows: &[Row]| poison::from_rows(rows).map(Arc::new);
+                    let old = self.poison.take();
+                    self.poison = Some(changed(old, change, &mut self.weight, make)?);
                 }
                 Subject::Vm(number) => {
                     let old = self.vms.remove(&number);
@@ -224,6 +251,9 @@ impl State {
             losses: losses.ok_or(Malformed("no losses, not even none"))?,
             slower_than,
             slow,
+            // Recordings from before these were seen say nothing of them.
+            seam: self.seam.as_ref().map_or_else(Arc::default, |kept| Arc::clone(&kept.made)),
+            poison: self.poison.as_ref().map_or_else(Arc::default, |kept| Arc::clone(&kept.made)),
         })
     }
 }

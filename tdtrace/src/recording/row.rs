@@ -69,7 +69,11 @@ impl Row {
 
     /// Bytes that a reader keeps for it at most, what is made of it included.
     pub(super) fn weight(&self) -> usize {
-        let made = if self.key.kind == Kind::DurationMax { 1024 } else { 64 };
+        let made = match self.key.kind {
+            Kind::DurationMax => 1024,
+            Kind::SeamFunction => 2048,
+            _ => 64,
+        };
         size_of::<Self>() + made + 2 * self.as_text().len()
     }
 }

@@ -170,7 +170,7 @@ macro_rules! kvm_stat {
 
 kvm_stat! {
     exits fpu_reload io_exits mmio_exits irq_exits signal_exits hypercalls
-    seen_exits seen_runs seen_hypercalls
+    seen_exits seen_runs seen_hypercalls state
 }
 
 #[cfg(test)]

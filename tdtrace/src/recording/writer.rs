@@ -7,10 +7,15 @@ use super::{
     kind::Kind,
     name::name,
     output::{Output, Subject, next},
+    poison,
     row::{Key, Row},
-    slow, vcpu, vm,
+    seam, slow, vcpu, vm,
 };
-use crate::model::sample::{Isa, Losses, Sample, VcpuKey, VcpuSample, VmKey, VmSample};
+use crate::model::{
+    poison::PoisonSample,
+    sample::{Isa, Losses, Sample, VcpuKey, VcpuSample, VmKey, VmSample},
+    seam::SeamSample,
+};
 
 /// Writes samples. Each one is with the output when [`Writer::write`] returns.
 pub struct Writer<W> {
@@ -23,6 +28,8 @@ pub struct Writer<W> {
 struct Before {
     host: Option<host::Machine>,
     losses: Option<Losses>,
+    seam: Arc<SeamSample>,
+    poison: Arc<PoisonSample>,
     vms: HashMap<VmKey, (u32, VmSample)>,
     vcpus: HashMap<VcpuKey, (u32, Arc<VcpuSample>)>,
     /// Numbers in the order of the sample; `None` before the first.
@@ -100,6 +107,16 @@ impl<W: Write> Put<'_, W> {
             let old = before.losses.as_ref().map(host::loss_rows).unwrap_or_default();
             self.changes(subject, Kind::LossesCleared, &old, &host::loss_rows(&sample.losses))?;
             before.losses = Some(sample.losses.clone());
+        }
+        if before.seam != sample.seam {
+            let (old, new) = (seam::rows(&before.seam), seam::rows(&sample.seam));
+            self.changes(subject, Kind::SeamCleared, &old, &new)?;
+            before.seam = Arc::clone(&sample.seam);
+        }
+        if before.poison != sample.poison {
+            let (old, new) = (poison::rows(&before.poison), poison::rows(&sample.poison));
+            self.changes(subject, Kind::PoisonCleared, &old, &new)?;
+            before.poison = Arc::clone(&sample.poison);
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use tdtrace_common::{
     latency::{Part, bucket_start},
 };
 
-use super::{Show, slow, text::kept_places};
+use super::{Show, poison, seam, slow, text::kept_places};
 use crate::model::{
     counts::Counts,
     exits::{self, ExitRow, Kind, Scope},
@@ -70,6 +70,9 @@ pub fn to_json(snapshot: &Snapshot, show: Show<'_>) -> Value {
         "dropped_vms": snapshot.dropped_vms,
         "vms": vms,
         "slow": slow::to_json(snapshot, show),
+        "seamcalls": seam::to_json(snapshot, show),
+        "seamcalls_not_seen": seam::missing_json(snapshot),
+        "poison": poison::to_json(snapshot),
     })
 }
 

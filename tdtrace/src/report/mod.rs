@@ -3,6 +3,8 @@
 pub mod check;
 pub mod guest;
 mod json;
+mod poison;
+mod seam;
 mod slow;
 mod table;
 mod text;

@@ -1,12 +1,15 @@
 //! What is printed.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::*;
 use crate::model::{
     aggregate::Aggregate,
+    seam::SeamSample,
     snapshot::Snapshot,
-    testing::{after, samples, snapshot, software},
+    testing::{after, on_tdx_host, samples, snapshot, software},
 };
 
 fn json(snapshot: &Snapshot, filter: Option<&str>) -> Value {
@@ -112,4 +115,78 @@ fn names_of_a_recording_cannot_steer_the_terminal() {
     });
     let text = text(&after(samples), None);
     assert!(text.contains("web?[2J") && !text.contains('\u{1b}'), "{text}");
+}
+
+#[test]
+fn seamcalls_are_a_table_with_every_status_below_it() {
+    let text = text(&after(on_tdx_host()), None);
+    let begin = text.find("SEAMCALLS").unwrap();
+    insta::assert_snapshot!("seamcalls", &text[begin..]);
+    assert!(
+        text.contains("not seen: calls of tdh_phymem_page_wbinvd_tdr (this kernel has no tdh_")
+    );
+    assert!(text.contains("lost: 16 returns of tdh_mem_page_remove"), "{text}");
+}
+
+#[test]
+fn seamcalls_in_json_have_their_statuses_and_times() {
+    let snapshot = after(on_tdx_host());
+    let json = json(&snapshot, None);
+    let rows = json["seamcalls"].as_array().unwrap();
+    // Seven, without the one that this kernel does not have.
+    assert_eq!(rows.len(), 6);
+    let remove = rows.iter().find(|row| row["function"] == "tdh_mem_page_remove").unwrap();
+    assert_eq!(
+        (&remove["leaf"], &remove["leaf_name"]),
+        (&29.into(), &"TDH.MEM.PAGE.REMOVE".into())
+    );
+    assert_eq!((&remove["calls"], &remove["failed"]), (&(700 * 8).into(), &80.into()));
+    assert_eq!(
+        (&remove["busy"], &remove["kicks"], &remove["retried"]),
+        (&80.into(), &80.into(), &72.into())
+    );
+    let statuses = remove["by_status"].as_array().unwrap();
+    assert_eq!(statuses[0]["name"], "SUCCESS");
+    assert_eq!(
+        (&statuses[1]["name"], &statuses[1]["operand"]),
+        (&"OPERAND_BUSY".into(), &"SEPT".into())
+    );
+    assert_eq!(statuses[1]["status"], 0x8000_0200_0000_0092_u64);
+    let row = snapshot.seamcalls.iter().find(|row| row.total.leaf == 29).unwrap();
+    assert_eq!(remove["p99_ns"], row.percentile(0.99).unwrap());
+    assert_eq!(remove["max_ns"], row.total.max);
+    assert_eq!(
+        (&remove["missed"], &remove["last_failure"]["gpa"]),
+        (&16.into(), &0x7f00_0000.into())
+    );
+    let init = rows.iter().find(|row| row["function"] == "tdh_vp_init").unwrap();
+    assert!(init["p50_ns"].is_null() && init["max_ns"].is_null() && init["kicks"].is_null());
+    assert!(json["seamcalls_not_seen"]["tdh_phymem_page_wbinvd_tdr"].is_string());
+    assert_eq!(json["lost"]["total"], 3 + 12 + 16);
+}
+
+#[test]
+fn a_host_without_wrappers_says_so_once() {
+    let mut samples = samples();
+    for sample in &mut samples {
+        sample.seam =
+            Arc::new(SeamSample { absent: Some("no TDs here".into()), functions: Vec::new() });
+    }
+    let snapshot = after(samples);
+    assert_eq!(text(&snapshot, None).matches("not seen: SEAMCALLs (no TDs here)").count(), 1);
+    let json = json(&snapshot, None);
+    assert_eq!(
+        (&json["seamcalls"], &json["seamcalls_not_seen"]),
+        (&Value::Array(Vec::new()), &"no TDs here".into())
+    );
+}
+
+#[test]
+fn a_filter_chooses_seamcalls_too() {
+    let snapshot = after(on_tdx_host());
+    let rows = &json(&snapshot, Some("busy>50"))["seamcalls"];
+    let names: Vec<_> =
+        rows.as_array().unwrap().iter().map(|row| row["function"].as_str().unwrap()).collect();
+    assert_eq!(names, ["tdh_mem_page_aug", "tdh_mem_page_remove"]);
+    assert!(!text(&snapshot, Some("busy>50")).contains("tdh_vp_rd"));
 }

@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, fmt::Write as _};
 
-use super::{Show, slow, table::table};
+use super::{Show, poison, seam, slow, table::table};
 use crate::model::{
     exits::{self, ExitRow, Kind, Scope},
     field::{Row, pick, thousands},
@@ -18,6 +18,7 @@ const VMS: &[(&str, u8)] = &[
     ("vm", 0),
     ("name", 1),
     ("demo", 0),
+    ("fate", 1),
     ("pid", 4),
     ("kind", 5),
     ("vmm", 10),
@@ -33,6 +34,7 @@ const VMS: &[(&str, u8)] = &[
     ("hypercall", 14),
     ("audit", 9),
     ("state", 15),
+    ("poisoned", 12),
 ];
 
 /// Columns of vCPUs.
@@ -127,15 +129,22 @@ pub(super) fn to_text(snapshot: &Snapshot, show: Show<'_>) -> String {
             let _ = writeln!(text, "not seen: {} ({}: {why})", probe.hides, probe.name);
         }
     }
+    seam::not_seen(snapshot, &mut text);
+    poison::to_text(snapshot, &mut text);
     for (loss, class, count) in &snapshot.losses.causes {
         let _ = writeln!(text, "lost: {} {} {}", thousands(*count), class.name(), loss.name());
     }
     for (probe, count) in snapshot.losses.misses.iter().filter(|(_, count)| *count > 0) {
         let _ = writeln!(text, "lost: {} runs of {probe}", thousands(*count));
     }
+    for row in snapshot.seamcalls.iter().filter(|row| row.total.missed > 0) {
+        let _ =
+            writeln!(text, "lost: {} returns of {}", thousands(row.total.missed), row.total.name);
+    }
     durations_lost(snapshot, &mut text);
     if snapshot.vms.is_empty() {
         text.push_str("no VM has run yet\n");
+        seam::to_text(snapshot, show, &mut text);
         return text;
     }
     let vms: Vec<&Vm> = snapshot.vms.iter().filter(|vm| keeps(show.filter, *vm, None)).collect();
@@ -155,6 +164,7 @@ pub(super) fn to_text(snapshot: &Snapshot, show: Show<'_>) -> String {
     durations(snapshot, show, &mut text);
     places(snapshot, show, &mut text);
     slow::to_text(snapshot, show, WIDTH, &mut text);
+    seam::to_text(snapshot, show, &mut text);
     text
 }
 

@@ -4,13 +4,15 @@
 //! which source it was. [`live`] is the running kernel, [`guest`] the same seen from within a TD,
 //! [`replay`] a recording, [`synthetic`] are TDs that nobody runs and [`demo`] gives them a life.
 //! [`counting`] loads the host's programs and reads their maps, whoever runs them; [`owner`] is who runs
-//! a VM.
+//! a VM, [`function`] attaches to functions, [`missed`] says what these missed.
 
 pub mod beside;
 pub mod counting;
 pub mod demo;
+mod function;
 pub mod guest;
 pub mod live;
+mod missed;
 pub(crate) mod owner;
 pub mod replay;
 pub mod synthetic;

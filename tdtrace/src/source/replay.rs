@@ -183,6 +183,8 @@ mod tests {
                 losses: Losses::default(),
                 slower_than: None,
                 slow: Vec::new(),
+                seam: Arc::default(),
+                poison: Arc::default(),
             };
             writer.write(&sample).unwrap();
         }

@@ -76,12 +76,21 @@ pub enum View {
     Vcpus,
     /// Single durations that were longer than asked for.
     Slow,
+    /// SEAMCALLs of the host.
+    Seamcalls,
 }
 
 impl View {
     /// Every view, in the order of the tabs.
-    pub const ALL: [Self; 6] =
-        [Self::Vms, Self::Exits, Self::Latency, Self::Hotspots, Self::Vcpus, Self::Slow];
+    pub const ALL: [Self; 7] = [
+        Self::Vms,
+        Self::Exits,
+        Self::Latency,
+        Self::Hotspots,
+        Self::Vcpus,
+        Self::Slow,
+        Self::Seamcalls,
+    ];
 }
 
 impl Views for View {
@@ -103,13 +112,14 @@ impl Views for View {
             Self::Hotspots => "Hotspots",
             Self::Vcpus => "vCPUs",
             Self::Slow => "Slow",
+            Self::Seamcalls => "SEAMCALLs",
         }
     }
 
     fn sorted_by(self) -> &'static str {
         match self {
             Self::Vms | Self::Vcpus => "exits_per_s",
-            Self::Exits | Self::Latency => "time_ns",
+            Self::Exits | Self::Latency | Self::Seamcalls => "time_ns",
             Self::Hotspots => "per_s",
             Self::Slow => "at_ns",
         }
@@ -133,7 +143,7 @@ impl Views for View {
             }
             (Self::Latency, Scope::All) => state.scope = Scope::Vm(number(id[0])),
             (Self::Hotspots, Scope::All) => state.scope = Scope::Vm(number(id[0] >> 32)),
-            (Self::Latency | Self::Hotspots | Self::Slow, _) => {}
+            (Self::Latency | Self::Hotspots | Self::Slow | Self::Seamcalls, _) => {}
         }
     }
 

@@ -10,6 +10,7 @@ mod help;
 mod histogram;
 mod hotspots;
 mod latency;
+mod seamcalls;
 mod slow;
 mod table;
 mod vcpus;
@@ -55,6 +56,10 @@ fn attaching(frame: &mut Frame<'_>, area: Rect, theme: &Theme) -> Rows {
 }
 
 fn draw_view(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) -> Rows {
+    // A host makes SEAMCALLs before any TD has run.
+    if shown.state.view == View::Seamcalls {
+        return seamcalls::draw(frame, area, shown);
+    }
     if let Some(why) = shown.nothing() {
         frame.render_widget(Paragraph::new(why), area);
         return Rows::default();
@@ -66,6 +71,7 @@ fn draw_view(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) -> Rows {
         View::Hotspots => hotspots::draw(frame, area, shown),
         View::Vcpus => vcpus::draw(frame, area, shown),
         View::Slow => slow::draw(frame, area, shown),
+        View::Seamcalls => Rows::default(),
     }
 }
 
@@ -141,6 +147,10 @@ impl<'a> Shown<'a> {
             Line::from("no VM has run yet"),
             Line::from("start one, or try: tdtrace workload --pio 1000000 --rate 1000").style(dim),
         ];
+        for (source, why) in &self.snapshot.poison.missing {
+            let source = source.tracepoint();
+            lines.push(Line::from(format!("not seen: broken memory ({source}: {why})")).style(dim));
+        }
         for probe in self.snapshot.probes.iter() {
             if let Some(why) = &probe.missing {
                 lines.push(Line::from(format!("not seen: {} ({why})", probe.hides)).style(dim));

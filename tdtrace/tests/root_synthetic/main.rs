@@ -5,6 +5,8 @@
 
 mod drive;
 mod exact;
+mod fate;
+mod seam;
 mod slow;
 mod taxonomy;
 mod trouble;

@@ -11,6 +11,7 @@
 
 mod all;
 mod apt;
+mod attach;
 mod foreign;
 mod guest;
 mod headers;
@@ -61,6 +62,8 @@ enum Scenario {
     Reload(Options),
     /// Judge sites of a kernel with debug information and compare with what binutils say
     Verdicts(verdicts::Options),
+    /// Attach to functions and count their calls
+    Attach(Options),
     /// Take #VEs in a stock kernel and compare each with what tracefs sees
     Guest(guest::Args),
     /// Let KVM run TDs without TDX and compare each exit with what tdtrace counts
@@ -106,6 +109,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Scenario::Svm(options) => run_svm(options),
         Scenario::Reload(options) => run_reload(options),
         Scenario::Verdicts(options) => verdicts::run(options),
+        Scenario::Attach(options) => attach::run(options),
         Scenario::Guest(args) => guest::run(args),
         Scenario::TdxHost(args) => tdx_host::run(args),
         Scenario::All(options) => all::run(options),
@@ -126,6 +130,14 @@ pub(crate) fn run_svm(options: &Options) -> Result<()> {
 /// As [`run`].
 pub(crate) fn run_reload(options: &Options) -> Result<()> {
     reload::run(options)
+}
+
+/// Runs the scenario `attach`: programs attached to functions.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_attach(options: &Options) -> Result<()> {
+    attach::run(options)
 }
 
 /// Runs the steps of the scenario `guest` that take seconds: the kernel's #VE handler against tracefs.

@@ -1,7 +1,8 @@
 //! The kinds of tests, as a table, and how each one runs.
 //!
 //! A privileged test is a file of `tdtrace/tests` whose `[[test]]` entry asks for a feature, which
-//! plain `cargo test` does not have: `required-features = ["test-root"]` or `["test-kvm"]`.
+//! plain `cargo test` does not have: `required-features = ["test-root"]` or `["test-kvm"]`. Those with
+//! `["test-attach"]` run in the lab.
 
 use std::process::Command;
 
@@ -135,8 +136,11 @@ fn lab_missing(_: &Context) -> Option<String> {
 /// The scenarios in the lab VM that take seconds; the rest is for `cargo xtask lab`.
 fn lab() -> Result<Tally> {
     let svm = || lab::run_svm(&lab::Options::default());
+    let attach = || lab::run_attach(&lab::Options::default());
     let mut tally = Tally::default();
-    for (name, scenario) in [("svm", svm as fn() -> Result<()>), ("guest", lab::run_guest)] {
+    for (name, scenario) in
+        [("svm", svm as fn() -> Result<()>), ("attach", attach), ("guest", lab::run_guest)]
+    {
         println!("lab: scenario {name}");
         match scenario() {
             Ok(()) => tally.passed += 1,
@@ -251,6 +255,7 @@ pub(super) fn check_declarations(context: &Context) -> Result<()> {
         let feature = match name.split('_').next() {
             Some("root") => Some("test-root"),
             Some("kvm") => Some("test-kvm"),
+            Some("attach") => Some("test-attach"),
             _ => None,
         };
         let required: Vec<&str> = required_features(target).collect();

@@ -61,6 +61,8 @@ fn sample(millis: u64, vms: Vec<VmSample>, vcpus: Vec<VcpuSample>) -> Sample {
         losses: Losses::default(),
         slower_than: None,
         slow: Vec::new(),
+        seam: Arc::default(),
+        poison: Arc::default(),
     }
 }
 

@@ -70,6 +70,19 @@ pub const VM_FIELDS: &[Field<Vm>] = &[
     left("state", "STATE", 15, "ended: the VM is no more", |vm| {
         text(if vm.ended { "ended" } else { "" })
     }),
+    left("fate", "FATE", 3, "bugged or dead: KVM has given the TD up; after which exit", |vm| {
+        text(&vm.fate().unwrap_or_default())
+    }),
+    right(
+        "poisoned",
+        "POISONED",
+        15,
+        "returns to the VMM for memory that is broken",
+        |vm| match vm.poisoned() {
+            0 => Value::None,
+            count => Value::Count(count),
+        },
+    ),
     left("demo", "DEMO", 15, "made up by the demo source", |vm| Value::Flag(vm.demo, "DEMO")),
     right("to_vmm_per_s", "VMM/s", 16, "returns of KVM_RUN to the VMM per second", |vm| {
         Value::Rate(vm.returns.rate)

@@ -122,6 +122,8 @@ fn sample(millis: u64, scale: u64, vms: Vec<VmSample>, vcpus: Vec<VcpuSample>) -
         },
         slower_than: None,
         slow: Vec::new(),
+        seam: Arc::default(),
+        poison: Arc::default(),
     }
 }
 

@@ -6,6 +6,7 @@ use proptest::{collection::vec, option, prelude::*};
 use tdtrace_common::{
     counters::{COUNTS, Class, KvmStat, Loss, Place},
     latency::{BUCKETS, LATENCY_CLASSES},
+    poison::{PoisonKey, PoisonSource},
 };
 
 use super::{example, read, written};
@@ -13,10 +14,12 @@ use crate::{
     model::{
         counts::Counts,
         latency::{Histogram, Times},
+        poison::PoisonSample,
         sample::{
             Host, Isa, LatencySample, Losses, ProbeState, Sample, VcpuKey, VcpuSample, VmKey,
             VmSample,
         },
+        seam::{Failure, FunctionSample, SeamSample},
         slow::SlowSample,
     },
     recording::{ROWS_MAX, TEXT_MAX, Writer},
@@ -61,13 +64,67 @@ fn class() -> impl Strategy<Value = Class> {
     prop::sample::select(Class::ALL.to_vec())
 }
 
-fn latency() -> impl Strategy<Value = Arc<[LatencySample]>> {
-    let histogram = vec((0..BUCKETS, number()), 0..4).prop_map(|filled| {
+fn histogram() -> impl Strategy<Value = Histogram> {
+    vec((0..BUCKETS, number()), 0..4).prop_map(|filled| {
         let mut histogram = Histogram::default();
         filled.into_iter().for_each(|(index, count)| histogram.add(index, count));
         histogram
+    })
+}
+
+fn wrapper() -> impl Strategy<Value = FunctionSample> {
+    let failure = option::of((any::<u64>(), option::of(number())));
+    let statuses = list((any::<u64>(), number()), |one, two| one.0.cmp(&two.0));
+    (
+        (shared(), small(), option::of(shared())),
+        (vec(number(), 8), failure, any::<[u64; 4]>()),
+        (statuses, histogram()),
+    )
+        .prop_map(|((name, leaf, missing), (n, failure, levels), (statuses, histogram))| {
+            FunctionSample {
+                name,
+                leaf,
+                missing,
+                calls: n[0],
+                unlisted: n[1],
+                unpaired: n[2],
+                missed: n[3],
+                ns: n[4],
+                max: n[5],
+                retried: n[6],
+                kick_ns: n[7],
+                failure: failure.map(|(status, gpa)| Failure { status, gpa }),
+                levels,
+                statuses,
+                histogram,
+            }
+        })
+}
+
+fn seam() -> impl Strategy<Value = Arc<SeamSample>> {
+    let some = (option::of(shared()), vec(wrapper(), 0..4));
+    let some = some.prop_map(|(absent, functions)| Arc::new(SeamSample { absent, functions }));
+    prop_oneof![Just(Arc::default()), some]
+}
+
+fn poison() -> impl Strategy<Value = Arc<PoisonSample>> {
+    let key = (number(), any::<[u16; 3]>()).prop_map(|(pfn, [source, kind, result])| PoisonKey {
+        pfn,
+        source,
+        kind,
+        result,
+        reserved: 0,
     });
-    let sample = (0..LATENCY_CLASSES as u32, any::<[u64; 4]>(), number(), histogram)
+    let pages = prop::collection::btree_map(key, number(), 0..4);
+    let missing = (prop::sample::select(PoisonSource::ALL.to_vec()), shared());
+    let some = (vec(missing, 0..3), pages, number()).prop_map(|(missing, pages, lost)| {
+        Arc::new(PoisonSample { missing, pages: pages.into_iter().collect(), lost })
+    });
+    prop_oneof![Just(Arc::default()), some]
+}
+
+fn latency() -> impl Strategy<Value = Arc<[LatencySample]>> {
+    let sample = (0..LATENCY_CLASSES as u32, any::<[u64; 4]>(), number(), histogram())
         .prop_map(|(class, ns, max, histogram)| LatencySample { class, ns, max, histogram });
     let some = list(sample, |one, two| one.class.cmp(&two.class)).prop_map(Into::into);
     prop_oneof![Just(Arc::default()), some]
@@ -85,7 +142,8 @@ fn stat() -> impl Strategy<Value = KvmStat> {
         seen_exits: n[7],
         seen_runs: n[8],
         seen_hypercalls: n[9],
-        reserved: [0, n[10], 0, 0, 0, n[11]],
+        state: n[10],
+        reserved: [0, 0, 0, 0, n[11]],
     })
 }
 
@@ -199,8 +257,9 @@ fn sample() -> impl Strategy<Value = Sample> {
     let isa = prop::sample::select(vec![Isa::Vmx, Isa::Svm, Isa::Software]);
     let probe = (text(), option::of(text()), text())
         .prop_map(|(name, missing, hides)| ProbeState { name, missing, hides });
-    ((any::<u64>(), text(), isa), vec(probe, 0..3), (vec(vm(), 0..4), vec(vcpu(), 0..5)), losses())
-        .prop_map(|((at, release, isa), probes, (vms, vcpus), losses)| Sample {
+    let counted = (vec(vm(), 0..4), vec(vcpu(), 0..5), seam(), poison());
+    ((any::<u64>(), text(), isa), vec(probe, 0..3), counted, losses()).prop_map(
+        |((at, release, isa), probes, (vms, vcpus, seam, poison), losses)| Sample {
             at: Duration::from_nanos(at),
             host: Arc::new(Host { release, isa }),
             probes: probes.into(),
@@ -209,12 +268,15 @@ fn sample() -> impl Strategy<Value = Sample> {
             losses,
             slower_than: None,
             slow: Vec::new(),
-        })
+            seam,
+            poison,
+        },
+    )
 }
 
 /// Samples of which each is the one before, or differs from it a little, or altogether.
 fn samples() -> impl Strategy<Value = Vec<Sample>> {
-    vec((sample(), slow(), 0..4), 1..6).prop_map(|steps| {
+    vec((sample(), slow(), 0..5), 1..6).prop_map(|steps| {
         let mut samples: Vec<Sample> = Vec::new();
         for (fresh, slow, step) in steps {
             let before = samples.last().map(|before| Sample { slow: Vec::new(), ..before.clone() });
@@ -222,6 +284,9 @@ fn samples() -> impl Strategy<Value = Vec<Sample>> {
                 (Some(before), 0) => before.clone(),
                 (Some(before), 1) => Sample { vcpus: fresh.vcpus, ..before.clone() },
                 (Some(before), 2) => Sample { vms: fresh.vms, ..before.clone() },
+                (Some(before), 3) => {
+                    Sample { seam: fresh.seam, poison: fresh.poison, ..before.clone() }
+                }
                 _ => fresh,
             };
             let next = with_slow(Sample { slower_than: None, ..next }, slow);

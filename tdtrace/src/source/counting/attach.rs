@@ -30,7 +30,8 @@ impl Loaded {
             bail!("no probe can be attached ({why}); `tdtrace doctor` says what to do");
         }
         self.probes = states.into();
-        Ok(())
+        self.attach_seam();
+        self.attach_poison()
     }
 
     /// Attaches `probe`; the reason if this kernel does not allow it.
@@ -75,14 +76,22 @@ fn verdict(log: &str) -> &str {
 }
 
 fn attach_failure(error: &ProgramError, probe: &Probe) -> String {
-    match error {
-        ProgramError::SyscallError(SyscallError { io_error, .. })
-            if io_error.raw_os_error() == Some(libc::ENOENT) =>
-        {
-            format!("this kernel has no tracepoint {}; is kvm loaded?", probe.tracepoint)
-        }
-        other => format!("{} cannot be attached: {other}", probe.tracepoint),
+    let why = absent_or(error, probe.tracepoint);
+    if is_absent(error) { format!("{why}; is kvm loaded?") } else { why }
+}
+
+/// Why nothing is attached to `tracepoint`.
+pub(super) fn absent_or(error: &ProgramError, tracepoint: &str) -> String {
+    if is_absent(error) {
+        format!("this kernel has no tracepoint {tracepoint}")
+    } else {
+        format!("{tracepoint} cannot be attached: {error}")
     }
+}
+
+fn is_absent(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::SyscallError(SyscallError { io_error, .. })
+        if io_error.raw_os_error() == Some(libc::ENOENT))
 }
 
 #[cfg(test)]

@@ -7,18 +7,21 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{HashMap, Map, MapData, MapError, PerCpuArray, Queue, RingBuf},
-    programs::RawTracePoint,
+    programs::{ProgramFd, RawTracePoint},
 };
 use tdtrace_common::{
     counters::{HotspotKey, HotspotValue, KvmObject, VmEntry},
     latency::SlowEvent,
     layout::KernelLayout,
+    poison::PoisonSource,
+    seam::{Arguments, FUNCTIONS},
 };
 
 use super::{
     cost::{self, Cost},
     log::Log,
     losses,
+    seam::{self, Seam},
     sizes::{MAX_VMS, Sizes},
     vcpus::{Overflow, Vcpu},
 };
@@ -43,6 +46,8 @@ pub(crate) struct Load<'l> {
     pub(crate) slower_than: Option<Duration>,
     /// Print what the programs log.
     pub(crate) debug: bool,
+    /// Where SEAMCALL wrappers have their arguments; `None` for a kernel without.
+    pub(crate) seam: Option<[Arguments; FUNCTIONS]>,
     /// The load is for synthetic TDs.
     pub(crate) synthetic: Option<SyntheticSizes>,
 }
@@ -64,6 +69,11 @@ pub(crate) struct Loaded {
     /// After the programs, so that it prints what they logged last.
     _log: Option<Log>,
     maps: Vec<(&'static str, Map)>,
+    /// There are SEAMCALL wrappers to attach to.
+    pub(super) has_wrappers: bool,
+    pub(super) seam: Seam,
+    /// Sources of broken memory that are not seen.
+    pub(super) poison_missing: Vec<(PoisonSource, Arc<str>)>,
     /// Each probe and whether it counts.
     pub(super) probes: Arc<[ProbeState]>,
     /// What the programs had lost when the counting began.
@@ -71,7 +81,7 @@ pub(crate) struct Loaded {
 }
 
 /// Maps that are used after loading.
-const MAPS: [&str; 16] = [
+const MAPS: [&str; 21] = [
     "VCPUS",
     "VMS",
     "FREE_VCPUS",
@@ -86,6 +96,11 @@ const MAPS: [&str; 16] = [
     "LOSSES",
     "SLOW",
     "SLOW_LOST",
+    "SEAM_STATS",
+    "SEAM_STATUSES",
+    "SEAM_ENTRIES",
+    "POISON",
+    "POISON_LOST",
     "SYNTHETIC_CPUS",
     "SYNTHETIC_MEMORY",
 ];
@@ -100,6 +115,9 @@ impl Loaded {
             [load.timed, load.debug, load.synthetic.is_some_and(|sizes| sizes.told)].map(u8::from);
         let mut loader = EbpfLoader::new();
         size(&mut loader, load);
+        if let Some(arguments) = &load.seam {
+            loader.override_global("SEAM_ARGUMENTS", arguments, true);
+        }
         let mut ebpf = loader
             .override_global("LAYOUT", load.layout, true)
             .override_global("TIMED", &timed, true)
@@ -116,7 +134,10 @@ impl Loaded {
             maps.push((name, map.with_context(|| format!("the object has no map {name}"))?));
         }
         let (probes, before) = (Arc::new([]), Losses::default());
-        let mut loaded = Self { ebpf, _log: log, maps, probes, before };
+        let (has_wrappers, seam) = (load.seam.is_some(), Seam::default());
+        let poison_missing = Vec::new();
+        let mut loaded =
+            Self { ebpf, _log: log, maps, has_wrappers, seam, poison_missing, probes, before };
         loaded.fill_queue("FREE_VCPUS", load.sizes.vcpus)?;
         Ok(loaded)
     }
@@ -138,7 +159,7 @@ impl Loaded {
         }
     }
 
-    fn any(&self, name: &str) -> Result<&Map> {
+    pub(super) fn any(&self, name: &str) -> Result<&Map> {
         let found = self.maps.iter().find(|(known, _)| *known == name);
         found.map(|(_, map)| map).with_context(|| format!("the object has no map {name}"))
     }
@@ -155,6 +176,12 @@ impl Loaded {
         Ok(program.with_context(|| format!("the object has no program {name}"))?.try_into()?)
     }
 
+    /// Program `name`, which is on a function.
+    pub(crate) fn function_program(&self, name: &str) -> Result<&ProgramFd> {
+        let program = self.ebpf.program(name);
+        Ok(program.with_context(|| format!("the object has no program {name}"))?.fd()?)
+    }
+
     fn any_mut(&mut self, name: &str) -> Result<&mut Map> {
         let found = self.maps.iter_mut().find(|(known, _)| *known == name);
         found.map(|(_, map)| map).with_context(|| format!("the object has no map {name}"))
@@ -169,7 +196,7 @@ impl Loaded {
     pub(crate) fn begin(&mut self) -> Result<()> {
         self.fill_queue("FREE_VMS", MAX_VMS)?;
         self.before = self.all_losses()?;
-        Ok(())
+        self.begin_seam()
     }
 
     fn fill_queue(&mut self, name: &str, entries: u32) -> Result<()> {
@@ -333,6 +360,9 @@ fn size(loader: &mut EbpfLoader<'_>, load: &Load<'_>) {
         ("SLOT_BY_THREAD", threads),
         ("HOTSPOTS", hotspots),
         ("SLOW", if load.slower_than.is_some() { SLOW_BYTES } else { 4096 }),
+        ("SEAM_STATS", if load.seam.is_some() { seam::STATS } else { 1 }),
+        ("SEAM_STATUSES", if load.seam.is_some() { seam::STATUSES } else { 1 }),
+        ("SEAM_ENTRIES", if load.seam.is_some() { seam::ENTRIES } else { 1 }),
         ("SYNTHETIC_CPUS", synthetic.cpus),
         ("SYNTHETIC_MEMORY", synthetic.pages),
     ] {

@@ -1,7 +1,8 @@
 //! Programs loaded and their maps read: what the live source and synthetic TDs have in common.
 //!
 //! [`load`] loads the object, [`attach`] attaches its programs, [`slots`] maps the counting arrays,
-//! [`vcpus`] reads vCPUs from them and [`durations`] their durations, [`losses`] what was not counted,
+//! [`vcpus`] reads vCPUs from them and [`durations`] their durations, [`losses`] what was not counted, [`seam`] SEAMCALLs,
+//! [`poison`] broken memory,
 //! [`sizes`] says how large the maps are, [`cost`] what the programs take. Who runs a VM is for those to
 //! say who use this.
 
@@ -11,7 +12,9 @@ mod durations;
 pub(crate) mod load;
 mod log;
 pub(crate) mod losses;
+mod poison;
 pub(crate) mod privilege;
+mod seam;
 pub mod sizes;
 pub(crate) mod slots;
 mod vcpus;
@@ -35,7 +38,9 @@ use self::{
 };
 use super::owner::{Identity, Owners, named};
 use crate::model::{
+    poison::PoisonSample,
     sample::{LatencySample, Losses, VcpuSample, VmKey, VmSample},
+    seam::SeamSample,
     slow::SlowSample,
 };
 
@@ -47,6 +52,8 @@ pub(crate) struct Counted {
     pub(crate) losses: Losses,
     /// Durations longer than asked for; when they ended is by the clock of the programs.
     pub(crate) slow: Vec<SlowSample>,
+    pub(crate) seam: SeamSample,
+    pub(crate) poison: PoisonSample,
 }
 
 /// A load with its maps.
@@ -81,6 +88,11 @@ impl Counters {
     /// The load.
     pub(crate) fn loaded(&self) -> &Loaded {
         &self.loaded
+    }
+
+    /// The load, to attach more.
+    pub(crate) fn loaded_mut(&mut self) -> &mut Loaded {
+        &mut self.loaded
     }
 
     /// Reads what moved, and gives back what belongs to VMs that have ended. `now` is the clock of the
@@ -120,7 +132,8 @@ impl Counters {
         };
         let vcpus = self.vcpus.all().map(detail).collect();
         self.reclaim(&vms, &entries, owners)?;
-        Ok(Counted { vms, vcpus, losses, slow })
+        let (seam, poison) = (self.loaded.seam()?, self.loaded.poison()?);
+        Ok(Counted { vms, vcpus, losses, slow, seam, poison })
     }
 
     /// The durations that were sent, with whose they are.

@@ -7,7 +7,7 @@
 
 mod character;
 
-use std::{collections::BTreeMap, mem, time::Duration};
+use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 
@@ -102,6 +102,8 @@ impl Source for Demo {
         self.live(now)?;
         let mut sample = self.synthetic.sample(now, self.detail)?;
         sample.at = now.saturating_sub(self.began);
+        // It makes up TDs, not their host.
+        sample.seam = Arc::default();
         Ok(sample)
     }
 

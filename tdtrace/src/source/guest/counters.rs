@@ -9,7 +9,10 @@ use tdtrace_common::guest::{
     VeKey, VeStats, VeValue,
 };
 
-use super::{super::counting::losses::recursion_misses, attach::Attached, missed::missed};
+use super::{
+    super::{counting::losses::recursion_misses, missed::missed},
+    attach::Attached,
+};
 use crate::model::guest::sample::GuestLosses;
 
 /// Events that one look takes at most, so that it ends.

@@ -9,7 +9,6 @@ mod attach;
 mod clock;
 mod code;
 mod counters;
-mod missed;
 
 use std::{
     collections::{BTreeMap, HashMap},

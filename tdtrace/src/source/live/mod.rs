@@ -27,9 +27,12 @@ use crate::{
         btf::BtfSet,
         kvm::{Flavour, Generation},
         layout::{Resolved, resolve},
+        seam,
     },
     model::{
+        poison::PoisonSample,
         sample::{Host, Isa, Losses, ProbeState, Sample, VmKey},
+        seam::SeamSample,
         slow::SlowSample,
     },
     probe::table::PROBES,
@@ -74,6 +77,10 @@ pub struct Live {
     loads: u32,
     /// What the loads before have lost.
     lost_before: Losses,
+    /// SEAMCALLs that these have counted.
+    seam_before: SeamSample,
+    /// Broken memory that these have seen.
+    poison_before: PoisonSample,
     began: Duration,
     host: Arc<Host>,
     processes: Processes,
@@ -95,6 +102,8 @@ impl Live {
             detached: false,
             loads: 0,
             lost_before: Losses::default(),
+            seam_before: SeamSample::default(),
+            poison_before: PoisonSample::default(),
             began: monotonic(),
             host: Arc::new(host(&facts)),
             processes: Processes::new(),
@@ -145,6 +154,7 @@ impl Live {
             timed,
             slower_than,
             debug: debug_ebpf,
+            seam: seam::arguments(&set.vmlinux),
             synthetic: None,
         })?;
         Ok(Prepared { loaded, resolved, host })
@@ -190,6 +200,10 @@ impl Live {
         last.vms.iter_mut().for_each(|vm| vm.ended = true);
         self.lost_before.add(&last.losses);
         last.losses = self.lost_before.clone();
+        last.seam.add(&self.seam_before);
+        self.seam_before = last.seam.clone();
+        last.poison.add(&self.poison_before);
+        self.poison_before = last.poison.clone();
         Ok(Some(self.sample_of(last, now, counters.loaded().probes())))
     }
 
@@ -203,6 +217,8 @@ impl Live {
             losses: counted.losses,
             slower_than: self.options.slower_than,
             slow: since(counted.slow, self.began),
+            seam: Arc::new(counted.seam),
+            poison: Arc::new(counted.poison),
         }
     }
 }
@@ -237,6 +253,8 @@ impl Source for Live {
             None => Counted::default(),
         };
         counted.losses.add(&self.lost_before);
+        counted.seam.add(&self.seam_before);
+        counted.poison.add(&self.poison_before);
         Ok(self.sample_of(counted, now, self.probes()))
     }
 

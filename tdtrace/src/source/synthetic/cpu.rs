@@ -5,7 +5,7 @@ use std::{collections::HashMap, mem::offset_of};
 
 use anyhow::{Context as _, Result};
 use aya::programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _};
-use tdtrace_common::synthetic::SyntheticCpu;
+use tdtrace_common::{poison::PoisonSource, synthetic::SyntheticCpu};
 
 use super::{Registers, Vcpu, memory::Memory, td::Structures};
 use crate::{
@@ -52,6 +52,8 @@ pub enum Event {
     Interrupt(u32),
     /// `kvm_apicv_accept_irq`.
     InterruptPosted,
+    /// `memory_failure_event(pfn, type, result)`.
+    MemoryFailure(u64, u32, u32),
 }
 
 impl Event {
@@ -78,6 +80,9 @@ impl Event {
             Self::HaltPoll(new) => ("kvm_halt_poll_ns", [1, 0, new.into(), 0, 0]),
             Self::Interrupt(vector) => ("kvm_inj_virq", [vector.into(), 0, 0, 0, 0]),
             Self::InterruptPosted => ("kvm_apicv_accept_irq", [0; 5]),
+            Self::MemoryFailure(pfn, kind, result) => {
+                ("memory_failure_event", [pfn, kind.into(), result.into(), 0, 0])
+            }
         }
     }
 }
@@ -88,7 +93,7 @@ pub struct Machine {
     cpus: MappedArray<SyntheticCpu>,
     pub(super) memory: Memory,
     pub(super) structures: Structures,
-    programs: HashMap<&'static str, RawTracePoint>,
+    pub(super) programs: HashMap<&'static str, RawTracePoint>,
 }
 
 impl Machine {
@@ -97,10 +102,14 @@ impl Machine {
         let cpus = MappedArray::writable(loaded.map("SYNTHETIC_CPUS")?)?;
         let memory = Memory::new(loaded, &cpus)?;
         let mut programs = HashMap::new();
-        for probe in PROBES {
-            let info = loaded.program(probe.name)?.info()?;
-            let program = RawTracePoint::from_program_info(info, probe.name.into())?;
-            programs.insert(probe.name, program);
+        for name in PROBES
+            .iter()
+            .map(|probe| probe.name)
+            .chain([super::seam::TWIN])
+            .chain(PoisonSource::ALL.map(PoisonSource::tracepoint))
+        {
+            let info = loaded.program(name)?.info()?;
+            programs.insert(name, RawTracePoint::from_program_info(info, name.into())?);
         }
         Ok(Self { cpus, memory, structures, programs })
     }
@@ -114,12 +123,12 @@ impl Machine {
 
 /// A CPU that events come from. Its programs see the time, the thread and the vCPU that were set last.
 pub struct Cpu<'s> {
-    machine: &'s Machine,
+    pub(super) machine: &'s Machine,
     number: u32,
 }
 
 impl Cpu<'_> {
-    fn set(&self, offset: usize, value: u64) {
+    pub(super) fn set(&self, offset: usize, value: u64) {
         let word = (self.number as usize * size_of::<SyntheticCpu>() + offset) / 8;
         self.machine.cpus.store(word, value);
     }

@@ -5,21 +5,24 @@
 //! same are the layout, that of Linux 7.3, and where clock, thread and running vCPU come from. It
 //! proves what the programs make of an exit, not what a TDX module leaves in the registers.
 //!
-//! [`memory`] is the map that the structures lie in, [`td`] the structures, [`cpu`] fires events.
+//! [`memory`] is the map that the structures lie in, [`td`] the structures, [`cpu`] fires events,
+//! [`seam`] makes SEAMCALLs.
 
 mod cpu;
 mod memory;
+mod seam;
 mod td;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{RawTracePointRunOptions, TestRun as _};
-use tdtrace_common::{kvm, layout::ABSENT};
+use tdtrace_common::{kvm, layout::ABSENT, poison::PoisonSource};
 
 use self::td::Structures;
 pub use self::{
     cpu::{Cpu, Event, Machine},
+    seam::Seamcall,
     td::{Registers, Vcpu},
 };
 use super::{
@@ -123,6 +126,7 @@ impl Synthetic {
             timed: options.timed,
             slower_than: options.slower_than,
             debug: false,
+            seam: Some(seam::arguments()),
             synthetic: Some(SyntheticSizes {
                 cpus,
                 pages: structures.pages(options.tds, options.vcpus),
@@ -130,10 +134,12 @@ impl Synthetic {
             }),
         })?;
         let probes = PROBES.iter().map(|probe| probe.name);
-        for name in probes.chain([ADDRESS]).chain(FLOORS) {
+        let poison = PoisonSource::ALL.map(PoisonSource::tracepoint);
+        for name in probes.chain([ADDRESS, seam::TWIN]).chain(FLOORS).chain(poison) {
             let program = loaded.program_mut(name)?;
             program.load().with_context(|| format!("the kernel refuses the program {name}"))?;
         }
+        loaded.run_seam(seam::TWIN);
         loaded.begin()?;
         let machine = Machine::new(&loaded, structures)?;
         let isa = Isa::Vmx;
@@ -185,6 +191,11 @@ impl Synthetic {
         let Machine { structures, memory, .. } = &*self.machine;
         structures.write_vcpu(memory, vcpu.address, td, id);
         Vcpu { pid, tid, ..vcpu }
+    }
+
+    /// KVM gives the VM at `vm` up: it is dead, for a bug of KVM's own or otherwise.
+    pub fn give_up(&self, vm: u64, bugged: bool) {
+        self.machine.structures.give_up(&self.machine.memory, vm, bugged);
     }
 
     /// The process of a TD is gone.
@@ -262,6 +273,8 @@ impl Synthetic {
             losses: counted.losses,
             slower_than: self.slower_than,
             slow: counted.slow,
+            seam: Arc::new(counted.seam),
+            poison: Arc::new(counted.poison),
         })
     }
 }

@@ -112,6 +112,12 @@ impl Structures {
         put(memory, address, layout.kvm_clock_offset, 8, made.wrapping_neg());
     }
 
+    /// KVM gives the VM up.
+    pub(super) fn give_up(&self, memory: &Memory, vm: u64, bugged: bool) {
+        put(memory, vm, self.layout.kvm_vm_bugged, 1, bugged.into());
+        put(memory, vm, self.layout.kvm_vm_dead, 1, 1);
+    }
+
     pub(super) fn vcpu(&self, memory: &Memory, td: u64, id: u32) -> Result<u64> {
         let address = memory.take(self.vcpu)?;
         self.write_vcpu(memory, address, td, id);

@@ -129,6 +129,9 @@ pub(super) fn header(snapshot: Option<&Snapshot>, state: &State, width: u16) -> 
     let running = snapshot.vms.iter().filter(|vm| !vm.ended).count();
     let vms = if running == 1 { "VM" } else { "VMs" };
     spans.push(Span::raw(format!("  {running} {vms}")));
+    if snapshot.poison.total() > 0 {
+        spans.push(alarm(format!("  broken memory {}", thousands(snapshot.poison.total())), true));
+    }
     spans.extend(pace(state, snapshot.since_reset));
     if snapshot.exit_source == ExitSource::KvmStat {
         spans.push(Span::styled("  exits: KVM's own count", theme.dim));
@@ -201,6 +204,8 @@ pub(super) fn place(snapshot: Option<&Snapshot>, state: &State) -> String {
     };
     let title = state.view.title();
     match state.scope {
+        // They are of the host, whatever is looked into.
+        _ if state.view == View::Seamcalls => format!("all TDs › {title}"),
         Scope::All if state.view == View::Vms => "all VMs".to_owned(),
         Scope::All => format!("all VMs › {title}"),
         Scope::Vm(id) => format!("{} › {title}", vm(id)),

@@ -9,7 +9,7 @@ use crate::{
     model::{
         aggregate::Aggregate,
         sample::VcpuSample,
-        testing::{after, samples, snapshot, software, vcpu},
+        testing::{after, on_tdx_host, samples, snapshot, software, vcpu},
     },
     tui::{
         keymap::{Action, Edit},
@@ -264,4 +264,52 @@ fn no_size_panics_and_the_chosen_row_stays_on_the_screen() {
     let mut bottom = state(View::Hotspots);
     bottom.apply(Action::Bottom, &Rows::default());
     assert!(screen(Some(&snapshot), &bottom, 80, 6).contains("EPT_VIOLATION"));
+}
+
+#[test]
+fn seamcalls_of_a_tdx_host() {
+    let snapshot = after(on_tdx_host());
+    for (width, height) in [(80, 24), (120, 40)] {
+        let name = name("tdx_host_SEAMCALLs", width, height);
+        insta::assert_snapshot!(
+            name,
+            screen(Some(&snapshot), &state(View::Seamcalls), width, height)
+        );
+    }
+    let mut state = state(View::Seamcalls);
+    press(&mut state, &snapshot, Action::Down);
+    press(&mut state, &snapshot, Action::Down);
+    press(&mut state, &snapshot, Action::Open);
+    assert_eq!((state.view, state.scope), (View::Seamcalls, Scope::All));
+    insta::assert_snapshot!("tdx_host_chosen_100x30", screen(Some(&snapshot), &state, 100, 30));
+    typed(&mut state, "busy>50");
+    insta::assert_snapshot!("tdx_host_filtered_80x24", screen(Some(&snapshot), &state, 80, 24));
+}
+
+#[test]
+fn seamcalls_after_a_reset_and_on_a_host_without_any() {
+    let mut aggregate = Aggregate::new();
+    let mut samples = on_tdx_host();
+    let last = samples.pop().unwrap();
+    for sample in samples {
+        aggregate.apply(sample);
+    }
+    aggregate.reset().unwrap();
+    let after = aggregate.apply(last);
+    let state = state(View::Seamcalls);
+    insta::assert_snapshot!("tdx_host_reset_80x24", screen(Some(&after), &state, 80, 24));
+    let mut none = snapshot();
+    none.vms.clear();
+    none.seam_absent = Some("this kernel has no SEAMCALL wrappers (tdh_…)".into());
+    insta::assert_snapshot!("no_SEAMCALLs_80x24", screen(Some(&none), &state, 80, 24));
+}
+
+#[test]
+fn no_size_panics_with_seamcalls() {
+    let snapshot = after(on_tdx_host());
+    for (width, height) in [(1, 1), (2, 3), (10, 4), (37, 7), (9, 30), (20, 200), (400, 12)] {
+        let mut state = state(View::Seamcalls);
+        state.apply(Action::Bottom, &Rows::default());
+        screen(Some(&snapshot), &state, width, height);
+    }
 }

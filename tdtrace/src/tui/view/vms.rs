@@ -20,6 +20,7 @@ fn columns(software: bool, halts: bool) -> Vec<Column<Vm>> {
         ("vm", 3),
         ("name", 0),
         ("demo", 0),
+        ("fate", 1),
         ("kind", 3),
         ("vmm", 13),
         ("container", 15),
@@ -41,7 +42,7 @@ fn columns(software: bool, halts: bool) -> Vec<Column<Vm>> {
         (false, false) => &[("p50_ns", 14), ("p99_ns", 4), ("vmm_p99_ns", 14)],
         (false, true) => &[("p99_halts_ns", 4), ("vmm_p99_ns", 14)],
     });
-    keys.extend([("to_vmm_per_s", 8), ("exits", 9), ("audit", 11), ("state", 2)]);
+    keys.extend([("to_vmm_per_s", 8), ("exits", 9), ("audit", 11), ("state", 2), ("poisoned", 10)]);
     pick(&keys)
 }
 

@@ -85,15 +85,16 @@ impl Sequence {
             (6, 0, 6),
             (5, 0, 5),
             (40, 0, 40),
-            (61, 0, 61),
+            (60, 0, 60),
+            (61, 0, 63),
             (62, 0, 63),
             (1_000, 0, 63),
             (2, -4, 62),
             (62, -4, 62),
             (39, -14, 39),
-            (39, -133, 39),
+            (39, -133, 61),
             (6, -22, 63),
-        ][random.below(12) as usize];
+        ][random.below(13) as usize];
         self.driven.fire(cpu, Event::UserspaceExit(reason, errno), ns, waiting);
         if self.leaves {
             self.leaves = false;
