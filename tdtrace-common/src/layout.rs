@@ -142,6 +142,14 @@ layout! {
     svm_vmcb = "vcpu_svm.vmcb" in "kvm_amd";
     /// The exit code in a VMCB (low 32 bits).
     vmcb_exit_code = "vmcb.control.exit_code" in "kvm_amd";
+    /// Pages in the memory slots of a VM (unsigned long).
+    kvm_memslot_pages = "kvm.nr_memslot_pages" in "vmlinux";
+    /// What KVM and the VMM share of a vCPU (pointer).
+    vcpu_run = "kvm_vcpu.run" in "vmlinux";
+    /// What a memory fault there is about: bit 3 set for private memory (u64).
+    run_fault_flags = "kvm_run.memory_fault.flags" in "vmlinux";
+    /// The guest physical address of that fault (u64).
+    run_fault_gpa = "kvm_run.memory_fault.gpa" in "vmlinux";
 }
 
 layout! {

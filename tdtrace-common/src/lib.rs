@@ -11,6 +11,7 @@ pub mod guest;
 pub mod kvm;
 pub mod latency;
 pub mod layout;
+pub mod ledger;
 pub mod svm;
 pub mod synthetic;
 pub mod td;

@@ -7,7 +7,7 @@ use aya_ebpf::{bindings::BPF_ANY, macros::raw_tracepoint, programs::RawTracePoin
 use tdtrace_common::counters::{Class, Loss, REASONS, USERSPACE_EINTR, USERSPACE_OTHER};
 
 use crate::{
-    context, kernel,
+    context, kernel, ledger,
     maps::{SLOT_BY_THREAD, lose},
     slot::{self, Slot},
     td, time,
@@ -138,6 +138,8 @@ fn take_leaving(index: u32, tid: u32) -> Option<Slot> {
     Some(slot)
 }
 
+/// `KVM_EXIT_MEMORY_FAULT`.
+const MEMORY_FAULT: usize = 39;
 const EFAULT: i32 = 14;
 const EINTR: i32 = 4;
 const EHWPOISON: i32 = 133;
@@ -161,6 +163,9 @@ fn kvm_userspace_exit(ctx: RawTracePointContext) -> u32 {
         reason
     };
     slot.get().userspace[index] += 1;
+    if index == MEMORY_FAULT && errno < 0 {
+        ledger::fails(&mut slot, errno);
+    }
     if slot.get().td != 0 {
         td::returns(&mut slot, index);
     }

@@ -12,13 +12,17 @@ use tdtrace_common::{
     latency::bucket_end,
 };
 
-use super::sample::{LatencySample, Losses, Sample, VcpuKey, VcpuSample, VmKey, place_order};
+use super::{
+    ledger::LedgerSample,
+    sample::{LatencySample, Losses, Sample, VcpuKey, VcpuSample, VmKey, place_order},
+};
 
 /// The sample that counts are taken from.
 #[derive(Clone, Debug)]
 pub struct Baseline {
     at: Duration,
     latency: HashMap<VmKey, Arc<[LatencySample]>>,
+    ledgers: HashMap<VmKey, LedgerSample>,
     vcpus: HashMap<VcpuKey, Arc<VcpuSample>>,
     losses: Losses,
 }
@@ -30,6 +34,7 @@ impl Baseline {
         Self {
             at: sample.at,
             latency: sample.vms.iter().map(|vm| (vm.key, Arc::clone(&vm.latency))).collect(),
+            ledgers: sample.vms.iter().map(|vm| (vm.key, vm.ledger.clone())).collect(),
             vcpus: sample.vcpus.iter().map(|vcpu| (vcpu.key, Arc::clone(vcpu))).collect(),
             losses: sample.losses.clone(),
         }
@@ -46,6 +51,9 @@ impl Baseline {
     pub fn since(&self, mut sample: Sample) -> Sample {
         for vm in &mut sample.vms {
             vm.latency = durations(&vm.latency, self.latency(vm.key));
+            if let Some(base) = self.ledgers.get(&vm.key) {
+                vm.ledger = vm.ledger.since(base);
+            }
         }
         for vcpu in &mut sample.vcpus {
             if let Some(base) = self.vcpus.get(&vcpu.key) {

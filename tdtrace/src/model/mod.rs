@@ -2,9 +2,9 @@
 //! no I/O.
 //!
 //! [`sample`] is what a source delivers, [`aggregate`] turns one sample after the other into a
-//! [`snapshot`], [`baseline`] sets all counts to 0, [`latency`] is about durations. [`field`] is the
-//! registry of columns that tables, JSON, filters and the terminal share, [`exits`] makes rows of exit
-//! reasons, [`filter`] chooses rows, [`figure`] draws small figures as text, [`limit`] says how findings
+//! [`snapshot`], [`baseline`] sets all counts to 0, [`latency`] is about durations, [`ledger`] about
+//! conversions. [`field`] is the registry of columns that tables, JSON, filters and the terminal share,
+//! [`exits`] makes rows of exit reasons, [`filter`] chooses rows, [`figure`] draws small figures as text, [`limit`] says how findings
 //! state the numbers that they rest on.
 
 pub mod aggregate;
@@ -16,6 +16,7 @@ pub mod figure;
 pub mod filter;
 pub mod guest;
 pub mod latency;
+pub mod ledger;
 pub mod limit;
 pub mod places;
 pub mod sample;

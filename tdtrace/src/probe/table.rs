@@ -171,6 +171,13 @@ pub const PROBES: &[Probe] = &[
         hidden_without: "which of a VM's exits come from a guest of its own",
         needs: GIVEN_VCPU,
     },
+    Probe {
+        name: "kvm_vm_set_mem_attributes",
+        tracepoint: "kvm_vm_set_mem_attributes",
+        shows: "memory that the VMM makes private or shared",
+        hidden_without: "what the VMM converts, whether the guest asked for it or not",
+        needs: GIVEN_VCPU,
+    },
 ];
 
 #[cfg(test)]

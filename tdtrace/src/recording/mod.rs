@@ -27,6 +27,7 @@ mod frame;
 pub mod guest;
 mod host;
 pub mod kind;
+mod ledger;
 mod name;
 mod output;
 pub mod reader;

@@ -69,11 +69,14 @@ pub enum View {
     Hotspots,
     /// vCPUs with the audit.
     Vcpus,
+    /// What was converted and mapped.
+    Conversions,
 }
 
 impl View {
     /// Every view, in the order of the tabs.
-    pub const ALL: [Self; 5] = [Self::Vms, Self::Exits, Self::Latency, Self::Hotspots, Self::Vcpus];
+    pub const ALL: [Self; 6] =
+        [Self::Vms, Self::Exits, Self::Latency, Self::Hotspots, Self::Vcpus, Self::Conversions];
 }
 
 impl Views for View {
@@ -94,6 +97,7 @@ impl Views for View {
             Self::Latency => "Latency",
             Self::Hotspots => "Hotspots",
             Self::Vcpus => "vCPUs",
+            Self::Conversions => "Conversions",
         }
     }
 
@@ -102,6 +106,7 @@ impl Views for View {
             Self::Vms | Self::Vcpus => "exits_per_s",
             Self::Exits | Self::Latency => "time_ns",
             Self::Hotspots => "per_s",
+            Self::Conversions => "conv_per_s",
         }
     }
 
@@ -113,7 +118,9 @@ impl Views for View {
         let Some(id) = state.order().id else { return };
         let number = |part: u64| u32::try_from(part).unwrap_or(u32::MAX);
         match (state.view, state.scope) {
-            (Self::Vms, _) => state.enter(Scope::Vm(number(id[0])), Self::Vcpus),
+            (Self::Vms | Self::Conversions, _) => {
+                state.enter(Scope::Vm(number(id[0])), Self::Vcpus);
+            }
             (Self::Vcpus, _) => {
                 state.enter(Scope::Vcpu(number(id[0]), number(id[1])), Self::Exits);
             }

@@ -2,6 +2,7 @@
 //! choices, and returns cells.
 
 mod bars;
+mod conversions;
 mod detail;
 mod exits;
 mod frame;
@@ -63,6 +64,7 @@ fn draw_view(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) -> Rows {
         View::Latency => latency::draw(frame, area, shown),
         View::Hotspots => hotspots::draw(frame, area, shown),
         View::Vcpus => vcpus::draw(frame, area, shown),
+        View::Conversions => conversions::draw(frame, area, shown),
     }
 }
 

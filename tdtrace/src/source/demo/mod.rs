@@ -102,6 +102,7 @@ impl Source for Demo {
         self.live(now)?;
         let mut sample = self.synthetic.sample(now, self.detail)?;
         sample.at = now.saturating_sub(self.began);
+        sample.vms.iter_mut().for_each(|vm| vm.ledger.begin_at(self.began));
         Ok(sample)
     }
 

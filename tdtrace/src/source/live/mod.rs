@@ -181,7 +181,8 @@ impl Live {
         Ok(Some(self.sample_of(last, now, counters.loaded().probes())))
     }
 
-    fn sample_of(&self, counted: Counted, now: Duration, probes: Arc<[ProbeState]>) -> Sample {
+    fn sample_of(&self, mut counted: Counted, now: Duration, probes: Arc<[ProbeState]>) -> Sample {
+        counted.vms.iter_mut().for_each(|vm| vm.ledger.begin_at(self.began));
         Sample {
             at: now.saturating_sub(self.began),
             host: Arc::clone(&self.host),
