@@ -5,6 +5,7 @@
 
 mod drive;
 mod exact;
+mod ledger;
 mod taxonomy;
 mod trouble;
 mod truth;

@@ -20,7 +20,7 @@ use tdtrace_common::{kvm, layout::ABSENT};
 use self::td::Structures;
 pub use self::{
     cpu::{Cpu, Event, Machine},
-    td::{Registers, Vcpu},
+    td::{MEMSLOT_PAGES, Registers, Vcpu},
 };
 use super::{
     counting::{
@@ -156,8 +156,8 @@ impl Synthetic {
     /// # Errors
     /// When there is no room left.
     pub fn vcpu(&mut self, td: u64, id: u32, pid: u32, tid: u32) -> Result<Vcpu> {
-        let address = self.machine.structures.vcpu(&self.machine.memory, td, id)?;
-        Ok(Vcpu { address, pid, tid })
+        let (address, run) = self.machine.structures.vcpu(&self.machine.memory, td, id)?;
+        Ok(Vcpu { address, run, pid, tid })
     }
 
     /// Makes another TD at the address of one that is no more.
@@ -169,7 +169,7 @@ impl Synthetic {
     /// Makes another vCPU at the address of one that is no more.
     pub fn reuse_vcpu(&mut self, vcpu: Vcpu, td: u64, id: u32, pid: u32, tid: u32) -> Vcpu {
         let Machine { structures, memory, .. } = &*self.machine;
-        structures.write_vcpu(memory, vcpu.address, td, id);
+        structures.write_vcpu(memory, (vcpu.address, vcpu.run), td, id);
         Vcpu { pid, tid, ..vcpu }
     }
 
@@ -202,7 +202,8 @@ impl Synthetic {
     }
 
     /// How many entries map `name` has: `VCPU_INDEX`, `VM_INDEX`, `SLOT_AT`, `SLOT_BY_THREAD` or
-    /// `HOTSPOTS`.
+    /// `HOTSPOTS`,
+    /// `VM_BY_PROCESS`.
     ///
     /// # Errors
     /// When it is another map, or cannot be read.
