@@ -32,7 +32,7 @@ pub fn bytes(bytes: u64) -> String {
     let Some((unit, name)) = UNITS.into_iter().find(|(unit, _)| bytes >= *unit) else {
         return if bytes == 0 { "0".to_owned() } else { format!("{bytes} B") };
     };
-    let (whole, tenth) = (bytes / unit, bytes % unit / (unit / 10 + 1));
+    let (whole, tenth) = (bytes / unit, bytes % unit * 10 / unit);
     if whole < 10 { format!("{whole}.{tenth} {name}") } else { format!("{whole} {name}") }
 }
 

@@ -36,8 +36,8 @@ pub(super) fn to_json(vm: &Vm) -> Value {
             "calls_per_s": calls[way as usize].rate,
             "bytes": bytes[way as usize].total,
             "bytes_per_s": bytes[way as usize].rate,
-            "pages_4k": of(LedgerCount::Pages),
-            "blocks_2m": of(LedgerCount::Blocks),
+            "calls_of_4k": of(LedgerCount::Pages),
+            "calls_of_2m": of(LedgerCount::Blocks),
             "retries": of(LedgerCount::Retried),
             "continued": of(LedgerCount::Continued),
             "refused": of(LedgerCount::Refused),
@@ -108,7 +108,8 @@ pub(super) fn to_text(snapshot: &Snapshot, show: Show<'_>, text: &mut String) {
     if vms.is_empty() {
         return;
     }
-    text.push_str("\nCONVERSIONS since attaching; what was shared before is not known\n");
+    let since = since(snapshot);
+    let _ = writeln!(text, "\nCONVERSIONS {since}; what was shared before is not known");
     let columns = [
         ("vm", 0),
         ("name", 1),
@@ -147,14 +148,20 @@ pub(super) fn to_text(snapshot: &Snapshot, show: Show<'_>, text: &mut String) {
     }
 }
 
+/// From when on conversions are counted.
+pub fn since(snapshot: &Snapshot) -> &'static str {
+    if snapshot.since_reset.is_some() { "since the reset" } else { "since attaching" }
+}
+
 /// How much private memory was mapped, against the VM's memory where that is known; `width` is that of the
-/// bar. `None` where nothing was mapped.
+/// bar. `None` where nothing was mapped. *At least*: what was mapped before tdtrace or a reset is not known.
 pub fn acceptance(ledger: &Ledger, width: usize) -> Option<String> {
     let mapped = ledger.mapped.total;
     if mapped == 0 {
         return None;
     }
-    let mut line = format!("private memory mapped {}", figure::bytes(mapped));
+    let bound = if ledger.from_start { "" } else { "at least " };
+    let mut line = format!("private memory mapped {bound}{}", figure::bytes(mapped));
     match ledger.memory() {
         Some(memory) => {
             let bar = figure::gauge(mapped, memory, width);
@@ -176,8 +183,5 @@ pub fn acceptance(ledger: &Ledger, width: usize) -> Option<String> {
     let small = ledger.sample.count(LedgerCount::Mapped4K).saturating_mul(4 << 10);
     let percent = u128::from(small) * 100 / u128::from(mapped);
     let _ = write!(line, "  4K {percent}%");
-    if !ledger.from_start {
-        line.push_str("  since attaching");
-    }
     Some(line)
 }

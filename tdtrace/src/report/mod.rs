@@ -6,7 +6,7 @@ mod json;
 mod table;
 mod text;
 
-pub use conversions::acceptance;
+pub use conversions::{acceptance, since};
 pub use json::to_json;
 pub use table::{Cells, table};
 pub use text::{header, to_text};

@@ -30,10 +30,10 @@ pub const REGION_FIELDS: &[Field<Region>] = &[
     right("vm", "VM", 5, "number of the VM", |row: &Region| Value::Id(row.vm.into())),
     left("name", "NAME", 4, "name of the VM", |row| text(&row.vm_name)),
     left("gpa", "REGION", 0, "where the 2 MiB begin", |row| Value::Hex(row.sample.gpa)),
-    right("shared_calls", "→SHARED", 1, "conversions to shared that began there", |row| {
+    right("shared_calls", "TO SHARED", 1, "conversions to shared that began there", |row| {
         calls(row, Direction::ToShared)
     }),
-    right("private_calls", "→PRIVATE", 1, "conversions to private that began there", |row| {
+    right("private_calls", "TO PRIVATE", 1, "conversions to private that began there", |row| {
         calls(row, Direction::ToPrivate)
     }),
     right("turns", "TURNS", 2, "how often one went the other way than the one before", |row| {

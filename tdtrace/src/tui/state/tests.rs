@@ -19,7 +19,7 @@ fn typed(state: &mut State, text: &str) {
 fn views_go_round_in_both_directions() {
     let mut state = State::default();
     state.apply(Action::PreviousView, &rows());
-    assert_eq!(state.view, View::Vcpus);
+    assert_eq!(state.view, View::Conversions);
     state.apply(Action::NextView, &rows());
     assert_eq!(state.view, View::Vms);
 }

@@ -7,7 +7,7 @@ use ratatui::{
     text::Line,
     widgets::{Block, Borders, Paragraph},
 };
-use tdtrace_common::ledger::LedgerCount;
+use tdtrace_common::{counters::Class, ledger::LedgerCount};
 
 use super::{Shown, cut, split, table};
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
         ledger::{Region, converts},
         snapshot::Vm,
     },
-    report::{Cells, acceptance},
+    report::{Cells, acceptance, since},
     tui::state::Rows,
 };
 
@@ -67,7 +67,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) -> Rows
 
 fn draw_vm(frame: &mut Frame<'_>, area: Rect, vm: &Vm, shown: &Shown<'_>) {
     let demo = if vm.demo { "DEMO " } else { "" };
-    let title = format!(" {demo}{} {}, since attaching ", vm.id, vm.name);
+    let title = format!(" {demo}{} {}, {} ", vm.id, vm.name, since(shown.snapshot));
     let block = Block::new().borders(Borders::TOP).title(title);
     let inner = block.inner(area);
     frame.render_widget(block, area);
@@ -88,10 +88,7 @@ fn trouble(vm: &Vm) -> Option<String> {
     let mut words = Vec::new();
     for (count, what) in [
         (ledger.both(LedgerCount::Refused), "MapGPA refused"),
-        (
-            vm.counts[tdtrace_common::counters::Class::TdFaultAgain],
-            "faults on the page just mapped",
-        ),
+        (vm.counts[Class::TdFaultAgain], "faults on the page just mapped"),
         (ledger.sample.count(LedgerCount::WithoutRegion), "conversions in regions not listed"),
     ] {
         if count > 0 {
