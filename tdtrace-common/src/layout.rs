@@ -150,6 +150,12 @@ layout! {
     run_fault_flags = "kvm_run.memory_fault.flags" in "vmlinux";
     /// The guest physical address of that fault (u64).
     run_fault_gpa = "kvm_run.memory_fault.gpa" in "vmlinux";
+    /// The number of the system call that registers of user mode were saved for (unsigned long).
+    regs_orig_ax = "pt_regs.orig_ax" in "vmlinux";
+    /// Its second argument (unsigned long).
+    regs_si = "pt_regs.si" in "vmlinux";
+    /// Its third argument (unsigned long).
+    regs_dx = "pt_regs.dx" in "vmlinux";
 }
 
 layout! {

@@ -6,6 +6,7 @@
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
+    helpers::bpf_probe_read_user,
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
@@ -281,21 +282,52 @@ pub(crate) fn fails(slot: &mut Slot, errno: i32) {
 /// made the system call; carries no VM.
 #[raw_tracepoint]
 fn kvm_vm_set_mem_attributes(ctx: RawTracePointContext) -> u32 {
-    let (start, end, attributes): (u64, u64, u64) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    let frames = ctx.arg::<u64>(1).wrapping_sub(ctx.arg(0));
+    sets_attributes(frames << PAGE_SHIFT, ctx.arg(2));
+    0
+}
+
+/// Number of the system call `ioctl`.
+const IOCTL: u64 = 16;
+/// `KVM_SET_MEMORY_ATTRIBUTES` (`include/uapi/linux/kvm.h`).
+const SET_MEMORY_ATTRIBUTES: u32 = 0x4020_aed2;
+
+/// `sys_exit(regs, ret)`: the same for a kernel without that tracepoint, on request, because every system
+/// call of the machine pays for it. Counts what KVM has done, as the caller's structure says: address, size,
+/// attributes, flags.
+#[raw_tracepoint]
+fn sys_exit_set_attributes(ctx: RawTracePointContext) -> u32 {
+    let regs: u64 = ctx.arg(0);
+    if ctx.arg::<u64>(1) != 0
+        || read::<u64>(regs, offset!(regs_orig_ax)) != Some(IOCTL)
+        || read::<u32>(regs, offset!(regs_si)) != Some(SET_MEMORY_ATTRIBUTES)
+    {
+        return 0;
+    }
+    let Some(argument) = read::<u64>(regs, offset!(regs_dx)) else { return 0 };
+    // SAFETY: the call checks the address and fails on a bad one.
+    match unsafe { bpf_probe_read_user::<[u64; 4]>(argument as *const [u64; 4]) } {
+        Ok([_, bytes, attributes, _]) => sets_attributes(bytes, attributes),
+        Err(_) => lose(Loss::Unattributed, Class::MemoryAttributes),
+    }
+    0
+}
+
+/// The VMM that this thread belongs to makes `bytes` private or shared.
+#[inline(always)]
+fn sets_attributes(bytes: u64, attributes: u64) {
     let Some(vm) = vm_of_thread() else {
         lose(Loss::Unattributed, Class::MemoryAttributes);
-        return 0;
+        return;
     };
-    let Some(ledger) = LEDGERS.get_ptr_mut(vm) else { return 0 };
+    let Some(ledger) = LEDGERS.get_ptr_mut(vm) else { return };
     let direction = usize::from(attributes & PRIVATE != 0);
-    let bytes = end.wrapping_sub(start) << PAGE_SHIFT;
     count(ledger, LedgerCount::AttributeCalls as usize + direction, 1);
     count(ledger, LedgerCount::AttributeBytes as usize + direction, bytes);
     // SAFETY: a word of the entry of a VM that is there.
     if let Some(kvm) = VMS.get_ptr(vm).map(|vm| unsafe { (*vm).kvm }) {
         sees_memory(vm, kvm);
     }
-    0
 }
 
 /// The VM that this thread speaks of: the only one of its process, else that of the vCPU which it ran last.

@@ -44,17 +44,17 @@ fn guest() -> (VcpuFd, VmFd) {
     let memory = unsafe { libc::mmap(ptr::null_mut(), BYTES, protection, flags, -1, 0) };
     assert_ne!(memory, libc::MAP_FAILED, "{}", std::io::Error::last_os_error());
     let write = |address: u64, bytes: &[u8]| {
-        let address = usize::try_from(address).unwrap();
+        let address = usize::try_from(address).expect("a small address");
         assert!(address + bytes.len() <= BYTES);
         // SAFETY: inside the mapping, and nothing else uses it yet.
         unsafe {
             ptr::copy_nonoverlapping(bytes.as_ptr(), memory.cast::<u8>().add(address), bytes.len());
         }
     };
-    let target = u32::try_from(READ).unwrap().to_le_bytes();
+    let target = u32::try_from(READ).expect("a small address").to_le_bytes();
     write(CODE, &[&[0x8a, 0x04, 0x25][..], &target].concat());
     for level in 0..3 {
-        write(TABLES + 0x1000 * level, &(TABLES + 0x1000 * (level + 1) | 7).to_le_bytes());
+        write(TABLES + 0x1000 * level, &((TABLES + 0x1000 * (level + 1)) | 7).to_le_bytes());
     }
     for page in 0..64_u64 {
         write(TABLES + 0x3000 + 8 * page, &(page << 12 | 7).to_le_bytes());

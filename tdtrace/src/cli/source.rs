@@ -22,6 +22,10 @@ pub(super) struct SourceArgs {
     /// Take no times: cheaper, but without durations and where the time goes
     #[arg(long)]
     no_latency: bool,
+    /// See what VMMs convert on a kernel without the tracepoint kvm_vm_set_mem_attributes, by their system
+    /// calls; every system call of the machine pays for it
+    #[arg(long)]
+    trace_ioctl: bool,
     /// Attach now, KVM loaded or not, and begin when the VM with this name or process id is there; it is
     /// counted from its first exit
     #[arg(long, value_name = "NAME")]
@@ -41,6 +45,7 @@ impl SourceArgs {
             debug_ebpf: self.debug_ebpf,
             timed: !self.no_latency,
             wait_for_kvm: self.wait_vm.is_some(),
+            trace_ioctl: self.trace_ioctl,
         }
     }
 

@@ -133,6 +133,12 @@ const GROUPS: &[Group] = &[
         off: "memory faults are counted without their address and kind",
         forms: &[&["vcpu_run", "run_fault_flags", "run_fault_gpa"]],
     },
+    Group {
+        name: "system_calls",
+        used: Use::Everywhere,
+        off: "--trace-ioctl sees nothing",
+        forms: &[&["regs_orig_ax", "regs_si", "regs_dx"]],
+    },
 ];
 
 impl Group {

@@ -66,7 +66,7 @@ fn what_kvm_converted_is_counted_and_not_what_was_asked_for() {
     map(&cpu, &mut one, SHARED | BLOCK, 3 * BLOCK, (0, None));
     map(&cpu, &mut one, 0x5000, 3 * PAGE, (0, None));
     // 8 MiB in three goes: KVM says where it stopped, the guest goes on there.
-    let start = SHARED | 100 * BLOCK;
+    let start = SHARED | (100 * BLOCK);
     map(&cpu, &mut one, start, 4 * BLOCK, (1, Some(start + BLOCK)));
     map(&cpu, &mut one, start + BLOCK, 3 * BLOCK, (1, Some(start + 3 * BLOCK)));
     map(&cpu, &mut one, start + 3 * BLOCK, BLOCK, (0, None));
@@ -114,7 +114,7 @@ fn a_region_that_goes_back_and_forth_shows_each_turn() {
     let mut one = begun(&mut synthetic, 0);
     let cpu = synthetic.cpu(0);
     for way in [SHARED, 0, SHARED, SHARED, 0, 0, SHARED] {
-        map(&cpu, &mut one, way | 9 * BLOCK, BLOCK, (0, None));
+        map(&cpu, &mut one, way | (9 * BLOCK), BLOCK, (0, None));
     }
     let ledger = ledger_of(&sample(&mut synthetic, one.now + 1), pid(0));
     let expected = RegionSample {
@@ -136,7 +136,7 @@ fn regions_without_room_are_counted_and_take_none_from_other_tds() {
     let cpu = synthetic.cpu(0);
     let all = 40 * REGIONS as u64;
     for region in 0..all {
-        map(&cpu, &mut greedy, SHARED | region * BLOCK, PAGE, (0, None));
+        map(&cpu, &mut greedy, SHARED | (region * BLOCK), PAGE, (0, None));
     }
     map(&cpu, &mut modest, SHARED, PAGE, (0, None));
     let sample = sample(&mut synthetic, greedy.now + 1);
@@ -248,6 +248,37 @@ fn attributes_belong_to_the_only_vm_of_a_process_or_to_that_of_the_threads_vcpu(
     synthetic.end(pid(1));
     sample(&mut synthetic, now + 1);
     assert_eq!(synthetic.entries("VM_BY_PROCESS").unwrap(), 1);
+}
+
+#[test]
+fn attributes_are_seen_by_their_system_call_too_if_it_succeeds() {
+    const SET: u64 = 0x4020_aed2;
+    pin(0);
+    let mut synthetic = load(1, 1);
+    let mut one = begun(&mut synthetic, 0);
+    let cpu = synthetic.cpu(0);
+    // The test is the VMM: its memory is what the program reads.
+    let private = [0x10_0000, 6 * PAGE, 8, 0_u64];
+    let shared = [0x10_0000, 2 * PAGE, 0, 0_u64];
+    let [private, shared] = [&private, &shared].map(|set| set.as_ptr() as u64);
+    for (number, command, argument, result) in [
+        (16, SET, private, 0),
+        (16, SET, shared, 0),
+        // Refused, another command, another system call.
+        (16, SET, private, -22),
+        (16, SET + 1, private, 0),
+        (17, SET, private, 0),
+        // The VMM took its memory away.
+        (16, SET, 8, 0),
+    ] {
+        one.fire(&cpu, Event::SysExit(number, command, argument, result), 1, 0);
+    }
+    let sample = sample(&mut synthetic, one.now + 1);
+    let ledger = ledger_of(&sample, pid(0));
+    assert_eq!(both(&ledger, Count::AttributeCalls), [1, 1]);
+    assert_eq!(both(&ledger, Count::AttributeBytes), [2 * PAGE, 6 * PAGE]);
+    let lost = (Loss::Unattributed, Class::MemoryAttributes, 1);
+    assert_eq!(sample.losses.causes, [lost]);
 }
 
 #[test]

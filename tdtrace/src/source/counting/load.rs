@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     model::sample::{Losses, ProbeState},
-    probe::table::PROBES,
+    probe::table::{PROBES, SET_ATTRIBUTES_BY_IOCTL},
 };
 
 /// The compiled programs; `build.rs` made them. Aligned, because the parser reads them in place.
@@ -243,7 +243,7 @@ impl Loaded {
 
     fn all_losses(&self) -> Result<Losses> {
         let mut losses = losses::read(&PerCpuArray::<_, u64>::try_from(self.any("LOSSES")?)?)?;
-        for probe in PROBES {
+        for probe in PROBES.iter().chain([&SET_ATTRIBUTES_BY_IOCTL]) {
             if let Some(program) = self.ebpf.program(probe.name)
                 && let Ok(fd) = program.fd()
             {

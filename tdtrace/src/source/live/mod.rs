@@ -43,11 +43,19 @@ pub struct Options {
     pub timed: bool,
     /// Where there is no KVM yet, attach when it comes.
     pub wait_for_kvm: bool,
+    /// Look at system calls where KVM has no tracepoint for what a VMM converts.
+    pub trace_ioctl: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_vcpus: 4096, debug_ebpf: false, timed: true, wait_for_kvm: false }
+        Self {
+            max_vcpus: 4096,
+            debug_ebpf: false,
+            timed: true,
+            wait_for_kvm: false,
+            trace_ioctl: false,
+        }
     }
 }
 
@@ -141,7 +149,7 @@ impl Live {
     /// Attaches what was loaded and begins to count.
     fn start(&mut self, prepared: Prepared) -> Result<()> {
         let Prepared { mut loaded, resolved, host } = prepared;
-        loaded.attach(&resolved)?;
+        loaded.attach(&resolved, self.options.trace_ioctl)?;
         loaded.begin()?;
         let reading = Reading {
             isa: host.isa,

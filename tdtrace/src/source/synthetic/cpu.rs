@@ -9,7 +9,7 @@ use tdtrace_common::synthetic::SyntheticCpu;
 
 use super::{Registers, Vcpu, memory::Memory, td::Structures};
 use crate::{
-    probe::table::PROBES,
+    probe::table::{PROBES, SET_ATTRIBUTES_BY_IOCTL},
     source::counting::{load::Loaded, slots::MappedArray},
 };
 
@@ -53,6 +53,8 @@ pub enum Event {
     /// `kvm_vm_set_mem_attributes(start, end, attributes)`, in the thread of this vCPU, which it does not
     /// run.
     Attributes(u64, u64, u64),
+    /// `sys_exit` of this system call with these second and third arguments, and its result.
+    SysExit(u64, u64, u64, i64),
     /// `kvm_vcpu_wakeup(ns, waited)`.
     Wakeup(u64, bool),
     /// `kvm_halt_poll_ns`, by the new value.
@@ -64,8 +66,8 @@ pub enum Event {
 }
 
 impl Event {
-    /// Program and arguments for an event of `vcpu`.
-    fn call(self, vcpu: u64) -> (&'static str, [u64; 5]) {
+    /// Program and arguments for an event of `vcpu`; `regs` is where registers of user mode are.
+    fn call(self, vcpu: u64, regs: u64) -> (&'static str, [u64; 5]) {
         match self {
             Self::Entry(_) | Self::EntryAt(..) => ("kvm_entry", [vcpu, 0, 0, 0, 0]),
             Self::Exit(_) => ("kvm_exit", [vcpu, 1, 0, 0, 0]),
@@ -92,6 +94,9 @@ impl Event {
             Self::Attributes(start, end, attributes) => {
                 ("kvm_vm_set_mem_attributes", [start, end, attributes, 0, 0])
             }
+            Self::SysExit(.., result) => {
+                ("sys_exit_set_attributes", [regs, result.cast_unsigned(), 0, 0, 0])
+            }
             Self::Wakeup(ns, waited) => ("kvm_vcpu_wakeup", [ns, waited.into(), 1, 0, 0]),
             Self::HaltPoll(new) => ("kvm_halt_poll_ns", [1, 0, new.into(), 0, 0]),
             Self::Interrupt(vector) => ("kvm_inj_virq", [vector.into(), 0, 0, 0, 0]),
@@ -115,7 +120,7 @@ impl Machine {
         let cpus = MappedArray::writable(loaded.map("SYNTHETIC_CPUS")?)?;
         let memory = Memory::new(loaded, &cpus)?;
         let mut programs = HashMap::new();
-        for probe in PROBES {
+        for probe in PROBES.iter().chain([&SET_ATTRIBUTES_BY_IOCTL]) {
             let info = loaded.program(probe.name)?.info()?;
             let program = RawTracePoint::from_program_info(info, probe.name.into())?;
             programs.insert(probe.name, program);
@@ -155,7 +160,10 @@ impl Cpu<'_> {
         // `kvm_userspace_exit` comes after `vcpu_put`.
         let loaded = !matches!(
             event,
-            Event::UserspaceExit(..) | Event::MemoryFault(..) | Event::Attributes(..)
+            Event::UserspaceExit(..)
+                | Event::MemoryFault(..)
+                | Event::Attributes(..)
+                | Event::SysExit(..)
         );
         self.set(offset_of!(SyntheticCpu, vcpu), if loaded { vcpu.address } else { 0 });
         let Machine { structures, memory, programs, .. } = self.machine;
@@ -166,11 +174,15 @@ impl Cpu<'_> {
                 structures.answer(memory, vcpu.address, status);
                 structures.answer_at(memory, vcpu.address, next);
             }
+            // In the room of `kvm_run`, which is larger.
+            Event::SysExit(number, second, third, _) => {
+                structures.system_call(memory, vcpu.run, [number, second, third]);
+            }
             Event::MemoryFault(flags, gpa, _) => structures.fault(memory, vcpu.run, flags, gpa),
             Event::RunEnd => structures.run(memory, vcpu.address),
             _ => {}
         }
-        let (name, arguments) = event.call(vcpu.address);
+        let (name, arguments) = event.call(vcpu.address, vcpu.run);
         let mut options = RawTracePointRunOptions::new();
         options.args[..arguments.len()].copy_from_slice(&arguments);
         let program = programs.get(name).with_context(|| format!("there is no program {name}"))?;

@@ -39,7 +39,7 @@ use crate::{
         layout::resolve_running,
     },
     model::sample::{Host, Isa, Sample, VmKey},
-    probe::table::{PROBES, Probe},
+    probe::table::{PROBES, Probe, SET_ATTRIBUTES_BY_IOCTL},
 };
 
 /// BTF of kvm_intel with TDX, compiled from Linux 7.3.
@@ -117,7 +117,7 @@ impl Synthetic {
             }),
         })?;
         let probes = PROBES.iter().map(|probe| probe.name);
-        for name in probes.chain([ADDRESS]).chain(FLOORS) {
+        for name in probes.chain([ADDRESS, SET_ATTRIBUTES_BY_IOCTL.name]).chain(FLOORS) {
             let program = loaded.program_mut(name)?;
             program.load().with_context(|| format!("the kernel refuses the program {name}"))?;
         }

@@ -176,6 +176,16 @@ impl Structures {
         put(memory, run, self.layout.run_fault_gpa, 8, gpa);
     }
 
+    /// Number, second and third argument of a system call in registers at `regs`.
+    pub(super) fn system_call(&self, memory: &Memory, regs: u64, values: [u64; 3]) {
+        let layout = &self.layout;
+        for (offset, value) in
+            [layout.regs_orig_ax, layout.regs_si, layout.regs_dx].into_iter().zip(values)
+        {
+            put(memory, regs, offset, 8, value);
+        }
+    }
+
     /// KVM counts a KVM_RUN.
     pub(super) fn run(&self, memory: &Memory, vcpu: u64) {
         memory.add(vcpu + u64::from(self.layout.stat_fpu_reload), 1);
