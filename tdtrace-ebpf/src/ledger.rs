@@ -103,12 +103,16 @@ pub(crate) fn sees_memory(vm: u32, kvm: u64) {
     }
 }
 
-/// Process `tgid` runs VM `vm`, perhaps not it alone.
+/// [`SEVERAL`], where a map can take it from.
+static SEVERAL_VMS: u32 = SEVERAL;
+
+/// Process `tgid` runs VM `vm`, perhaps not it alone. By reference: what makes a slot has no more room on the
+/// stack, of which `kvm_fpu` and it together have all that the verifier of Linux 6.12 allows.
 #[inline(always)]
-pub(crate) fn runs_in(tgid: u32, vm: u32) {
+pub(crate) fn runs_in(tgid: &u32, vm: &u32) {
     if VM_BY_PROCESS.insert(tgid, vm, u64::from(BPF_NOEXIST)).is_err() {
         // Without room there is no entry, and what the process does is counted as lost.
-        let _ = VM_BY_PROCESS.insert(tgid, SEVERAL, u64::from(BPF_ANY));
+        let _ = VM_BY_PROCESS.insert(tgid, &SEVERAL_VMS, u64::from(BPF_ANY));
     }
 }
 

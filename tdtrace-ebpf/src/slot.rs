@@ -375,7 +375,7 @@ fn vm_of(kvm: KvmObject) -> Result<u32, i64> {
     // The vCPUs of a new VM begin at the same time: one of them makes the entry.
     if VM_INDEX.insert(kvm, index, u64::from(BPF_NOEXIST)).is_ok() {
         vm.life += 1;
-        ledger::runs_in(vm.tgid, index);
+        ledger::runs_in(&vm.tgid, &index);
         return Ok(index);
     }
     let _ = FREE_VMS.push(index, 0);
