@@ -112,7 +112,8 @@ static SEVERAL_VMS: u32 = SEVERAL;
 pub(crate) fn runs_in(tgid: &u32, vm: &u32) {
     if VM_BY_PROCESS.insert(tgid, vm, u64::from(BPF_NOEXIST)).is_err() {
         // Without room there is no entry, and what the process does is counted as lost.
-        let _ = VM_BY_PROCESS.insert(tgid, &SEVERAL_VMS, u64::from(BPF_ANY));
+        let several: &u32 = &SEVERAL_VMS;
+        let _ = VM_BY_PROCESS.insert(tgid, several, u64::from(BPF_ANY));
     }
 }
 
