@@ -89,6 +89,7 @@ numbers! {
         bytes = CallBytes,
         timed = CallTimed,
         ns = CallNs,
+        max_ns = DurationMax,
         last_failure = CallLastFailure,
         ..
     }
