@@ -5,7 +5,10 @@
 //! collector through `mmap`. Slots are padded to whole cache lines because the values of a BPF array
 //! are only 8-byte aligned.
 
-use crate::latency::{SLOT_ROWS, Timing};
+use crate::{
+    latency::{SLOT_ROWS, Timing},
+    ledger::Conversion,
+};
 
 /// The unit of padding, in bytes.
 pub const CACHE_LINE: usize = 64;
@@ -74,11 +77,20 @@ pub enum Class {
     TdReturn = 25,
     /// A TDVMCALL leaf without a name; its place is the leaf.
     TdUnknownLeaf = 26,
+    /// `kvm_vm_set_mem_attributes`: the VMM made memory private or shared, mostly in a thread that runs no
+    /// vCPU. Counted in the VM's ledger; of this class only what is lost.
+    MemoryAttributes = 27,
+    /// `KVM_EXIT_MEMORY_FAULT`: KVM could not serve a fault. Its place is 1 for private memory, its size the
+    /// errno with which KVM_RUN came back.
+    MemoryFault = 28,
+    /// A fault of a TD on a page of private memory that its vCPU faulted on just before; its place is the
+    /// page.
+    TdFaultAgain = 29,
 }
 
 impl Class {
     /// Every class, in the order of its number.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 30] = [
         Self::PioIn,
         Self::PioOut,
         Self::MmioReadUnsatisfied,
@@ -106,6 +118,9 @@ impl Class {
         Self::TdAnswer,
         Self::TdReturn,
         Self::TdUnknownLeaf,
+        Self::MemoryAttributes,
+        Self::MemoryFault,
+        Self::TdFaultAgain,
     ];
 
     /// The name in reports and JSON.
@@ -139,6 +154,9 @@ impl Class {
             Self::TdAnswer => "td_answer",
             Self::TdReturn => "td_return",
             Self::TdUnknownLeaf => "td_unknown_leaf",
+            Self::MemoryAttributes => "memory_attributes",
+            Self::MemoryFault => "memory_fault",
+            Self::TdFaultAgain => "td_fault_again",
         }
     }
 
@@ -153,6 +171,7 @@ impl Class {
                 | Self::Entry
                 | Self::Exit
                 | Self::InterruptPosted
+                | Self::MemoryAttributes
         )
     }
 
@@ -368,6 +387,8 @@ pub struct VcpuSlot {
     pub timing: Timing,
     /// Index of the row of a latency class plus one, 0 while there is none; see [`crate::latency`].
     pub rows: [u32; SLOT_ROWS],
+    /// What it asked to convert, and which pages it faulted on.
+    pub conversion: Conversion,
     /// The places that came first.
     pub hotspots: [Hotspot; SLOT_HOTSPOTS],
     /// What KVM said when this vCPU was first seen between two exits.
@@ -387,6 +408,7 @@ const _: () = assert!(
             + 8 * COUNTS
             + 128
             + 4 * SLOT_ROWS
+            + 64
             + 2 * 128
             + 8 * REASONS
             + 8 * USERSPACE

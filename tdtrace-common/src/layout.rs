@@ -152,6 +152,20 @@ layout! {
     svm_vmcb = "vcpu_svm.vmcb" in "kvm_amd";
     /// The exit code in a VMCB (low 32 bits).
     vmcb_exit_code = "vmcb.control.exit_code" in "kvm_amd";
+    /// Pages in the memory slots of a VM (unsigned long).
+    kvm_memslot_pages = "kvm.nr_memslot_pages" in "vmlinux";
+    /// What KVM and the VMM share of a vCPU (pointer).
+    vcpu_run = "kvm_vcpu.run" in "vmlinux";
+    /// What a memory fault there is about: bit 3 set for private memory (u64).
+    run_fault_flags = "kvm_run.memory_fault.flags" in "vmlinux";
+    /// The guest physical address of that fault (u64).
+    run_fault_gpa = "kvm_run.memory_fault.gpa" in "vmlinux";
+    /// The number of the system call that registers of user mode were saved for (unsigned long).
+    regs_orig_ax = "pt_regs.orig_ax" in "vmlinux";
+    /// Its second argument (unsigned long).
+    regs_si = "pt_regs.si" in "vmlinux";
+    /// Its third argument (unsigned long).
+    regs_dx = "pt_regs.dx" in "vmlinux";
 }
 
 layout! {

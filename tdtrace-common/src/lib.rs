@@ -11,6 +11,7 @@ pub mod guest;
 pub mod kvm;
 pub mod latency;
 pub mod layout;
+pub mod ledger;
 pub mod poison;
 pub mod seam;
 pub mod svm;

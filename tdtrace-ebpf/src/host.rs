@@ -9,7 +9,7 @@ use tdtrace_common::counters::{
 };
 
 use crate::{
-    context, kernel,
+    context, kernel, ledger,
     maps::{SLOT_BY_THREAD, lose},
     slot::{self, Slot},
     td, time,
@@ -140,11 +140,11 @@ fn take_leaving(index: u32, tid: u32) -> Option<Slot> {
     Some(slot)
 }
 
+/// `KVM_EXIT_MEMORY_FAULT`.
+const MEMORY_FAULT: usize = 39;
 const EFAULT: i32 = 14;
 const EINTR: i32 = 4;
 const EHWPOISON: i32 = 133;
-/// `KVM_EXIT_MEMORY_FAULT`.
-const MEMORY_FAULT: usize = 39;
 
 /// `kvm_userspace_exit(reason, errno)`. With an errno the reason may be stale, except for memory
 /// faults, which come with -EFAULT or -EHWPOISON.
@@ -167,6 +167,9 @@ fn kvm_userspace_exit(ctx: RawTracePointContext) -> u32 {
         reason
     };
     slot.get().userspace[index] += 1;
+    if reason == MEMORY_FAULT && (errno == -EFAULT || errno == -EHWPOISON) {
+        ledger::fails(&mut slot, errno);
+    }
     if slot.get().td != 0 {
         td::returns(&mut slot, index);
     }

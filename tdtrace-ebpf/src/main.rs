@@ -1,7 +1,7 @@
 //! The eBPF programs of tdtrace.
 //!
 //! `host` and `service` have the programs on KVM's tracepoints, `slot` finds and makes the counting slot of a vCPU,
-//! `td` reads what an exit of a TD was, `time` where time goes, `context` the moment in which a program runs, `maps` the maps and
+//! `td` reads what an exit of a TD was, `ledger` what became of memory, `time` where time goes, `context` the moment in which a program runs, `maps` the maps and
 //! globals, `kernel` the typed reads of kernel memory at offsets that the user side resolved,
 //! `seam` has those on SEAMCALLs, `poison` those on broken memory, `guest` the programs in a TD, `synthetic` what synthetic TDs need, `floor` the programs that the benchmark compares with.
 
@@ -26,6 +26,11 @@ mod guest;
 )]
 mod host;
 mod kernel;
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the macro hands every program its context by value"
+)]
+mod ledger;
 mod maps;
 #[expect(
     clippy::needless_pass_by_value,

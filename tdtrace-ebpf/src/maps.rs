@@ -12,6 +12,7 @@ use tdtrace_common::{
     },
     latency::LatencyRow,
     layout::KernelLayout,
+    ledger::VmLedger,
     synthetic::{SyntheticCpu, SyntheticPage},
     td::TdWindow,
 };
@@ -140,6 +141,15 @@ pub(crate) static VM_INDEX: HashMap<KvmObject, u32> = HashMap::with_max_entries(
 /// vCPU is loaded any more.
 #[map]
 pub(crate) static SLOT_BY_THREAD: HashMap<u32, u32> = HashMap::with_max_entries(1, 0);
+
+/// The conversions of each VM, by index of [`VMS`].
+#[map]
+pub(crate) static LEDGERS: Array<VmLedger> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Process to the index in [`VMS`] of the VM that it runs, or `ledger::SEVERAL`: for what the VMM does in a
+/// thread that runs no vCPU.
+#[map]
+pub(crate) static VM_BY_PROCESS: HashMap<u32, u32> = HashMap::with_max_entries(1, 0);
 
 /// Hotspots that found no place in their slot.
 #[map]

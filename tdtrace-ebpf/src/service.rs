@@ -6,7 +6,7 @@
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use tdtrace_common::counters::{Class, Loss};
 
-use crate::{context, maps::lose, slot, time};
+use crate::{context, ledger, maps::lose, slot, time};
 
 /// `kvm_page_fault(vcpu, fault_address, error_code)`. Counted by what the fault was, not by address:
 /// a guest touches all of its memory once.
@@ -33,7 +33,15 @@ fn kvm_tdp_mmu_spte_changed(ctx: RawTracePointContext) -> u32 {
         lose(Loss::Outside, Class::SpteChanged);
         return 0;
     }
-    slot::count_running(&ctx, Class::SpteChanged, u64::from(ctx.arg::<u32>(2)), 0)
+    if let Some(mut slot) = slot::running(&ctx, Class::SpteChanged) {
+        let level = ctx.arg::<u32>(2);
+        slot.count(Class::SpteChanged);
+        slot.count_place(Class::SpteChanged, u64::from(level), 0);
+        if slot.get().td != 0 {
+            ledger::maps(&mut slot, level, ctx.arg(3), ctx.arg(4));
+        }
+    }
+    0
 }
 
 /// `kvm_vcpu_wakeup(ns, waited, valid)`.

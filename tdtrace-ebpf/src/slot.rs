@@ -17,11 +17,13 @@ use tdtrace_common::counters::{
 use tdtrace_common::{
     kvm,
     latency::{SLOT_ROWS, Timing},
+    ledger::Conversion,
 };
 
 use crate::{
     context,
     kernel::{self, offset, read},
+    ledger,
     maps::{
         FREE_VCPUS, FREE_VMS, HOTSPOTS, MEMO, SLOT_AT, VCPU_INDEX, VCPUS, VM_INDEX, VMS, debug,
         lose, lose_index,
@@ -293,6 +295,7 @@ fn fill_slot(index: u32, vcpu: u64, kvm: u64) -> Result<(), i64> {
     slot.tgid = context::tgid();
     slot.tid = 0;
     slot.td = is_readable_td(vm).into();
+    ledger::sees_memory(vm, kvm);
     if VCPU_INDEX.insert(slot.object, index, u64::from(BPF_ANY)).is_err() {
         return Err(MAP_FULL);
     }
@@ -333,6 +336,7 @@ fn clear(slot: &mut VcpuSlot) {
     slot.hotspots_lost = 0;
     slot.synced = 0;
     slot.timing = Timing::default();
+    slot.conversion = Conversion::default();
     for index in 0..SLOT_ROWS {
         slot.rows[index] = 0;
     }
@@ -376,9 +380,11 @@ fn vm_of(kvm: KvmObject) -> Result<u32, i64> {
     vm.comm = kernel::process_name();
     vm.shared_bit = read::<u64>(kvm.address, offset!(kvm_gfn_direct_bits))
         .map_or(0, |direct_bits| direct_bits << PAGE_SHIFT);
+    ledger::clear(index);
     // The vCPUs of a new VM begin at the same time: one of them makes the entry.
     if VM_INDEX.insert(kvm, index, u64::from(BPF_NOEXIST)).is_ok() {
         vm.life += 1;
+        ledger::runs_in(&vm.tgid, &index);
         return Ok(index);
     }
     let _ = FREE_VMS.push(index, 0);

@@ -8,11 +8,13 @@ use core::mem::MaybeUninit;
 use tdtrace_common::{
     counters::{Class, REASON_OTHER, vmx_reason_index},
     layout::ABSENT,
+    ledger::Direction,
     td::{REASON_TD, TdExit, TdRegisters, TdWindow},
 };
 
 use crate::{
     kernel::{offset, read, read_into},
+    ledger,
     maps::TD_WINDOW,
     slot::Slot,
 };
@@ -121,7 +123,7 @@ pub(crate) fn exits(slot: &mut Slot, vcpu: u64) -> usize {
 /// The access that the guest asked for, under the class that it has with other VMs.
 #[inline(always)]
 fn count_access(slot: &mut Slot, kind: TdExit, registers: &TdRegisters) {
-    let TdRegisters { r10, r11, r12, r14, shared_bit, .. } = *registers;
+    let TdRegisters { r10, r11, r12, r13, r14, shared_bit, gpa, .. } = *registers;
     let (class, address, size) = match kind {
         TdExit::Cpuid => (Class::Cpuid, r12 & 0xffff_ffff, 0),
         TdExit::Rdmsr => (Class::MsrRead, r12 & 0xffff_ffff, 0),
@@ -132,11 +134,16 @@ fn count_access(slot: &mut Slot, kind: TdExit, registers: &TdRegisters) {
         TdExit::MmioWrite => (Class::MmioWrite, r14 & !shared_bit, r12),
         TdExit::KvmHypercall => (Class::Hypercall, r10, 0),
         TdExit::UnknownLeaf => (Class::TdUnknownLeaf, r11, 0),
+        TdExit::MapShared | TdExit::MapPrivate => return ledger::asks(slot, r12, r13),
+        TdExit::EptPrivate | TdExit::EptPending => return ledger::faults(slot, gpa),
         _ => return,
     };
     slot.count_index(class as usize);
     slot.count_place_of(class as u32, address, size as u32);
 }
+
+const MAP_SHARED: u32 = TdExit::MapShared as u32;
+const MAP_PRIVATE: u32 = TdExit::MapPrivate as u32;
 
 /// Before the next entry of a TD's vCPU: with which status KVM answers a TDVMCALL.
 #[inline(always)]
@@ -146,11 +153,19 @@ pub(crate) fn enters(slot: &mut Slot, vcpu: u64) {
     if kind >= TdExit::KvmHypercall as u32 {
         return;
     }
-    let r10 = offset!(tdx_vp_enter_args).wrapping_add(offset!(tdx_args_r10));
-    if let Some(status) = read::<u64>(vcpu, r10) {
-        slot.count(Class::TdAnswer);
-        slot.count_place(Class::TdAnswer, status, kind);
-    }
+    let args = offset!(tdx_vp_enter_args);
+    let Some(status) = read::<u64>(vcpu, args.wrapping_add(offset!(tdx_args_r10))) else {
+        return;
+    };
+    slot.count(Class::TdAnswer);
+    slot.count_place(Class::TdAnswer, status, kind);
+    let direction = match kind {
+        MAP_SHARED => Direction::ToShared,
+        MAP_PRIVATE => Direction::ToPrivate,
+        _ => return,
+    };
+    let next = read(vcpu, args.wrapping_add(offset!(tdx_args_r11))).unwrap_or(0);
+    ledger::answered(slot.index(), direction as u32, status, next);
 }
 
 /// `kvm_userspace_exit` of a TD's vCPU: what its exit became for the VMM.

@@ -26,6 +26,10 @@ pub(super) struct SourceArgs {
     /// is halted does not count
     #[arg(long, value_name = "TIME", value_parser = limit, conflicts_with = "no_latency")]
     slower_than: Option<Duration>,
+    /// See what VMMs convert on a kernel without the tracepoint kvm_vm_set_mem_attributes, by their system
+    /// calls; every system call of the machine pays for it
+    #[arg(long)]
+    trace_ioctl: bool,
     /// Attach now, KVM loaded or not, and begin when the VM with this name or process id is there; it is
     /// counted from its first exit
     #[arg(long, value_name = "NAME")]
@@ -62,6 +66,7 @@ impl SourceArgs {
             timed: !self.no_latency,
             wait_for_kvm: self.wait_vm.is_some(),
             slower_than: self.slower_than,
+            trace_ioctl: self.trace_ioctl,
         }
     }
 

@@ -133,6 +133,24 @@ const GROUPS: &[Group] = &[
         off: "VM exits are counted without their code",
         forms: &[&["svm_vmcb", "vmcb_exit_code"]],
     },
+    Group {
+        name: "memory_size",
+        used: Use::Tdx,
+        off: "how much memory a VM has is not known, nor how much of it is still to be mapped",
+        forms: &[&["kvm_memslot_pages"]],
+    },
+    Group {
+        name: "memory_fault",
+        used: Use::Everywhere,
+        off: "memory faults are counted without their address and kind",
+        forms: &[&["vcpu_run", "run_fault_flags", "run_fault_gpa"]],
+    },
+    Group {
+        name: "system_calls",
+        used: Use::Everywhere,
+        off: "--trace-ioctl sees nothing",
+        forms: &[&["regs_orig_ax", "regs_si", "regs_dx"]],
+    },
 ];
 
 impl Group {

@@ -6,7 +6,7 @@ use super::{Check, FieldReport, ProbeReport, Report, Section, Status, structures
 
 const WIDTH: usize = 80;
 /// Where the findings start: two blanks, a mark, two blanks, a name, a blank.
-const FINDING: usize = 31;
+const FINDING: usize = 32;
 /// Where the fields of a layout group start.
 const FIELD: usize = 8;
 

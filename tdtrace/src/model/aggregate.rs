@@ -19,6 +19,7 @@ use super::{
     baseline::{self, Baseline},
     counts::Counts,
     latency::Times,
+    ledger::{Ledger, LedgerSample},
     places,
     sample::{Isa, LatencySample, Sample, VcpuKey, VcpuSample, VmKey, VmSample, place_order},
     seam::{self, SeamSample},
@@ -52,6 +53,7 @@ pub struct Aggregate {
     /// SEAMCALLs of the sample before.
     seam: Option<Arc<SeamSample>>,
     latency: HashMap<VmKey, Latencies>,
+    ledgers: HashMap<VmKey, LedgerSample>,
     ended: Vec<Vm>,
     dropped: Counts,
     dropped_vms: u64,
@@ -100,6 +102,7 @@ impl Aggregate {
             if over {
                 self.ids.remove(&key);
                 self.latency.remove(&key);
+                self.ledgers.remove(&key);
                 self.history.remove(&key);
                 ended.push(vm);
             } else {
@@ -146,6 +149,7 @@ impl Aggregate {
         self.before.clear();
         self.seam = None;
         self.latency.clear();
+        self.ledgers.clear();
         self.ended.clear();
         self.dropped = Counts::default();
         self.dropped_vms = 0;
@@ -168,6 +172,7 @@ impl Aggregate {
                 vcpu.times.iter_mut().for_each(rest);
             }
             vm.times.iter_mut().for_each(rest);
+            vm.ledger.rest();
             for latency in &mut vm.latency {
                 latency.tally.rate = Some(0.0);
                 latency.recent_ns = Some([0; PARTS]);
@@ -209,6 +214,9 @@ impl Aggregate {
         let mut hotspots = of.hotspots(places);
         served::mark(&mut hotspots, &vcpus, seen);
         let latency = self.latency.insert(sample.key, Arc::clone(&sample.latency));
+        let old = self.ledgers.insert(sample.key, sample.ledger.clone()).unwrap_or_default();
+        let now = self.at.unwrap_or_default();
+        let ledger = Ledger::new(&sample, (of.vm, &vcpus), &old, (now, interval));
         let exits_per_s = rate(exits.1, interval);
         let history = self.remember(sample.key, exits_per_s);
         let base = self.baseline.as_ref().map_or(&[][..], |base| base.latency(sample.key));
@@ -236,6 +244,7 @@ impl Aggregate {
             audit: vcpus.iter().filter_map(|vcpu| vcpu.audit).reduce(Audit::plus),
             vcpus,
             hotspots,
+            ledger,
             name: sample.name,
         }
     }

@@ -13,6 +13,7 @@ use tdtrace_common::{
 };
 
 use super::{
+    ledger::LedgerSample,
     poison::PoisonSample,
     sample::{LatencySample, Losses, Sample, VcpuKey, VcpuSample, VmKey, place_order},
     seam::SeamSample,
@@ -23,6 +24,7 @@ use super::{
 pub struct Baseline {
     at: Duration,
     latency: HashMap<VmKey, Arc<[LatencySample]>>,
+    ledgers: HashMap<VmKey, LedgerSample>,
     vcpus: HashMap<VcpuKey, Arc<VcpuSample>>,
     losses: Losses,
     seam: Arc<SeamSample>,
@@ -36,6 +38,7 @@ impl Baseline {
         Self {
             at: sample.at,
             latency: sample.vms.iter().map(|vm| (vm.key, Arc::clone(&vm.latency))).collect(),
+            ledgers: sample.vms.iter().map(|vm| (vm.key, vm.ledger.clone())).collect(),
             vcpus: sample.vcpus.iter().map(|vcpu| (vcpu.key, Arc::clone(vcpu))).collect(),
             losses: sample.losses.clone(),
             seam: Arc::clone(&sample.seam),
@@ -54,6 +57,9 @@ impl Baseline {
     pub fn since(&self, mut sample: Sample) -> Sample {
         for vm in &mut sample.vms {
             vm.latency = durations(&vm.latency, self.latency(vm.key));
+            if let Some(base) = self.ledgers.get(&vm.key) {
+                vm.ledger = vm.ledger.since(base);
+            }
         }
         for vcpu in &mut sample.vcpus {
             if let Some(base) = self.vcpus.get(&vcpu.key) {

@@ -5,6 +5,7 @@
 
 mod exit;
 mod hotspot;
+mod region;
 mod seam;
 mod slow;
 mod vcpu;
@@ -13,8 +14,8 @@ mod vm;
 use tdtrace_common::latency::Part;
 
 pub use self::{
-    exit::EXIT_FIELDS, hotspot::HOTSPOT_FIELDS, seam::SEAM_FIELDS, slow::SLOW_FIELDS,
-    vcpu::VCPU_FIELDS, vm::VM_FIELDS,
+    exit::EXIT_FIELDS, hotspot::HOTSPOT_FIELDS, region::REGION_FIELDS, seam::SEAM_FIELDS,
+    slow::SLOW_FIELDS, vcpu::VCPU_FIELDS, vm::VM_FIELDS,
 };
 use super::{
     figure,
@@ -42,6 +43,10 @@ pub enum Value {
     Nanos(u64),
     /// A duration of which only a bound is known, in nanoseconds.
     AtMost(u64),
+    /// A number of bytes.
+    Bytes(u64),
+    /// A difference in bytes.
+    Balance(i64),
     /// A mark: the word stands in the cell if it is set.
     Flag(bool, &'static str),
     /// A figure, for the eye only: no sorting, no filter, no JSON.
@@ -68,6 +73,12 @@ impl Value {
             Self::Hex(number) => format!("{number:#x}"),
             Self::Percent(percent) => format!("{percent:.1}"),
             Self::Nanos(ns) => figure::duration(*ns),
+            Self::Bytes(bytes) => figure::bytes(*bytes),
+            Self::Balance(0) => "0".to_owned(),
+            Self::Balance(bytes) => {
+                let sign = if *bytes < 0 { '−' } else { '+' };
+                format!("{sign}{}", figure::bytes(bytes.unsigned_abs()))
+            }
             Self::AtMost(ns) => format!("≤ {}", figure::duration(*ns)),
             Self::Flag(set, word) => if *set { *word } else { "" }.to_owned(),
         }
@@ -81,8 +92,10 @@ impl Value {
             Self::Id(number)
             | Self::Count(number)
             | Self::Hex(number)
+            | Self::Bytes(number)
             | Self::Nanos(number)
             | Self::AtMost(number) => (*number).into(),
+            Self::Balance(bytes) => (*bytes).into(),
             Self::Rate(Some(value)) | Self::Percent(value) => {
                 ((value * 10.0).round() / 10.0).into()
             }
@@ -100,8 +113,10 @@ impl Value {
             Self::Id(number)
             | Self::Count(number)
             | Self::Hex(number)
+            | Self::Bytes(number)
             | Self::Nanos(number)
             | Self::AtMost(number) => *number as f64,
+            Self::Balance(bytes) => *bytes as f64,
             Self::Rate(Some(value)) | Self::Percent(value) => *value,
             Self::Flag(set, _) => f64::from(u8::from(*set)),
         }
@@ -264,7 +279,10 @@ pub fn keys() -> Vec<(&'static str, &'static str)> {
     let slow = SLOW_FIELDS.iter().map(|field| (field.key, field.help));
     let seam = SEAM_FIELDS.iter().map(|field| (field.key, field.help));
     let mut keys: Vec<(&str, &str)> = Vec::new();
-    for (key, help) in vm.chain(exit).chain(hotspot).chain(vcpu).chain(slow).chain(seam) {
+    let region = REGION_FIELDS.iter().map(|field| (field.key, field.help));
+    for (key, help) in
+        vm.chain(exit).chain(hotspot).chain(vcpu).chain(region).chain(slow).chain(seam)
+    {
         if !FIGURES.contains(&key) && keys.iter().all(|(other, _)| *other != key) {
             keys.push((key, help));
         }
@@ -345,6 +363,7 @@ mod tests {
         unique(SLOW_FIELDS);
         unique(VCPU_FIELDS);
         unique(EXIT_FIELDS);
+        unique(REGION_FIELDS);
         unique(SEAM_FIELDS);
     }
 
@@ -357,6 +376,9 @@ mod tests {
         assert_eq!(Value::Rate(None).to_cell(), "–");
         assert_eq!(Value::AtMost(153_000).to_cell(), "≤ 153 µs");
         assert_eq!(Value::Percent(4.06).to_cell(), "4.1");
+        assert_eq!(Value::Bytes(3 << 29).to_cell(), "1.5 GiB");
+        assert_eq!(Value::Balance(-(5 << 20)).to_cell(), "−5.0 MiB");
+        assert_eq!(Value::Balance(0).to_cell(), "0");
         assert_eq!(Value::Hex(0xfd00_0000).to_cell(), "0xfd000000");
     }
 }

@@ -24,6 +24,26 @@ pub fn duration(ns: u64) -> String {
     }
 }
 
+/// Bytes with two to four digits: `0`, `512 B`, `4.0 KiB`, `1023 MiB`, `1.5 GiB`.
+#[must_use]
+pub fn bytes(bytes: u64) -> String {
+    const UNITS: [(u64, &str); 4] =
+        [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let Some((unit, name)) = UNITS.into_iter().find(|(unit, _)| bytes >= *unit) else {
+        return if bytes == 0 { "0".to_owned() } else { format!("{bytes} B") };
+    };
+    let (whole, tenth) = (bytes / unit, bytes % unit * 10 / unit);
+    if whole < 10 { format!("{whole}.{tenth} {name}") } else { format!("{whole} {name}") }
+}
+
+/// `part` of `whole` as a bar of `width` cells.
+#[must_use]
+pub fn gauge(part: u64, whole: u64, width: usize) -> String {
+    let filled = u128::from(part.min(whole)) * width as u128 / u128::from(whole.max(1));
+    let filled = usize::try_from(filled).unwrap_or(width);
+    format!("{}{}", "▓".repeat(filled), "░".repeat(width - filled))
+}
+
 /// `01:02:03`.
 #[must_use]
 pub fn clock(seconds: u64) -> String {
@@ -111,6 +131,24 @@ mod tests {
             ["0", "999 ns", "1.0 µs", "9.9 µs", "10 µs", "41 µs", "999 µs", "1.1 ms", "12 s"]
         );
         assert_eq!(clock(3_723), "01:02:03");
+    }
+
+    #[test]
+    fn bytes_are_never_rounded_up() {
+        let said = [0, 1023, 1024, (10 << 20) - 1, 10 << 20, 3 << 29, (1 << 40) - 1, u64::MAX];
+        assert_eq!(
+            said.map(bytes),
+            ["0", "1023 B", "1.0 KiB", "9.9 MiB", "10 MiB", "1.5 GiB", "1023 GiB", "16777215 TiB"]
+        );
+    }
+
+    #[test]
+    fn a_gauge_is_full_only_when_all_is_there() {
+        assert_eq!(gauge(0, 10, 4), "░░░░");
+        assert_eq!(gauge(9, 10, 4), "▓▓▓░");
+        assert_eq!(gauge(10, 10, 4), "▓▓▓▓");
+        assert_eq!(gauge(11, 10, 2), "▓▓");
+        assert_eq!(gauge(0, 0, 2), "░░");
     }
 
     #[test]

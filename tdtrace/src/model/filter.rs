@@ -213,7 +213,7 @@ impl Term {
         match value {
             Value::Text(text) => self.compare_text(text),
             Value::Flag(set, word) => self.compare_text(if *set { word } else { "" }),
-            Value::Id(whole) | Value::Count(whole) | Value::Hex(whole) => {
+            Value::Id(whole) | Value::Count(whole) | Value::Hex(whole) | Value::Bytes(whole) => {
                 let plain = || match value {
                     Value::Hex(number) => format!("{number:#x}"),
                     _ => whole.to_string(),
@@ -228,6 +228,11 @@ impl Term {
             }
             Value::Rate(Some(rate)) => {
                 units(Unit::None).map(|number| self.relation.holds(rate, &number.value))
+            }
+            #[expect(clippy::cast_precision_loss, reason = "compared with what is no whole number")]
+            Value::Balance(bytes) => {
+                let bytes = *bytes as f64;
+                units(Unit::None).map(|number| self.relation.holds(&bytes, &number.value))
             }
             Value::Percent(percent) => {
                 units(Unit::Percent).map(|number| self.relation.holds(percent, &number.value))

@@ -2,7 +2,7 @@
 //! no I/O.
 //!
 //! [`sample`] is what a source delivers, [`aggregate`] turns one sample after the other into a
-//! [`snapshot`], [`baseline`] sets all counts to 0, [`latency`] is about durations, [`seam`] about
+//! [`snapshot`], [`baseline`] sets all counts to 0, [`latency`] is about durations, [`ledger`] about conversions, [`seam`] about
 //! SEAMCALLs, [`poison`] about broken memory. [`field`] is the
 //! registry of columns that tables, JSON, filters and the terminal share, [`exits`] makes rows of exit
 //! reasons, [`filter`] chooses rows, [`figure`] draws small figures as text, [`limit`] says how findings
@@ -17,6 +17,7 @@ pub mod figure;
 pub mod filter;
 pub mod guest;
 pub mod latency;
+pub mod ledger;
 pub mod limit;
 pub mod places;
 pub mod poison;

@@ -68,6 +68,9 @@ const MMIO: &[Range] = &[
     (0xfee0_0000, 0xfee0_0fff, "APIC"),
 ];
 
+/// What a memory fault was on.
+const MEMORY: &[Range] = &[(0, 0, "shared memory"), (1, 1, "private memory")];
+
 const MSRS: &[Range] = &[
     (0x10, 0x10, "TSC"),
     (0x1b, 0x1b, "APIC_BASE"),
@@ -234,6 +237,7 @@ pub fn name(class: Class, address: u64, isa: Isa) -> Option<Cow<'static, str>> {
         Class::SpteChanged => LEVELS,
         Class::Interrupt | Class::InterruptPosted => EXCEPTIONS,
         Class::HostInterrupt => HOST_VECTORS,
+        Class::MemoryFault => MEMORY,
         Class::TdAnswer | Class::TdReturn => return None,
         Class::Hypercall => {
             return kvm::hypercall(u32::try_from(address).ok()?).map(Cow::Borrowed);
@@ -246,7 +250,9 @@ pub fn name(class: Class, address: u64, isa: Isa) -> Option<Cow<'static, str>> {
         | Class::Entry
         | Class::Exit
         | Class::HaltPoll
-        | Class::TdUnknownLeaf => return None,
+        | Class::TdUnknownLeaf
+        | Class::MemoryAttributes
+        | Class::TdFaultAgain => return None,
     };
     // In order: a register stands before the range that it is in.
     table

@@ -10,6 +10,7 @@ use tdtrace_common::{
 use super::{
     counts::Counts,
     latency::{Histogram, Times},
+    ledger::LedgerSample,
     poison::PoisonSample,
     seam::SeamSample,
     slow::SlowSample,
@@ -85,6 +86,8 @@ pub struct VmSample {
     pub demo: bool,
     /// Durations by class, all vCPUs together; empty if none is known.
     pub latency: Arc<[LatencySample]>,
+    /// Conversions of its memory.
+    pub ledger: LedgerSample,
 }
 
 /// The durations of one class.

@@ -17,6 +17,7 @@ use tdtrace_common::{
 use super::{
     counts::Counts,
     latency::{Histogram, Times},
+    ledger::Ledger,
     poison::PoisonSample,
     sample::{Host, Isa, Losses, ProbeState, VcpuSample, VmKey},
     seam::Seamcall,
@@ -317,6 +318,8 @@ pub struct Vm {
     pub latency: Vec<Latency>,
     /// KVM's own count against ours, over the vCPUs that have one.
     pub audit: Option<Audit>,
+    /// Conversions of its memory.
+    pub ledger: Ledger,
 }
 
 impl Vm {

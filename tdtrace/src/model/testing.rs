@@ -5,12 +5,14 @@ use std::{sync::Arc, time::Duration};
 use tdtrace_common::{
     counters::{COUNTS, Class, KvmStat, Loss, Place, USERSPACE_EINTR},
     latency::{LATENCY_RETURNS, LatencyClass, PARTS, bucket},
+    ledger::{Direction, LEDGER_COUNTS, LedgerCount},
 };
 
 use super::{
     aggregate::Aggregate,
     counts::Counts,
     latency::{Histogram, Times},
+    ledger::{LedgerSample, MemoryFault, RegionSample},
     sample::{
         Host, Isa, LatencySample, Losses, ProbeState, Sample, VcpuKey, VcpuSample, VmKey, VmSample,
     },
@@ -128,6 +130,42 @@ fn slow(second: u64) -> Vec<SlowSample> {
     ]
 }
 
+/// A TD that accepts its memory, has a buffer that stays shared and one that goes back and forth.
+fn ledger(scale: u64) -> LedgerSample {
+    let mut counts = [0; LEDGER_COUNTS];
+    for (count, number) in [
+        (LedgerCount::Bytes.of(Direction::ToShared), (64 << 20) + scale * 0x20_0000),
+        (LedgerCount::Bytes.of(Direction::ToPrivate), scale * 0x20_0000),
+        (LedgerCount::Blocks.of(Direction::ToShared), scale + 1),
+        (LedgerCount::Blocks.of(Direction::ToPrivate), scale),
+        (LedgerCount::Retried.of(Direction::ToShared), scale / 10),
+        (LedgerCount::AttributeCalls.of(Direction::ToShared), 2 * scale),
+        (LedgerCount::AttributeBytes.of(Direction::ToShared), 2 * scale * 0x20_0000),
+        (LedgerCount::Mapped4K as usize, 1000 * scale),
+        (LedgerCount::Mapped2M as usize, scale),
+        (LedgerCount::WithoutRegion as usize, 3),
+    ] {
+        counts[count] = number;
+    }
+    let region = |gpa, calls: [u64; 2], turns, last| RegionSample {
+        gpa,
+        calls,
+        bytes: calls.map(|calls| calls * 0x20_0000),
+        turns,
+        last,
+        last_at: 5_000_000_000,
+    };
+    LedgerSample {
+        counts,
+        memory_pages: 1 << 20,
+        fault: Some(MemoryFault { gpa: 0x1_2345_6000, private: true, at: 6_500_000_000 }),
+        regions: vec![
+            region(0x4000_0000, [1, 0], 0, Direction::ToShared),
+            region(0x8020_0000, [scale, scale], 2 * scale - 1, Direction::ToPrivate),
+        ],
+    }
+}
+
 fn sample(second: u64, scale: u64) -> Sample {
     let vm = |index, pid, name: &str, vmm: &str, container: Option<&str>, vm_type| VmSample {
         key: VmKey { index, life: 1 },
@@ -139,6 +177,7 @@ fn sample(second: u64, scale: u64) -> Sample {
         ended: false,
         demo: false,
         latency: latency(index, scale),
+        ledger: if vm_type == 5 { ledger(scale) } else { LedgerSample::default() },
     };
     Sample {
         at: Duration::from_secs(second),

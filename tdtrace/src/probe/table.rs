@@ -37,6 +37,19 @@ impl Probe {
     }
 }
 
+/// What stands in for [`PROBES`]' `kvm_vm_set_mem_attributes` where there is no such tracepoint, if it is asked
+/// for: every system call of the machine pays for it.
+pub const SET_ATTRIBUTES_BY_IOCTL: Probe = Probe {
+    name: "sys_exit_set_attributes",
+    tracepoint: "sys_exit",
+    shows: "memory that the VMM makes private or shared, by its system call",
+    hidden_without: "what the VMM converts, whether the guest asked for it or not",
+    needs: &["vcpu_kvm", "vcpu_id", "regs_orig_ax", "regs_si", "regs_dx"],
+};
+
+/// The probe that [`SET_ATTRIBUTES_BY_IOCTL`] stands in for.
+pub const SET_ATTRIBUTES: &str = "kvm_vm_set_mem_attributes";
+
 /// To whom an event belongs, where the tracepoint carries no vCPU.
 const CURRENT_VCPU: &[&str] =
     &["task_preempt_notifiers", "vcpu_preempt_link", "vcpu_kvm", "vcpu_id"];
@@ -169,6 +182,13 @@ pub const PROBES: &[Probe] = &[
         tracepoint: "kvm_nested_vmexit",
         shows: "exits from L2, by reason",
         hidden_without: "which of a VM's exits come from a guest of its own",
+        needs: GIVEN_VCPU,
+    },
+    Probe {
+        name: SET_ATTRIBUTES,
+        tracepoint: "kvm_vm_set_mem_attributes",
+        shows: "memory that the VMM makes private or shared",
+        hidden_without: "what the VMM converts, whether the guest asked for it or not",
         needs: GIVEN_VCPU,
     },
 ];

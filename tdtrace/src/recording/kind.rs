@@ -240,6 +240,16 @@ kinds! {
     CallNs = "call_ns",
     /// `value`: ns of the longest of those.
     CallMaxNs = "call_max_ns",
+    /// `value`: number `index` of the VM's conversions.
+    Ledger = "ledger",
+    /// `value`: pages of 4 KiB in the VM's memory slots.
+    MemoryPages = "memory_pages",
+    /// `value`: when the VMM was last told of a memory fault, ns; `index` 1: on private memory.
+    MemoryFault = "memory_fault",
+    /// `value`: the guest physical address of that fault.
+    MemoryFaultGpa = "memory_fault_gpa",
+    /// `value`: number `index` of the conversions in the 2 MiB from `address` on.
+    Region = "region",
     /// What the recording said of losses so far no longer holds.
     LossesCleared = "losses_cleared",
     /// `value`: events of class `index` that no vCPU was found for.

@@ -28,6 +28,7 @@ mod frame;
 pub mod guest;
 mod host;
 pub mod kind;
+mod ledger;
 mod name;
 mod output;
 mod poison;

@@ -6,12 +6,14 @@ use std::borrow::Cow;
 use tdtrace_common::{
     counters::Class,
     latency::{LATENCY_RETURNS, Part},
+    ledger::LEDGER_NAMES,
     poison::PoisonSource,
     seam::WRAPPERS,
 };
 
 use super::{
     kind::{Kind, Record},
+    ledger::REGION_NAMES,
     row::Key,
     vcpu::KVM_STAT_NAMES,
 };
@@ -31,6 +33,10 @@ pub(super) fn name(key: &Key, isa: Isa) -> Cow<'static, str> {
         Kind::KvmFirst | Kind::KvmLast => {
             KVM_STAT_NAMES.get(key.index as usize).copied().unwrap_or_default().into()
         }
+        Kind::Ledger => LEDGER_NAMES.get(key.index as usize).copied().unwrap_or_default().into(),
+        Kind::Region => REGION_NAMES.get(key.index as usize).copied().unwrap_or_default().into(),
+        Kind::MemoryPages | Kind::MemoryFaultGpa => "".into(),
+        Kind::MemoryFault => ["shared", "private"][usize::from(key.index != 0)].into(),
         Kind::Time => match key.index.checked_sub(1) {
             None => "guest".into(),
             Some(part) => Part::ALL.get(part as usize).map_or("", |part| part.name()).into(),

@@ -3,10 +3,14 @@
 use super::{
     durations::{self, Durations},
     kind::Kind,
+    ledger,
     row::{Malformed, Row},
     vcpu::{packed, unpacked},
 };
-use crate::model::sample::{VmKey, VmSample};
+use crate::model::{
+    ledger::LedgerSample,
+    sample::{VmKey, VmSample},
+};
 
 /// The rows of `vm`.
 pub(super) fn rows(vm: &VmSample) -> Vec<Row> {
@@ -25,6 +29,7 @@ pub(super) fn rows(vm: &VmSample) -> Vec<Row> {
         rows.push(Row::number(Kind::Demo, 0, 1));
     }
     durations::push_rows(&vm.latency, &mut rows);
+    ledger::push_rows(&vm.ledger, &mut rows);
     rows
 }
 
@@ -40,6 +45,7 @@ pub(super) fn from_rows(rows: &[Row]) -> Result<VmSample, Malformed> {
         ended: false,
         demo: false,
         latency: [].into(),
+        ledger: LedgerSample::default(),
     };
     let mut has_key = false;
     let mut latency = Durations::default();
@@ -57,7 +63,7 @@ pub(super) fn from_rows(rows: &[Row]) -> Result<VmSample, Malformed> {
             Kind::VmType => vm.vm_type = Some(row.small()?),
             Kind::Ended => vm.ended = true,
             Kind::Demo => vm.demo = true,
-            _ if latency.take(row)? => {}
+            _ if latency.take(row)? || ledger::take(&mut vm.ledger, row)? => {}
             _ => return Err(Malformed("a row of a VM that no VM has")),
         }
     }

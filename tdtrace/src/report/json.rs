@@ -9,7 +9,7 @@ use tdtrace_common::{
     latency::{Part, bucket_start},
 };
 
-use super::{Show, poison, seam, slow, text::kept_places};
+use super::{Show, conversions, poison, seam, slow, text::kept_places};
 use crate::model::{
     counts::Counts,
     exits::{self, ExitRow, Kind, Scope},
@@ -136,6 +136,7 @@ fn vm_json(snapshot: &Snapshot, vm: &Vm, show: Show<'_>) -> Option<Value> {
         fields.insert("other".to_owned(), other.into());
         fields.insert("times_ns".to_owned(), times(vm.times.map(|times| times.total), vm.isa));
         fields.insert("latency".to_owned(), latency.into());
+        fields.insert("conversions".to_owned(), conversions::to_json(vm));
         fields.insert("audit".to_owned(), vm.audit.as_ref().map_or(Value::Null, audit));
     }
     Some(value)

@@ -1,6 +1,7 @@
 //! Snapshots as text and JSON: what `stat` and `top --batch` print. Pure: a snapshot in, text out.
 
 pub mod check;
+mod conversions;
 pub mod guest;
 mod json;
 mod poison;
@@ -9,6 +10,7 @@ mod slow;
 mod table;
 mod text;
 
+pub use conversions::{acceptance, since};
 pub use json::to_json;
 pub use table::{Cells, table};
 pub use text::header;

@@ -91,6 +91,36 @@ fn json_keeps_a_vm_of_which_a_row_stays_and_totals_of_everything() {
 }
 
 #[test]
+fn json_has_conversions_of_a_td_and_none_of_a_vm_that_cannot_convert() {
+    let snapshot = snapshot();
+    let json = json(&snapshot, None);
+    let of = |vm: usize| &json["vms"][vm]["conversions"];
+    assert!(of(0).is_null());
+    let td = of(1);
+    assert_eq!(td["to_shared"]["bytes"], (64 << 20) + (640 << 20));
+    assert_eq!(td["to_private"]["bytes"], 640 << 20);
+    assert_eq!(td["net_shared_bytes"], 64 << 20);
+    assert_eq!(td["to_shared"]["bytes_per_s"], f64::from(240 << 20));
+    assert_eq!((&td["to_shared"]["calls_of_2m"], &td["retries"]), (&321.into(), &32.into()));
+    assert_eq!((&td["to_shared"]["calls_of_4k"], &td["ping_pong"]), (&0.into(), &639.into()));
+    let set = &td["attributes"];
+    assert_eq!(set["to_shared"], serde_json::json!({ "calls": 640, "bytes": 1_342_177_280 }));
+    assert_eq!(set["to_private"]["calls"], 0);
+    let mapped = &td["mapped_private"];
+    assert_eq!(mapped["bytes"], 320_000 * 4096 + 320 * (2 << 20));
+    assert_eq!((&mapped["pages_4k"], &mapped["pages_2m"]), (&320_000.into(), &320.into()));
+    assert_eq!(mapped["memory_bytes"], 4_u64 << 30);
+    // It began before tdtrace.
+    assert_eq!((&mapped["seen_from_start"], &mapped["eta_s"]), (&false.into(), &Value::Null));
+    assert_eq!(td["memory_faults"]["last"]["gpa"], 0x1_2345_6000_u64);
+    let regions = td["regions"].as_array().unwrap();
+    assert_eq!((regions.len(), &td["without_region"]), (2, &3.into()));
+    assert_eq!(regions[0]["gpa"], 0x8020_0000_u64);
+    assert_eq!(regions[0]["last"], "to_private");
+    assert!(regions[0].get("vm").is_none());
+}
+
+#[test]
 fn losses_of_durations_are_told() {
     let mut sample = samples().remove(0);
     sample.losses.unpaired = 4;

@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, fmt::Write as _};
 
-use super::{Show, poison, seam, slow, table::table};
+use super::{Show, conversions, poison, seam, slow, table::table};
 use crate::model::{
     exits::{self, ExitRow, Kind, Scope},
     field::{Row, pick, thousands},
@@ -11,7 +11,7 @@ use crate::model::{
 };
 
 /// Cells that the tables may fill.
-const WIDTH: u16 = 100;
+pub(super) const WIDTH: u16 = 100;
 
 /// Columns of VMs, with what has to go where there is not enough room.
 const VMS: &[(&str, u8)] = &[
@@ -162,6 +162,7 @@ pub(super) fn to_text(snapshot: &Snapshot, show: Show<'_>) -> String {
     classes(snapshot, &mut text);
     reasons(snapshot, show, &mut text);
     durations(snapshot, show, &mut text);
+    conversions::to_text(snapshot, show, &mut text);
     places(snapshot, show, &mut text);
     slow::to_text(snapshot, show, WIDTH, &mut text);
     seam::to_text(snapshot, show, &mut text);

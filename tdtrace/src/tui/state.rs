@@ -74,22 +74,25 @@ pub enum View {
     Hotspots,
     /// vCPUs with the audit.
     Vcpus,
-    /// Single durations that were longer than asked for.
-    Slow,
+    /// What was converted and mapped.
+    Conversions,
     /// SEAMCALLs of the host.
     Seamcalls,
+    /// Single durations that were longer than asked for.
+    Slow,
 }
 
 impl View {
     /// Every view, in the order of the tabs.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Vms,
         Self::Exits,
         Self::Latency,
         Self::Hotspots,
         Self::Vcpus,
-        Self::Slow,
+        Self::Conversions,
         Self::Seamcalls,
+        Self::Slow,
     ];
 }
 
@@ -111,6 +114,7 @@ impl Views for View {
             Self::Latency => "Latency",
             Self::Hotspots => "Hotspots",
             Self::Vcpus => "vCPUs",
+            Self::Conversions => "Conversions",
             Self::Slow => "Slow",
             Self::Seamcalls => "SEAMCALLs",
         }
@@ -121,6 +125,7 @@ impl Views for View {
             Self::Vms | Self::Vcpus => "exits_per_s",
             Self::Exits | Self::Latency | Self::Seamcalls => "time_ns",
             Self::Hotspots => "per_s",
+            Self::Conversions => "conv_per_s",
             Self::Slow => "at_ns",
         }
     }
@@ -133,7 +138,9 @@ impl Views for View {
         let Some(id) = state.order().id else { return };
         let number = |part: u64| u32::try_from(part).unwrap_or(u32::MAX);
         match (state.view, state.scope) {
-            (Self::Vms, _) => state.enter(Scope::Vm(number(id[0])), Self::Vcpus),
+            (Self::Vms | Self::Conversions, _) => {
+                state.enter(Scope::Vm(number(id[0])), Self::Vcpus);
+            }
             (Self::Vcpus, _) => {
                 state.enter(Scope::Vcpu(number(id[0]), number(id[1])), Self::Exits);
             }

@@ -2,6 +2,7 @@
 //! choices, and returns cells.
 
 mod bars;
+mod conversions;
 mod detail;
 mod exits;
 mod frame;
@@ -72,6 +73,7 @@ fn draw_view(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) -> Rows {
         View::Vcpus => vcpus::draw(frame, area, shown),
         View::Slow => slow::draw(frame, area, shown),
         View::Seamcalls => Rows::default(),
+        View::Conversions => conversions::draw(frame, area, shown),
     }
 }
 

@@ -6,6 +6,7 @@
 mod drive;
 mod exact;
 mod fate;
+mod ledger;
 mod seam;
 mod slow;
 mod taxonomy;

@@ -27,6 +27,7 @@ fn vm(index: u32, life: u32) -> VmSample {
         ended: false,
         demo: false,
         latency: Arc::default(),
+        ledger: LedgerSample::default(),
     }
 }
 

@@ -6,6 +6,7 @@ use super::*;
 use crate::model::{
     aggregate::Aggregate,
     latency::Histogram,
+    snapshot::Snapshot,
     testing::{after, samples, snapshot},
 };
 
@@ -50,6 +51,29 @@ fn base_and_difference_add_up_to_the_later_sample() {
             assert_eq!(histogram, all.histogram);
         }
     }
+}
+
+#[test]
+fn conversions_are_counted_from_the_base_on_and_rates_go_on() {
+    let mut aggregate = Aggregate::new();
+    let mut samples = samples();
+    let (late, early) = (samples.pop().unwrap(), samples.pop().unwrap());
+    let bytes = |snapshot: &Snapshot| snapshot.vms[1].ledger.bytes.map(|bytes| bytes.total);
+    let whole = aggregate.apply(early.clone());
+    let zero = aggregate.reset().unwrap();
+    assert_eq!((bytes(&zero), zero.vms[1].ledger.turns()), ([0, 0], 0));
+    assert!(zero.vms[1].ledger.regions.is_empty() && !whole.vms[1].ledger.regions.is_empty());
+    // Known now as before.
+    assert_eq!(zero.vms[1].ledger.memory(), whole.vms[1].ledger.memory());
+    let since = aggregate.apply(late.clone());
+    let all = after([early, late]);
+    assert_eq!(bytes(&since), [0, 1].map(|way| bytes(&all)[way] - bytes(&whole)[way]));
+    // In one second, from the reset on as without it.
+    assert_eq!(since.vms[1].ledger.bytes[0].rate, all.vms[1].ledger.bytes[0].rate);
+    assert_eq!(since.vms[1].ledger.turns(), 240);
+    // The fault was before.
+    let ago = |snapshot: &Snapshot| snapshot.vms[1].ledger.fault_ago;
+    assert_eq!((ago(&since), ago(&all)), (None, Some(1_500_000_000)));
 }
 
 #[test]

@@ -1,13 +1,17 @@
 //! Columns of VMs.
 
-use tdtrace_common::{counters::Class, latency::Part};
+use tdtrace_common::{
+    counters::Class,
+    latency::Part,
+    ledger::{Direction, LedgerCount},
+};
 
 use super::{
     FIGURE, Field, Row, RowId, Share, Value, audit, known, left, nanos, percent, right, split,
     text, total,
 };
 use crate::model::{
-    figure,
+    figure, ledger,
     snapshot::{Span, Vm},
 };
 
@@ -39,6 +43,15 @@ fn percentile(vm: &Vm, span: Span, halts: bool, fraction: f64) -> Value {
 
 fn share(vm: &Vm, share: Share) -> Value {
     percent(vm.times, vm.isa, share)
+}
+
+/// What a VM has that can convert memory; not known of one that cannot.
+fn converted(vm: &Vm, value: impl Fn(&Vm) -> Value) -> Value {
+    if ledger::converts(vm) { value(vm) } else { Value::None }
+}
+
+fn bytes(vm: &Vm, direction: Direction) -> Value {
+    converted(vm, |vm| Value::Bytes(vm.ledger.bytes[direction as usize].total))
 }
 
 /// Columns of VMs.
@@ -118,5 +131,36 @@ pub const VM_FIELDS: &[Field<Vm>] = &[
     }),
     right("vmm_p99_ns", "VMM P99", 23, "99 % of the times in the VMM were less", |vm| {
         percentile(vm, Span::Return, false, 0.99)
+    }),
+    right(
+        "conv_per_s",
+        "CONV/s",
+        24,
+        "MapGPA per second: conversions that the guest asks for",
+        |vm| converted(vm, |vm| Value::Rate(vm.ledger.calls_per_s())),
+    ),
+    right("to_shared", "→SHARED", 24, "bytes made shared since attaching, by MapGPA", |vm| {
+        bytes(vm, Direction::ToShared)
+    }),
+    right("to_private", "→PRIVATE", 24, "bytes made private since attaching, by MapGPA", |vm| {
+        bytes(vm, Direction::ToPrivate)
+    }),
+    right("net_shared", "SHARED±", 24, "bytes made shared less bytes made private", |vm| {
+        converted(vm, |vm| Value::Balance(vm.ledger.net_shared()))
+    }),
+    right("retries", "RETRY", 25, "MapGPA answered RETRY", |vm| {
+        converted(vm, |vm| Value::Count(vm.ledger.both(LedgerCount::Retried)))
+    }),
+    right("ping_pong", "TURNS", 25, "how often a region was converted back", |vm| {
+        converted(vm, |vm| Value::Count(vm.ledger.turns()))
+    }),
+    right("set_by_vmm", "VMM SET", 26, "bytes whose attributes the VMM set", |vm| {
+        converted(vm, |vm| Value::Bytes(vm.ledger.both(LedgerCount::AttributeBytes)))
+    }),
+    right("mapped", "MAPPED", 24, "bytes mapped for faults on private memory", |vm| {
+        converted(vm, |vm| Value::Bytes(vm.ledger.mapped.total))
+    }),
+    right("memory_faults", "FAULTS", 26, "memory faults that the VMM was told of", |vm| {
+        converted(vm, |vm| Value::Count(vm.counts[Class::MemoryFault]))
     }),
 ];

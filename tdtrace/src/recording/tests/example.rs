@@ -10,6 +10,7 @@ use tdtrace_common::{
 use crate::model::{
     counts::Counts,
     latency::{Histogram, Times},
+    ledger::LedgerSample,
     sample::{
         Host, Isa, LatencySample, Losses, ProbeState, Sample, VcpuKey, VcpuSample, VmKey, VmSample,
     },
@@ -93,6 +94,7 @@ fn vm(index: u32, pid: u32, name: &str, scale: u64) -> VmSample {
         ended: false,
         demo: false,
         latency: [latency(32, 300, scale), latency(LATENCY_RETURNS + 6, 4_000, scale)].into(),
+        ledger: LedgerSample::default(),
     }
 }
 

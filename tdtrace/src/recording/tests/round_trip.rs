@@ -6,6 +6,7 @@ use proptest::{collection::vec, option, prelude::*};
 use tdtrace_common::{
     counters::{COUNTS, Class, KvmStat, Loss, Place},
     latency::{BUCKETS, LATENCY_CLASSES},
+    ledger::{Direction, LEDGER_COUNTS},
     poison::{PoisonKey, PoisonSource},
 };
 
@@ -14,6 +15,7 @@ use crate::{
     model::{
         counts::Counts,
         latency::{Histogram, Times},
+        ledger::{LedgerSample, MemoryFault, RegionSample},
         poison::PoisonSample,
         sample::{
             Host, Isa, LatencySample, Losses, ProbeState, Sample, VcpuKey, VcpuSample, VmKey,
@@ -184,13 +186,44 @@ fn vcpu() -> impl Strategy<Value = Arc<VcpuSample>> {
         )
 }
 
+/// As sources deliver it: regions ascending, each once.
+fn ledger() -> impl Strategy<Value = LedgerSample> {
+    let direction = || prop::sample::select(Direction::ALL.to_vec());
+    let numbers = || (any::<[u64; 2]>(), any::<[u64; 2]>(), number(), number());
+    let regions = prop::collection::btree_map(number(), (numbers(), direction()), 0..4);
+    let regions = regions.prop_map(|regions| {
+        let region = |(gpa, ((calls, bytes, turns, last_at), last))| RegionSample {
+            gpa,
+            calls,
+            bytes,
+            turns,
+            last,
+            last_at,
+        };
+        regions.into_iter().map(region).collect()
+    });
+    let fault = option::of((number(), any::<bool>(), number()))
+        .prop_map(|fault| fault.map(|(gpa, private, at)| MemoryFault { gpa, private, at }));
+    (vec(number(), LEDGER_COUNTS), number(), fault, regions).prop_map(
+        |(counts, memory_pages, fault, regions)| LedgerSample {
+            counts: counts.try_into().unwrap(),
+            memory_pages,
+            fault,
+            regions,
+        },
+    )
+}
+
 fn vm() -> impl Strategy<Value = VmSample> {
     (
         (0_u32..3, 0_u32..2, small(), shared(), shared()),
-        (option::of(shared()), option::of(small()), any::<[bool; 2]>(), latency()),
+        (option::of(shared()), option::of(small()), any::<[bool; 2]>(), latency(), ledger()),
     )
         .prop_map(
-            |((index, life, pid, name, vmm), (container, vm_type, [ended, demo], latency))| {
+            |(
+                (index, life, pid, name, vmm),
+                (container, vm_type, [ended, demo], latency, ledger),
+            )| {
                 VmSample {
                     key: VmKey { index, life },
                     pid,
@@ -201,6 +234,7 @@ fn vm() -> impl Strategy<Value = VmSample> {
                     ended,
                     demo,
                     latency,
+                    ledger,
                 }
             },
         )

@@ -11,18 +11,27 @@ use super::load::Loaded;
 use crate::{
     kernel::layout::Resolved,
     model::sample::ProbeState,
-    probe::table::{PROBES, Probe},
+    probe::table::{PROBES, Probe, SET_ATTRIBUTES, SET_ATTRIBUTES_BY_IOCTL},
 };
 
 impl Loaded {
-    /// Attaches every probe that this kernel has.
+    /// Attaches every probe that this kernel has. With `trace_ioctl` system calls are looked at where KVM has no
+    /// tracepoint for what a VMM does.
     ///
     /// # Errors
     /// When there is none.
-    pub(crate) fn attach(&mut self, resolved: &Resolved) -> Result<()> {
+    pub(crate) fn attach(&mut self, resolved: &Resolved, trace_ioctl: bool) -> Result<()> {
         let mut states = Vec::new();
         for probe in PROBES {
-            let missing = self.attach_probe(probe, resolved)?;
+            let missing = match self.attach_probe(probe, resolved)? {
+                Some(_) if probe.name == SET_ATTRIBUTES && trace_ioctl => {
+                    self.attach_probe(&SET_ATTRIBUTES_BY_IOCTL, resolved)?
+                }
+                Some(why) if probe.name == SET_ATTRIBUTES => Some(format!(
+                    "{why} (--trace-ioctl sees it, and every system call pays for that)"
+                )),
+                missing => missing,
+            };
             states.push(ProbeState { missing, ..probe.state() });
         }
         if states.iter().all(|state| state.missing.is_some()) {

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     model::sample::{Losses, ProbeState},
-    probe::table::PROBES,
+    probe::table::{PROBES, SET_ATTRIBUTES_BY_IOCTL},
 };
 
 /// The compiled programs; `build.rs` made them. Aligned, because the parser reads them in place.
@@ -81,7 +81,7 @@ pub(crate) struct Loaded {
 }
 
 /// Maps that are used after loading.
-const MAPS: [&str; 21] = [
+const MAPS: [&str; 23] = [
     "VCPUS",
     "VMS",
     "FREE_VCPUS",
@@ -101,6 +101,8 @@ const MAPS: [&str; 21] = [
     "SEAM_ENTRIES",
     "POISON",
     "POISON_LOST",
+    "LEDGERS",
+    "VM_BY_PROCESS",
     "SYNTHETIC_CPUS",
     "SYNTHETIC_MEMORY",
 ];
@@ -242,11 +244,17 @@ impl Loaded {
         Ok(())
     }
 
-    /// Gives VM entry `index` back.
-    pub(super) fn free_vm(&mut self, index: u32, entry: &VmEntry) -> Result<()> {
+    /// Gives VM entry `index` back. `alone`: its process runs no other VM.
+    pub(super) fn free_vm(&mut self, index: u32, entry: &VmEntry, alone: bool) -> Result<()> {
         let kvm = KvmObject { address: entry.kvm, identity: entry.identity };
         let mut indices = HashMap::<_, KvmObject, u32>::try_from(self.any_mut("VM_INDEX")?)?;
         ignore_absent(indices.remove(&kvm))?;
+        let mut processes = HashMap::<_, u32, u32>::try_from(self.any_mut("VM_BY_PROCESS")?)?;
+        if alone {
+            ignore_absent(processes.remove(&entry.tgid))?;
+        } else {
+            remove_own(&mut processes, entry.tgid, index)?;
+        }
         Queue::<_, u32>::try_from(self.any_mut("FREE_VMS")?)?.push(index, 0)?;
         Ok(())
     }
@@ -289,7 +297,7 @@ impl Loaded {
 
     fn all_losses(&self) -> Result<Losses> {
         let mut losses = losses::read(&PerCpuArray::<_, u64>::try_from(self.any("LOSSES")?)?)?;
-        for probe in PROBES {
+        for probe in PROBES.iter().chain([&SET_ATTRIBUTES_BY_IOCTL]) {
             if let Some(program) = self.ebpf.program(probe.name)
                 && let Ok(fd) = program.fd()
             {
@@ -307,7 +315,7 @@ impl Loaded {
                 Some(HashMap::<_, KvmObject, u32>::try_from(map)?.keys().flatten().count())
             }
             "SLOT_AT" => Some(HashMap::<_, u64, u32>::try_from(map)?.keys().flatten().count()),
-            "SLOT_BY_THREAD" => {
+            "SLOT_BY_THREAD" | "VM_BY_PROCESS" => {
                 Some(HashMap::<_, u32, u32>::try_from(map)?.keys().flatten().count())
             }
             "HOTSPOTS" => {
@@ -351,6 +359,8 @@ fn size(loader: &mut EbpfLoader<'_>, load: &Load<'_>) {
         ("VMS", MAX_VMS),
         ("FREE_VMS", MAX_VMS),
         ("VM_INDEX", MAX_VMS),
+        ("LEDGERS", MAX_VMS),
+        ("VM_BY_PROCESS", MAX_VMS),
         ("VCPUS", vcpus),
         ("FREE_VCPUS", vcpus),
         ("VCPU_INDEX", vcpus),

@@ -1,7 +1,7 @@
 //! Programs loaded and their maps read: what the live source and synthetic TDs have in common.
 //!
 //! [`load`] loads the object, [`attach`] attaches its programs, [`slots`] maps the counting arrays,
-//! [`vcpus`] reads vCPUs from them and [`durations`] their durations, [`losses`] what was not counted, [`seam`] SEAMCALLs,
+//! [`vcpus`] reads vCPUs from them and [`durations`] their durations, [`ledgers`] the conversions of VMs, [`losses`] what was not counted, [`seam`] SEAMCALLs,
 //! [`poison`] broken memory,
 //! [`sizes`] says how large the maps are, [`cost`] what the programs take. Who runs a VM is for those to
 //! say who use this.
@@ -9,6 +9,7 @@
 pub(crate) mod attach;
 pub mod cost;
 mod durations;
+mod ledgers;
 pub(crate) mod load;
 mod log;
 pub(crate) mod losses;
@@ -32,6 +33,7 @@ use tdtrace_common::{counters::VmEntry, latency::SlowEvent};
 
 use self::{
     durations::Durations,
+    ledgers::Ledgers,
     load::Loaded,
     slots::MappedArray,
     vcpus::{Vcpu, Vcpus},
@@ -62,6 +64,7 @@ pub(crate) struct Counters {
     reading: Reading,
     vcpus: Vcpus,
     durations: Durations,
+    ledgers: Ledgers,
     vms: MappedArray<VmEntry>,
     /// Life of every entry that has been given back; it is silent until its life moves on.
     freed_vms: HashMap<u32, u32>,
@@ -80,9 +83,10 @@ impl Counters {
         };
         let vcpus = Vcpus::new(MappedArray::writable(map("VCPUS")?)?, reading);
         let durations = Durations::new(MappedArray::new(map("LATENCY_ROWS")?)?);
+        let ledgers = Ledgers::new(map("LEDGERS")?)?;
         let vms = MappedArray::new(map("VMS")?)?;
         let (freed_vms, ended) = (HashMap::new(), Losses::default());
-        Ok(Self { loaded, reading, vcpus, durations, vms, freed_vms, ended })
+        Ok(Self { loaded, reading, vcpus, durations, ledgers, vms, freed_vms, ended })
     }
 
     /// The load.
@@ -209,6 +213,7 @@ impl Counters {
                 ended: is_gone || replaced,
                 demo: self.reading.synthetic,
                 latency: self.durations.of_vm(key),
+                ledger: self.ledgers.read(*index, own.iter().map(|vcpu| &vcpu.conversion)),
             }
         };
         entries.iter().map(sample).collect()
@@ -230,7 +235,11 @@ impl Counters {
         self.loaded.free_vcpus(&vcpus)?;
         vcpus.iter().for_each(|vcpu| add_losses(&mut self.ended, vcpu));
         for (index, entry) in entries.iter().filter(|(index, _)| ended.contains_key(index)) {
-            self.loaded.free_vm(*index, entry)?;
+            let goes_on = |(other, its): &&(u32, Box<VmEntry>)| {
+                its.tgid == entry.tgid && !ended.contains_key(other)
+            };
+            let alone = !entries.iter().any(|other| goes_on(&other));
+            self.loaded.free_vm(*index, entry, alone)?;
             self.freed_vms.insert(*index, entry.life);
         }
         for vm in ended.values() {

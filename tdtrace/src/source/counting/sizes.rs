@@ -3,6 +3,7 @@
 use tdtrace_common::{
     counters::{COUNTS, CpuMemo, HotspotKey, HotspotValue, KvmObject, Loss, VcpuSlot, VmEntry},
     latency::LatencyRow,
+    ledger::VmLedger,
     td::TdWindow,
 };
 
@@ -55,11 +56,13 @@ impl Sizes {
         };
         array(self.vcpus, size_of::<VcpuSlot>())
             + array(MAX_VMS, size_of::<VmEntry>())
+            + array(MAX_VMS, size_of::<VmLedger>())
             + array(self.rows, size_of::<LatencyRow>())
             + array(self.vcpus + MAX_VMS + self.rows, size_of::<u32>())
             + hash(self.vcpus, size_of::<KvmObject>(), size_of::<u32>())
             + hash(self.vcpus, size_of::<u64>(), size_of::<u32>())
             + hash(MAX_VMS, size_of::<KvmObject>(), size_of::<u32>())
+            + hash(MAX_VMS, size_of::<u32>(), size_of::<u32>())
             + hash(self.threads, size_of::<u32>(), size_of::<u32>())
             + hash(self.hotspots, size_of::<HotspotKey>(), size_of::<HotspotValue>())
             + per_cpu(1, size_of::<CpuMemo>())

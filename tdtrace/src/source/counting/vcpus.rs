@@ -11,6 +11,7 @@ use std::{
 use tdtrace_common::{
     counters::{COUNTS, Class, KvmObject, Place, VcpuSlot, VmEntry},
     latency::{Part, Phase, SLOT_ROWS, Timing},
+    ledger::Conversion,
 };
 
 use super::slots::MappedArray;
@@ -38,6 +39,8 @@ pub(super) struct Vcpu {
     pub(super) sample: Arc<VcpuSample>,
     /// Places that found no room.
     pub(super) hotspots_lost: u64,
+    /// What it asked to convert and what was mapped for it.
+    pub(super) conversion: Conversion,
     /// Its times when it was read last.
     pub(super) timing: Timing,
     /// Entries of its rows of durations.
@@ -223,6 +226,7 @@ impl Vcpus {
             tgid: slot.tgid,
             sample: Arc::new(sample.sorted()),
             hotspots_lost: slot.hotspots_lost,
+            conversion: slot.conversion,
             timing,
             rows: slot.rows,
             moved: true,

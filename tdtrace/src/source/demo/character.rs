@@ -5,8 +5,9 @@ use tdtrace_common::td::TdExit;
 use crate::source::synthetic::Registers;
 
 /// The shared bit of the synthetic TDs.
-const SHARED: u64 = 1 << 51;
+pub(super) const SHARED: u64 = 1 << 51;
 const GIB: u64 = 1 << 30;
+const MIB: u64 = 1 << 20;
 
 /// A TD's way of life.
 pub(super) struct Character {
@@ -51,6 +52,8 @@ enum Kind {
     Reason(u64),
     /// An external interrupt with its vector.
     Interrupt(u32),
+    /// MapGPA to shared or not, of so many bytes somewhere in so many such pieces from an address on.
+    Map(bool, u64, u64, u64),
     /// An EPT violation somewhere in so many bytes, with its extended qualification.
     Violation(u64, u64),
     /// A status of TDH.VP.ENTER.
@@ -70,6 +73,10 @@ pub(super) enum Then {
     Fault,
     /// One in so many times KVM answers with this status.
     Answer(u64, u64),
+    /// The VMM converts for about so many nanoseconds. One in so many times KVM stops halfway.
+    Convert(u64, u64),
+    /// The VMM is told that nobody can serve a fault, and converts for about so many nanoseconds.
+    Fail(u64),
 }
 
 impl Deed {
@@ -85,6 +92,14 @@ impl Deed {
                 ret: 1,
                 kvm_reason: 1,
                 intr_info: 0x8000_0000 | vector,
+                ..Registers::default()
+            },
+            Kind::Map(shared, first, size, pieces) => Registers {
+                ret: 77,
+                kvm_reason: 77,
+                r11: 0x10001,
+                r12: (first + random % pieces * size) | if shared { SHARED } else { 0 },
+                r13: size,
                 ..Registers::default()
             },
             Kind::Violation(bytes, ext_qualification) => Registers {
@@ -123,11 +138,17 @@ const fn accepts(bytes: u64) -> Deed {
     td(TdExit::EptPrivate, Kind::Violation(bytes, 0), 11_000, Then::Fault)
 }
 
+const fn maps(exit: TdExit, first: u64, size: u64, pieces: u64, then: Then) -> Deed {
+    td(exit, Kind::Map(matches!(exit, TdExit::MapShared), first, size, pieces), 5_000, then)
+}
+
 const IO: u32 = 2;
-const HYPERCALL: u32 = 3;
+/// `KVM_EXIT_HYPERCALL`: what MapGPA becomes for the VMM.
+pub(super) const HYPERCALL: u32 = 3;
 const MMIO: u32 = 6;
 const TDX: u32 = 40;
-const RETRY: u64 = 1;
+/// `TDVMCALL_STATUS_RETRY`.
+pub(super) const RETRY: u64 = 1;
 
 /// The TDs of the demo.
 pub(super) const CHARACTERS: &[Character] = &[
@@ -154,15 +175,8 @@ pub(super) const CHARACTERS: &[Character] = &[
             (41, accepts(32 * GIB)),
             (38, halt(4_200_000)),
             (11, wrmsr(0x830, 2_800)),
-            (
-                6,
-                td(
-                    TdExit::MapShared,
-                    Kind::Call(0x10001, SHARED | GIB, 0x20_0000, 0),
-                    4_000,
-                    Then::Return(HYPERCALL, 2_900_000),
-                ),
-            ),
+            (4, maps(TdExit::MapShared, GIB, 4 * MIB, 3, Then::Convert(30, 2_900_000))),
+            (2, maps(TdExit::MapPrivate, GIB, 4 * MIB, 3, Then::Convert(30, 2_900_000))),
             (3, td(TdExit::BusyEpoch, Kind::Status(0x8000_0200_0000_00a9), 900, Then::Enter)),
             (8, interrupt(0xec)),
         ],
@@ -202,15 +216,8 @@ pub(super) const CHARACTERS: &[Character] = &[
         deeds: &[
             (90, interrupt(0xec)),
             (6, wrmsr(0x6e0, 1_900)),
-            (
-                3,
-                td(
-                    TdExit::MapPrivate,
-                    Kind::Call(0x10001, 3 * GIB, 0x20_0000, 0),
-                    6_000,
-                    Then::Answer(4, RETRY),
-                ),
-            ),
+            (3, maps(TdExit::MapPrivate, 3 * GIB, 4096, 4096, Then::Convert(1000, 40_000))),
+            (1, td(TdExit::EptPrivate, Kind::Violation(GIB, 0), 9_000, Then::Fail(70_000))),
             (1, Deed { class: 0, kind: Kind::Reason(0), kernel_ns: 2_500, then: Then::Enter }),
         ],
     },

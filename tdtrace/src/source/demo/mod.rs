@@ -10,8 +10,9 @@ mod character;
 use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
+use tdtrace_common::ledger::PRIVATE;
 
-use self::character::{CHARACTERS, Character, Deed, Then};
+use self::character::{CHARACTERS, Character, Deed, HYPERCALL, RETRY, SHARED, Then};
 use super::{
     Source, monotonic,
     synthetic::{Cpu, Event, FIRST_PID, Synthetic, SyntheticOptions, Vcpu},
@@ -104,6 +105,7 @@ impl Source for Demo {
         sample.at = now.saturating_sub(self.began);
         // It makes up TDs, not their host.
         sample.seam = Arc::default();
+        sample.vms.iter_mut().for_each(|vm| vm.ledger.begin_at(self.began));
         Ok(sample)
     }
 
@@ -140,7 +142,7 @@ impl Living {
         let kernel = self.random.about(deed.kernel_ns);
         self.fire(cpu, Event::Exit(registers), guest)?;
         *self.fired.entry(deed.class).or_default() += 1;
-        let mut status = 0;
+        let mut answer = Event::Entry(0);
         match deed.then {
             Then::Enter => {}
             Then::Halt(ns) => {
@@ -155,10 +157,21 @@ impl Living {
             }
             Then::Fault => {
                 self.fire(cpu, Event::PageFault(registers.gpa, 2), kernel / 4)?;
-                self.fire(cpu, Event::SpteChanged(1), kernel / 4)?;
+                self.fire(cpu, Event::SpteSet(1, 0, SPTE_PRESENT), kernel / 4)?;
             }
-            Then::Answer(of, answer) => {
-                status = if self.random.below(of) == 0 { answer } else { 0 }
+            Then::Answer(of, status) => {
+                answer = Event::Entry(if self.random.below(of) == 0 { status } else { 0 });
+            }
+            Then::Convert(of, ns) => {
+                self.convert(cpu, HYPERCALL, (registers.r12, registers.r13), ns)?;
+                if self.random.below(of) == 0 {
+                    answer = Event::EntryAt(RETRY, registers.r12 + registers.r13 / 2);
+                }
+            }
+            Then::Fail(ns) => {
+                self.fire(cpu, Event::RunEnd, kernel / 2)?;
+                self.fire(cpu, Event::MemoryFault(PRIVATE, registers.gpa, -libc::EFAULT), 300)?;
+                self.set_attributes(cpu, (registers.gpa, 4096), PRIVATE, ns)?;
             }
         }
         if self.random.below(500) == 0 {
@@ -166,9 +179,40 @@ impl Living {
             self.run_delay += waited;
             self.now += waited;
         }
-        self.fire(cpu, Event::Entry(status), kernel)
+        self.fire(cpu, answer, kernel)
+    }
+
+    /// KVM_RUN comes back with `reason`, and the VMM converts `bytes` from an address on.
+    fn convert(
+        &mut self,
+        cpu: &Cpu<'_>,
+        reason: u32,
+        (start, bytes): (u64, u64),
+        ns: u64,
+    ) -> Result<()> {
+        self.fire(cpu, Event::RunEnd, 1_000)?;
+        self.fire(cpu, Event::UserspaceExit(reason, 0), 300)?;
+        let attributes = if start & SHARED == 0 { PRIVATE } else { 0 };
+        self.set_attributes(cpu, (start & !SHARED, bytes), attributes, ns)
+    }
+
+    /// The VMM, in the thread of the vCPU, sets attributes and enters again.
+    fn set_attributes(
+        &mut self,
+        cpu: &Cpu<'_>,
+        (start, bytes): (u64, u64),
+        attributes: u64,
+        ns: u64,
+    ) -> Result<()> {
+        let vmm = self.random.about(ns);
+        let frames = Event::Attributes(start >> 12, (start + bytes) >> 12, attributes);
+        self.fire(cpu, frames, vmm / 2)?;
+        self.fire(cpu, Event::RunBegin, vmm / 2)
     }
 }
+
+/// An entry of the page table that maps something.
+const SPTE_PRESENT: u64 = 1 << 11;
 
 /// A generator that a seed decides (splitmix64).
 struct Random(u64);

@@ -51,6 +51,8 @@ pub struct Options {
     pub wait_for_kvm: bool,
     /// Deliver durations that are longer one by one.
     pub slower_than: Option<Duration>,
+    /// Look at system calls where KVM has no tracepoint for what a VMM converts.
+    pub trace_ioctl: bool,
 }
 
 impl Default for Options {
@@ -61,6 +63,7 @@ impl Default for Options {
             timed: true,
             wait_for_kvm: false,
             slower_than: None,
+            trace_ioctl: false,
         }
     }
 }
@@ -163,7 +166,7 @@ impl Live {
     /// Attaches what was loaded and begins to count.
     fn start(&mut self, prepared: Prepared) -> Result<()> {
         let Prepared { mut loaded, resolved, host } = prepared;
-        loaded.attach(&resolved)?;
+        loaded.attach(&resolved, self.options.trace_ioctl)?;
         loaded.begin()?;
         let reading = Reading {
             isa: host.isa,
@@ -207,7 +210,8 @@ impl Live {
         Ok(Some(self.sample_of(last, now, counters.loaded().probes())))
     }
 
-    fn sample_of(&self, counted: Counted, now: Duration, probes: Arc<[ProbeState]>) -> Sample {
+    fn sample_of(&self, mut counted: Counted, now: Duration, probes: Arc<[ProbeState]>) -> Sample {
+        counted.vms.iter_mut().for_each(|vm| vm.ledger.begin_at(self.began));
         Sample {
             at: now.saturating_sub(self.began),
             host: Arc::clone(&self.host),

@@ -9,7 +9,7 @@ use tdtrace_common::{poison::PoisonSource, synthetic::SyntheticCpu};
 
 use super::{Registers, Vcpu, memory::Memory, td::Structures};
 use crate::{
-    probe::table::PROBES,
+    probe::table::{PROBES, SET_ATTRIBUTES_BY_IOCTL},
     source::counting::{load::Loaded, slots::MappedArray},
 };
 
@@ -18,6 +18,8 @@ use crate::{
 pub enum Event {
     /// `kvm_entry`; before it KVM answers a TDVMCALL with this status.
     Entry(u64),
+    /// The same of a TDVMCALL that KVM leaves with an address in R11 as well.
+    EntryAt(u64, u64),
     /// `kvm_exit`.
     Exit(Registers),
     /// `kvm_fpu(1)`.
@@ -26,6 +28,8 @@ pub enum Event {
     RunEnd,
     /// `kvm_userspace_exit(reason, errno)`.
     UserspaceExit(u32, i32),
+    /// `kvm_userspace_exit` of a memory fault: flags, guest physical address, errno (negative).
+    MemoryFault(u64, u64, i32),
     /// `kvm_pio(rw, port, size)`.
     Pio(u32, u32, u32),
     /// `kvm_mmio(type, len, gpa)`.
@@ -44,6 +48,13 @@ pub enum Event {
     MmioFault(u64),
     /// `kvm_tdp_mmu_spte_changed`, by level.
     SpteChanged(u32),
+    /// The same with what the entry was and is: level, old, new.
+    SpteSet(u32, u64, u64),
+    /// `kvm_vm_set_mem_attributes(start, end, attributes)`, in the thread of this vCPU, which it does not
+    /// run.
+    Attributes(u64, u64, u64),
+    /// `sys_exit` of this system call with these second and third arguments, and its result.
+    SysExit(u64, u64, u64, i64),
     /// `kvm_vcpu_wakeup(ns, waited)`.
     Wakeup(u64, bool),
     /// `kvm_halt_poll_ns`, by the new value.
@@ -57,15 +68,18 @@ pub enum Event {
 }
 
 impl Event {
-    /// Program and arguments for an event of `vcpu`.
-    fn call(self, vcpu: u64) -> (&'static str, [u64; 5]) {
+    /// Program and arguments for an event of `vcpu`; `regs` is where registers of user mode are.
+    fn call(self, vcpu: u64, regs: u64) -> (&'static str, [u64; 5]) {
         match self {
-            Self::Entry(_) => ("kvm_entry", [vcpu, 0, 0, 0, 0]),
+            Self::Entry(_) | Self::EntryAt(..) => ("kvm_entry", [vcpu, 0, 0, 0, 0]),
             Self::Exit(_) => ("kvm_exit", [vcpu, 1, 0, 0, 0]),
             Self::RunBegin => ("kvm_fpu", [1, 0, 0, 0, 0]),
             Self::RunEnd => ("kvm_fpu", [0; 5]),
             Self::UserspaceExit(reason, errno) => {
                 ("kvm_userspace_exit", [reason.into(), u64::from(errno.cast_unsigned()), 0, 0, 0])
+            }
+            Self::MemoryFault(_, _, errno) => {
+                ("kvm_userspace_exit", [39, u64::from(errno.cast_unsigned()), 0, 0, 0])
             }
             Self::Pio(rw, port, size) => ("kvm_pio", [rw.into(), port.into(), size.into(), 1, 0]),
             Self::Mmio(kind, len, gpa) => ("kvm_mmio", [kind.into(), len.into(), gpa, 0, 0]),
@@ -76,6 +90,15 @@ impl Event {
             Self::PageFault(address, code) => ("kvm_page_fault", [vcpu, address, code, 0, 0]),
             Self::MmioFault(gfn) => ("handle_mmio_page_fault", [0, gfn, 0, 0, 0]),
             Self::SpteChanged(level) => ("kvm_tdp_mmu_spte_changed", [0, 0, level.into(), 0, 0]),
+            Self::SpteSet(level, old, new) => {
+                ("kvm_tdp_mmu_spte_changed", [0, 0, level.into(), old, new])
+            }
+            Self::Attributes(start, end, attributes) => {
+                ("kvm_vm_set_mem_attributes", [start, end, attributes, 0, 0])
+            }
+            Self::SysExit(.., result) => {
+                ("sys_exit_set_attributes", [regs, result.cast_unsigned(), 0, 0, 0])
+            }
             Self::Wakeup(ns, waited) => ("kvm_vcpu_wakeup", [ns, waited.into(), 1, 0, 0]),
             Self::HaltPoll(new) => ("kvm_halt_poll_ns", [1, 0, new.into(), 0, 0]),
             Self::Interrupt(vector) => ("kvm_inj_virq", [vector.into(), 0, 0, 0, 0]),
@@ -105,7 +128,7 @@ impl Machine {
         for name in PROBES
             .iter()
             .map(|probe| probe.name)
-            .chain([super::seam::TWIN])
+            .chain([super::seam::TWIN, SET_ATTRIBUTES_BY_IOCTL.name])
             .chain(PoisonSource::ALL.map(PoisonSource::tracepoint))
         {
             let info = loaded.program(name)?.info()?;
@@ -144,16 +167,31 @@ impl Cpu<'_> {
         let pid_tgid = u64::from(vcpu.pid) << 32 | u64::from(vcpu.tid);
         self.set(offset_of!(SyntheticCpu, pid_tgid), pid_tgid);
         // `kvm_userspace_exit` comes after `vcpu_put`.
-        let loaded = !matches!(event, Event::UserspaceExit(..));
+        let loaded = !matches!(
+            event,
+            Event::UserspaceExit(..)
+                | Event::MemoryFault(..)
+                | Event::Attributes(..)
+                | Event::SysExit(..)
+        );
         self.set(offset_of!(SyntheticCpu, vcpu), if loaded { vcpu.address } else { 0 });
         let Machine { structures, memory, programs, .. } = self.machine;
         match event {
             Event::Exit(registers) => structures.exit(memory, vcpu.address, &registers),
             Event::Entry(status) => structures.answer(memory, vcpu.address, status),
+            Event::EntryAt(status, next) => {
+                structures.answer(memory, vcpu.address, status);
+                structures.answer_at(memory, vcpu.address, next);
+            }
+            // In the room of `kvm_run`, which is larger.
+            Event::SysExit(number, second, third, _) => {
+                structures.system_call(memory, vcpu.run, [number, second, third]);
+            }
+            Event::MemoryFault(flags, gpa, _) => structures.fault(memory, vcpu.run, flags, gpa),
             Event::RunEnd => structures.run(memory, vcpu.address),
             _ => {}
         }
-        let (name, arguments) = event.call(vcpu.address);
+        let (name, arguments) = event.call(vcpu.address, vcpu.run);
         let mut options = RawTracePointRunOptions::new();
         options.args[..arguments.len()].copy_from_slice(&arguments);
         let program = programs.get(name).with_context(|| format!("there is no program {name}"))?;

@@ -23,7 +23,7 @@ use self::td::Structures;
 pub use self::{
     cpu::{Cpu, Event, Machine},
     seam::Seamcall,
-    td::{Registers, Vcpu},
+    td::{MEMSLOT_PAGES, Registers, Vcpu},
 };
 use super::{
     counting::{
@@ -42,7 +42,7 @@ use crate::{
         layout::resolve_running,
     },
     model::sample::{Host, Isa, Sample, VmKey},
-    probe::table::{PROBES, Probe},
+    probe::table::{PROBES, Probe, SET_ATTRIBUTES_BY_IOCTL},
 };
 
 /// BTF of kvm_intel with TDX, compiled from Linux 7.3.
@@ -135,7 +135,11 @@ impl Synthetic {
         })?;
         let probes = PROBES.iter().map(|probe| probe.name);
         let poison = PoisonSource::ALL.map(PoisonSource::tracepoint);
-        for name in probes.chain([ADDRESS, seam::TWIN]).chain(FLOORS).chain(poison) {
+        for name in probes
+            .chain([ADDRESS, seam::TWIN, SET_ATTRIBUTES_BY_IOCTL.name])
+            .chain(FLOORS)
+            .chain(poison)
+        {
             let program = loaded.program_mut(name)?;
             program.load().with_context(|| format!("the kernel refuses the program {name}"))?;
         }
@@ -176,8 +180,8 @@ impl Synthetic {
     /// # Errors
     /// When there is no room left.
     pub fn vcpu(&mut self, td: u64, id: u32, pid: u32, tid: u32) -> Result<Vcpu> {
-        let address = self.machine.structures.vcpu(&self.machine.memory, td, id)?;
-        Ok(Vcpu { address, pid, tid })
+        let (address, run) = self.machine.structures.vcpu(&self.machine.memory, td, id)?;
+        Ok(Vcpu { address, run, pid, tid })
     }
 
     /// Makes another TD at the address of one that is no more.
@@ -189,7 +193,7 @@ impl Synthetic {
     /// Makes another vCPU at the address of one that is no more.
     pub fn reuse_vcpu(&mut self, vcpu: Vcpu, td: u64, id: u32, pid: u32, tid: u32) -> Vcpu {
         let Machine { structures, memory, .. } = &*self.machine;
-        structures.write_vcpu(memory, vcpu.address, td, id);
+        structures.write_vcpu(memory, (vcpu.address, vcpu.run), td, id);
         Vcpu { pid, tid, ..vcpu }
     }
 
@@ -227,7 +231,8 @@ impl Synthetic {
     }
 
     /// How many entries map `name` has: `VCPU_INDEX`, `VM_INDEX`, `SLOT_AT`, `SLOT_BY_THREAD` or
-    /// `HOTSPOTS`.
+    /// `HOTSPOTS`,
+    /// `VM_BY_PROCESS`.
     ///
     /// # Errors
     /// When it is another map, or cannot be read.

@@ -23,6 +23,9 @@ use crate::{
     source::counting::slots::MappedArray,
 };
 
+/// Pages in the memory slots of a synthetic VM: 32 GiB.
+pub const MEMSLOT_PAGES: u64 = 32 << 18;
+
 /// The shared bit of a TD with a GPA width of 52.
 pub(super) const SHARED_BIT: u64 = 1 << 51;
 
@@ -31,6 +34,8 @@ pub(super) const SHARED_BIT: u64 = 1 << 51;
 pub struct Vcpu {
     /// Address of its `vcpu_tdx`.
     pub address: u64,
+    /// Address of its `kvm_run`.
+    pub run: u64,
     /// The process.
     pub pid: u32,
     /// The thread.
@@ -67,6 +72,7 @@ pub(super) struct Structures {
     pub(super) layout: KernelLayout,
     kvm: u32,
     vcpu: u32,
+    run: u32,
     /// TDs made so far: each has a creation time of its own.
     made: AtomicU64,
 }
@@ -76,16 +82,18 @@ impl Structures {
     pub(super) fn new(btf: Btf) -> Result<Self> {
         let kvm = btf.struct_size("kvm").context("struct kvm")?;
         let vcpu = btf.struct_size("vcpu_tdx").context("struct vcpu_tdx")?;
+        let run = btf.struct_size("kvm_run").context("struct kvm_run")?;
         let mut layout = resolve(&BtfSet::new(btf)).layout;
         // The name of a process is the running kernel's to tell: the programs do not look for it.
         layout.task_group_leader = ABSENT;
-        Ok(Self { layout, kvm, vcpu, made: AtomicU64::new(0) })
+        Ok(Self { layout, kvm, vcpu, run, made: AtomicU64::new(0) })
     }
 
     /// Pages that so many structures take.
     pub(super) fn pages(&self, tds: u32, vcpus: u32) -> u32 {
         let rounded = |size: u32| u64::from(size).next_multiple_of(64);
-        let bytes = u64::from(tds) * rounded(self.kvm) + u64::from(vcpus) * rounded(self.vcpu);
+        let bytes = u64::from(tds) * rounded(self.kvm)
+            + u64::from(vcpus) * (rounded(self.vcpu) + rounded(self.run));
         u32::try_from(bytes.div_ceil(4096)).unwrap_or(u32::MAX).max(1)
     }
 
@@ -109,6 +117,7 @@ impl Structures {
         if vm_type == kvm::TDX_VM {
             put(memory, address, layout.kvm_gfn_direct_bits, 8, SHARED_BIT >> 12);
         }
+        put(memory, address, layout.kvm_memslot_pages, 8, MEMSLOT_PAGES);
         put(memory, address, layout.kvm_clock_offset, 8, made.wrapping_neg());
     }
 
@@ -118,16 +127,18 @@ impl Structures {
         put(memory, vm, self.layout.kvm_vm_dead, 1, 1);
     }
 
-    pub(super) fn vcpu(&self, memory: &Memory, td: u64, id: u32) -> Result<u64> {
-        let address = memory.take(self.vcpu)?;
-        self.write_vcpu(memory, address, td, id);
-        Ok(address)
+    /// A vCPU and its `kvm_run`.
+    pub(super) fn vcpu(&self, memory: &Memory, td: u64, id: u32) -> Result<(u64, u64)> {
+        let (address, run) = (memory.take(self.vcpu)?, memory.take(self.run)?);
+        self.write_vcpu(memory, (address, run), td, id);
+        Ok((address, run))
     }
 
-    pub(super) fn write_vcpu(&self, memory: &Memory, address: u64, td: u64, id: u32) {
+    pub(super) fn write_vcpu(&self, memory: &Memory, (address, run): (u64, u64), td: u64, id: u32) {
         memory.clear(address, self.vcpu);
         put(memory, address, self.layout.vcpu_kvm, 8, td);
         put(memory, address, self.layout.vcpu_id, 4, id.into());
+        put(memory, address, self.layout.vcpu_run, 8, run);
     }
 
     /// What TDH.VP.ENTER and `tdx_vcpu_enter_exit` leave behind.
@@ -157,6 +168,28 @@ impl Structures {
     pub(super) fn answer(&self, memory: &Memory, vcpu: u64, status: u64) {
         let r10 = inside(self.layout.tdx_vp_enter_args, self.layout.tdx_args_r10);
         put(memory, vcpu, r10, 8, status);
+    }
+
+    /// Where KVM stopped converting, in R11.
+    pub(super) fn answer_at(&self, memory: &Memory, vcpu: u64, next: u64) {
+        let r11 = inside(self.layout.tdx_vp_enter_args, self.layout.tdx_args_r11);
+        put(memory, vcpu, r11, 8, next);
+    }
+
+    /// What `kvm_prepare_memory_fault_exit` leaves in `kvm_run`.
+    pub(super) fn fault(&self, memory: &Memory, run: u64, flags: u64, gpa: u64) {
+        put(memory, run, self.layout.run_fault_flags, 8, flags);
+        put(memory, run, self.layout.run_fault_gpa, 8, gpa);
+    }
+
+    /// Number, second and third argument of a system call in registers at `regs`.
+    pub(super) fn system_call(&self, memory: &Memory, regs: u64, values: [u64; 3]) {
+        let layout = &self.layout;
+        for (offset, value) in
+            [layout.regs_orig_ax, layout.regs_si, layout.regs_dx].into_iter().zip(values)
+        {
+            put(memory, regs, offset, 8, value);
+        }
     }
 
     /// KVM counts a KVM_RUN.

@@ -51,7 +51,7 @@ fn keys(side: Side) -> Vec<Line<'static>> {
 /// The columns of the host's views.
 pub(super) fn columns(view: View, rows: &Rows) -> Vec<Line<'static>> {
     match view {
-        View::Vms => shown(VM_FIELDS, rows),
+        View::Vms | View::Conversions => shown(VM_FIELDS, rows),
         View::Exits | View::Latency => shown(EXIT_FIELDS, rows),
         View::Hotspots => shown(HOTSPOT_FIELDS, rows),
         View::Vcpus => shown(VCPU_FIELDS, rows),

@@ -8,7 +8,8 @@ use super::*;
 use crate::{
     model::{
         aggregate::Aggregate,
-        sample::VcpuSample,
+        ledger::LedgerSample,
+        sample::{Sample, VcpuSample},
         testing::{after, on_tdx_host, samples, snapshot, software, vcpu},
     },
     tui::{
@@ -59,6 +60,37 @@ fn every_view_at_every_size() {
             insta::assert_snapshot!(name, screen(Some(&snapshot), &state(view), width, height));
         }
     }
+}
+
+#[test]
+fn conversions_of_vms_that_cannot_have_any() {
+    let mut plain = samples();
+    for vm in plain.iter_mut().flat_map(|sample| &mut sample.vms) {
+        (vm.vm_type, vm.ledger) = (Some(0), LedgerSample::default());
+    }
+    let snapshot = after(plain);
+    for (width, height) in [(80, 24), (120, 40)] {
+        let shown = screen(Some(&snapshot), &state(View::Conversions), width, height);
+        insta::assert_snapshot!(name("no_conversions", width, height), shown);
+    }
+}
+
+#[test]
+fn a_td_that_began_before_tdtrace_has_no_estimate() {
+    let shown = |samples: Vec<Sample>| {
+        let snapshot = after(samples);
+        screen(Some(&snapshot), &state(View::Conversions), 200, 24)
+    };
+    assert!(!shown(samples()).contains("full in"), "{}", shown(samples()));
+    let mut from_start = samples();
+    for vcpu in from_start.iter_mut().flat_map(|sample| &mut sample.vcpus) {
+        let mut seen = VcpuSample::clone(vcpu);
+        seen.kvm.as_mut().unwrap().0.exits = 0;
+        *vcpu = Arc::new(seen);
+    }
+    // 2,206 MiB are left, and 708 MiB were mapped in the last second.
+    let shown = shown(from_start);
+    assert!(shown.contains("full in 3 s"), "{shown}");
 }
 
 #[test]

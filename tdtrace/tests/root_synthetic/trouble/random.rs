@@ -102,6 +102,9 @@ impl Sequence {
                 self.driven.truth.place("td_return", index.into(), class);
             }
             self.driven.truth.returns(index, self.driven.now, self.driven.run_delay);
+            if index == 39 {
+                self.driven.truth.place("memory_fault", 0, i32::unsigned_abs(errno));
+            }
         } else {
             self.nobodys += 1;
         }

@@ -70,9 +70,13 @@ pub(super) fn tracepoint(class: Class) -> &'static str {
         Class::MmioFault => "handle_mmio_page_fault",
         Class::NestedExit => "kvm_nested_vmexit",
         Class::InterruptPosted => "kvm_apicv_accept_irq",
-        Class::HostInterrupt | Class::TdAnswer | Class::TdReturn | Class::TdUnknownLeaf => {
-            "none: SVM has no TDs"
-        }
+        Class::HostInterrupt
+        | Class::TdAnswer
+        | Class::TdReturn
+        | Class::TdUnknownLeaf
+        | Class::TdFaultAgain
+        | Class::MemoryAttributes
+        | Class::MemoryFault => "none: the lab's guests have no private memory",
     }
 }
 
