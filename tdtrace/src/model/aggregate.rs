@@ -18,6 +18,7 @@ use tdtrace_common::{
 use super::{
     baseline::{self, Baseline},
     counts::Counts,
+    findings,
     latency::Times,
     places,
     sample::{Isa, LatencySample, Sample, VcpuKey, VcpuSample, VmKey, VmSample, place_order},
@@ -106,6 +107,7 @@ impl Aggregate {
         let mut vms: Vec<Vm> =
             self.ended.iter().cloned().chain(live).chain(ended.clone()).collect();
         vms.sort_by_key(|vm| vm.id);
+        findings::renew(&mut vms, interval, sample.losses.total());
         let mut counts = self.dropped;
         for vm in &vms {
             counts += vm.counts;
@@ -226,6 +228,7 @@ impl Aggregate {
             audit: vcpus.iter().filter_map(|vcpu| vcpu.audit).reduce(Audit::plus),
             vcpus,
             hotspots,
+            findings: Vec::new(),
             name: sample.name,
         }
     }

@@ -4,6 +4,7 @@
 //! views' business.
 
 mod exit;
+mod finding;
 mod hotspot;
 mod slow;
 mod vcpu;
@@ -12,7 +13,8 @@ mod vm;
 use tdtrace_common::latency::Part;
 
 pub use self::{
-    exit::EXIT_FIELDS, hotspot::HOTSPOT_FIELDS, slow::SLOW_FIELDS, vcpu::VCPU_FIELDS, vm::VM_FIELDS,
+    exit::EXIT_FIELDS, finding::FINDING_FIELDS, hotspot::HOTSPOT_FIELDS, slow::SLOW_FIELDS,
+    vcpu::VCPU_FIELDS, vm::VM_FIELDS,
 };
 use super::{
     figure,
@@ -260,8 +262,9 @@ pub fn keys() -> Vec<(&'static str, &'static str)> {
     let exit = EXIT_FIELDS.iter().map(|field| (field.key, field.help));
     let hotspot = HOTSPOT_FIELDS.iter().map(|field| (field.key, field.help));
     let slow = SLOW_FIELDS.iter().map(|field| (field.key, field.help));
+    let finding = FINDING_FIELDS.iter().map(|field| (field.key, field.help));
     let mut keys: Vec<(&str, &str)> = Vec::new();
-    for (key, help) in vm.chain(exit).chain(hotspot).chain(vcpu).chain(slow) {
+    for (key, help) in vm.chain(exit).chain(hotspot).chain(vcpu).chain(slow).chain(finding) {
         if !FIGURES.contains(&key) && keys.iter().all(|(other, _)| *other != key) {
             keys.push((key, help));
         }
@@ -342,6 +345,7 @@ mod tests {
         unique(SLOW_FIELDS);
         unique(VCPU_FIELDS);
         unique(EXIT_FIELDS);
+        unique(FINDING_FIELDS);
     }
 
     #[test]

@@ -16,6 +16,8 @@ use tdtrace_common::{
 
 use super::{
     counts::Counts,
+    finding::Finding,
+    findings,
     latency::{Histogram, Times},
     sample::{Host, Isa, Losses, ProbeState, VcpuSample, VmKey},
     served::Server,
@@ -315,6 +317,8 @@ pub struct Vm {
     pub latency: Vec<Latency>,
     /// KVM's own count against ours, over the vCPUs that have one.
     pub audit: Option<Audit>,
+    /// What somebody should look at, the gravest first.
+    pub findings: Vec<Finding>,
 }
 
 impl Vm {
@@ -434,7 +438,16 @@ impl Snapshot {
             }
         }
         self.interval = Some(self.at);
+        findings::renew(&mut self.vms, self.interval, self.losses.total());
         self
+    }
+
+    /// The findings of all VMs, the gravest first.
+    #[must_use]
+    pub fn findings(&self) -> Vec<&Finding> {
+        let mut findings: Vec<&Finding> = self.vms.iter().flat_map(|vm| &vm.findings).collect();
+        findings.sort_by_key(|finding| (finding.rule, finding.vm));
+        findings
     }
 
     /// KVM's own count against ours, over all VMs that have one.

@@ -1,6 +1,7 @@
 //! Snapshots as text and JSON: what `stat` and `top --batch` print. Pure: a snapshot in, text out.
 
 pub mod check;
+mod findings;
 pub mod guest;
 mod json;
 mod slow;

@@ -76,12 +76,21 @@ pub enum View {
     Vcpus,
     /// Single durations that were longer than asked for.
     Slow,
+    /// What somebody should look at.
+    Findings,
 }
 
 impl View {
     /// Every view, in the order of the tabs.
-    pub const ALL: [Self; 6] =
-        [Self::Vms, Self::Exits, Self::Latency, Self::Hotspots, Self::Vcpus, Self::Slow];
+    pub const ALL: [Self; 7] = [
+        Self::Vms,
+        Self::Exits,
+        Self::Latency,
+        Self::Hotspots,
+        Self::Vcpus,
+        Self::Slow,
+        Self::Findings,
+    ];
 }
 
 impl Views for View {
@@ -103,6 +112,7 @@ impl Views for View {
             Self::Hotspots => "Hotspots",
             Self::Vcpus => "vCPUs",
             Self::Slow => "Slow",
+            Self::Findings => "Findings",
         }
     }
 
@@ -110,7 +120,7 @@ impl Views for View {
         match self {
             Self::Vms | Self::Vcpus => "exits_per_s",
             Self::Exits | Self::Latency => "time_ns",
-            Self::Hotspots => "per_s",
+            Self::Hotspots | Self::Findings => "per_s",
             Self::Slow => "at_ns",
         }
     }
@@ -131,9 +141,11 @@ impl Views for View {
                 state.view = Self::Latency;
                 state.orders[Self::Latency.index()].id = Some(id);
             }
-            (Self::Latency, Scope::All) => state.scope = Scope::Vm(number(id[0])),
+            (Self::Latency | Self::Findings, Scope::All) => {
+                state.scope = Scope::Vm(number(id[0]));
+            }
             (Self::Hotspots, Scope::All) => state.scope = Scope::Vm(number(id[0] >> 32)),
-            (Self::Latency | Self::Hotspots | Self::Slow, _) => {}
+            (Self::Latency | Self::Hotspots | Self::Slow | Self::Findings, _) => {}
         }
     }
 

@@ -4,6 +4,7 @@
 mod bars;
 mod detail;
 mod exits;
+mod findings;
 mod frame;
 pub(super) mod guest;
 mod help;
@@ -66,6 +67,7 @@ fn draw_view(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) -> Rows {
         View::Hotspots => hotspots::draw(frame, area, shown),
         View::Vcpus => vcpus::draw(frame, area, shown),
         View::Slow => slow::draw(frame, area, shown),
+        View::Findings => findings::draw(frame, area, shown),
     }
 }
 

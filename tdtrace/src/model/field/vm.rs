@@ -106,4 +106,11 @@ pub const VM_FIELDS: &[Field<Vm>] = &[
     right("vmm_p99_ns", "VMM P99", 23, "99 % of the times in the VMM were less", |vm| {
         percentile(vm, Span::Return, false, 0.99)
     }),
+    right(
+        "findings",
+        "FOUND",
+        24,
+        "findings about it",
+        |vm| Value::Count(vm.findings.len() as u64),
+    ),
 ];

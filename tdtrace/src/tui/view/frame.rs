@@ -13,6 +13,7 @@ use crate::{
         exits::Scope,
         field::thousands,
         figure,
+        finding::{Finding, Severity},
         snapshot::{ExitSource, Snapshot},
     },
     tui::{
@@ -99,6 +100,18 @@ pub(super) fn pace<V: Views>(
     spans
 }
 
+/// How many findings there are; an alarm if one is more than a note.
+fn findings(snapshot: &Snapshot, theme: &Theme) -> Option<Span<'static>> {
+    let all = || snapshot.vms.iter().flat_map(|vm| &vm.findings);
+    let is_grave = |finding: &Finding| finding.rule.severity() > Severity::Note;
+    let text = match all().count() {
+        0 => return None,
+        1 => "  1 finding".to_owned(),
+        count => format!("  {count} findings"),
+    };
+    Some(alarm(theme, text, all().any(is_grave)))
+}
+
 /// The most important first, so that a narrow screen cuts the rest.
 pub(super) fn header(snapshot: Option<&Snapshot>, state: &State, width: u16) -> Vec<Span<'static>> {
     let theme = &state.theme;
@@ -117,6 +130,7 @@ pub(super) fn header(snapshot: Option<&Snapshot>, state: &State, width: u16) -> 
         let verdict = if audit.agrees() { "ok" } else { "differs" };
         spans.push(alarm(format!("  audit {verdict}"), !audit.agrees()));
     }
+    spans.extend(findings(snapshot, theme));
     if snapshot.losses.hotspots > 0 {
         let without = thousands(snapshot.losses.hotspots);
         spans.push(alarm(format!("  without place {without}"), true));

@@ -8,7 +8,9 @@ use ratatui::{
 };
 
 use crate::{
-    model::field::{EXIT_FIELDS, Field, HOTSPOT_FIELDS, SLOW_FIELDS, VCPU_FIELDS, VM_FIELDS},
+    model::field::{
+        EXIT_FIELDS, FINDING_FIELDS, Field, HOTSPOT_FIELDS, SLOW_FIELDS, VCPU_FIELDS, VM_FIELDS,
+    },
     tui::{
         keymap::{self, Side},
         state::{Choices, Help, Rows, View, Views},
@@ -54,6 +56,7 @@ pub(super) fn columns(view: View, rows: &Rows) -> Vec<Line<'static>> {
         View::Hotspots => shown(HOTSPOT_FIELDS, rows),
         View::Vcpus => shown(VCPU_FIELDS, rows),
         View::Slow => shown(SLOW_FIELDS, rows),
+        View::Findings => shown(FINDING_FIELDS, rows),
     }
 }
 
