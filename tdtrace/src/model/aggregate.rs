@@ -18,6 +18,7 @@ use tdtrace_common::{
 use super::{
     baseline::{self, Baseline},
     counts::Counts,
+    findings,
     latency::Times,
     ledger::{Ledger, LedgerSample},
     places,
@@ -112,6 +113,7 @@ impl Aggregate {
         let mut vms: Vec<Vm> =
             self.ended.iter().cloned().chain(live).chain(ended.clone()).collect();
         vms.sort_by_key(|vm| vm.id);
+        findings::renew(&mut vms, interval, sample.losses.total());
         let mut counts = self.dropped;
         for vm in &vms {
             counts += vm.counts;
@@ -245,6 +247,7 @@ impl Aggregate {
             vcpus,
             hotspots,
             ledger,
+            findings: Vec::new(),
             name: sample.name,
         }
     }

@@ -184,7 +184,7 @@ fn counted(vm: &Vm, scope: Scope, interval: Option<Duration>) -> Vec<ExitRow> {
     };
     for vcpu in scope.vcpus(vm) {
         let (now, before) = (&vcpu.sample, vcpu.before.as_deref());
-        for (index, total, new) in news(&now.reasons, before.map(|old| &*old.reasons)) {
+        for (index, total, new) in reasons_of(vcpu) {
             add(Kind::Exit, index, total, new);
         }
         for (index, total, new) in news(&now.userspace, before.map(|old| &*old.userspace)) {
@@ -216,6 +216,11 @@ fn counted(vm: &Vm, scope: Scope, interval: Option<Duration>) -> Vec<ExitRow> {
         latency: None,
     };
     counts.into_iter().map(row).collect()
+}
+
+/// Exits of `vcpu` by reason: index, total, and those of the last interval.
+pub(super) fn reasons_of(vcpu: &Vcpu) -> impl Iterator<Item = (u32, u64, u64)> {
+    news(&vcpu.sample.reasons, vcpu.before.as_deref().map(|old| &*old.reasons))
 }
 
 /// Index, total and what is new since `before`.

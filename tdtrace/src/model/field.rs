@@ -4,6 +4,7 @@
 //! views' business.
 
 mod exit;
+mod finding;
 mod hotspot;
 mod region;
 mod seam;
@@ -14,8 +15,8 @@ mod vm;
 use tdtrace_common::latency::Part;
 
 pub use self::{
-    exit::EXIT_FIELDS, hotspot::HOTSPOT_FIELDS, region::REGION_FIELDS, seam::SEAM_FIELDS,
-    slow::SLOW_FIELDS, vcpu::VCPU_FIELDS, vm::VM_FIELDS,
+    exit::EXIT_FIELDS, finding::FINDING_FIELDS, hotspot::HOTSPOT_FIELDS, region::REGION_FIELDS,
+    seam::SEAM_FIELDS, slow::SLOW_FIELDS, vcpu::VCPU_FIELDS, vm::VM_FIELDS,
 };
 use super::{
     figure,
@@ -277,11 +278,18 @@ pub fn keys() -> Vec<(&'static str, &'static str)> {
     let exit = EXIT_FIELDS.iter().map(|field| (field.key, field.help));
     let hotspot = HOTSPOT_FIELDS.iter().map(|field| (field.key, field.help));
     let slow = SLOW_FIELDS.iter().map(|field| (field.key, field.help));
+    let finding = FINDING_FIELDS.iter().map(|field| (field.key, field.help));
     let seam = SEAM_FIELDS.iter().map(|field| (field.key, field.help));
     let mut keys: Vec<(&str, &str)> = Vec::new();
     let region = REGION_FIELDS.iter().map(|field| (field.key, field.help));
-    for (key, help) in
-        vm.chain(exit).chain(hotspot).chain(vcpu).chain(region).chain(slow).chain(seam)
+    for (key, help) in vm
+        .chain(exit)
+        .chain(hotspot)
+        .chain(vcpu)
+        .chain(region)
+        .chain(slow)
+        .chain(finding)
+        .chain(seam)
     {
         if !FIGURES.contains(&key) && keys.iter().all(|(other, _)| *other != key) {
             keys.push((key, help));
@@ -365,6 +373,7 @@ mod tests {
         unique(EXIT_FIELDS);
         unique(REGION_FIELDS);
         unique(SEAM_FIELDS);
+        unique(FINDING_FIELDS);
     }
 
     #[test]

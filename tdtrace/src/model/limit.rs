@@ -1,5 +1,18 @@
 //! Numbers from which on something is worth a finding: each with its unit and its reason. Pure.
 
+use super::field::thousands;
+
+/// A rate in a sentence: `12,346`.
+#[must_use]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a rate is not negative, and beyond 2^64 it saturates"
+)]
+pub fn per_second(rate: f64) -> String {
+    thousands(rate.round() as u64)
+}
+
 /// A limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
@@ -22,7 +35,7 @@ impl Limit {
     /// It in a sentence.
     #[must_use]
     pub fn sentence(self) -> String {
-        format!("The limit is {} {}: {}.", self.value, self.unit, self.why)
+        format!("The limit is {} {}: {}.", thousands(self.value), self.unit, self.why)
     }
 }
 
@@ -32,8 +45,10 @@ mod tests {
 
     #[test]
     fn a_limit_is_reached_at_its_value() {
-        let limit = Limit { value: 10, unit: "#VEs a second", why: "so" };
-        assert!(limit.is_reached(10.0) && !limit.is_reached(9.99) && !limit.is_reached(f64::NAN));
-        assert_eq!(limit.sentence(), "The limit is 10 #VEs a second: so.");
+        let limit = Limit { value: 1_000, unit: "#VEs a second", why: "so" };
+        assert!(limit.is_reached(1_000.0) && !limit.is_reached(999.9));
+        assert!(!limit.is_reached(f64::NAN));
+        assert_eq!(limit.sentence(), "The limit is 1,000 #VEs a second: so.");
+        assert_eq!((per_second(1234.6), per_second(f64::NAN)), ("1,235".into(), "0".into()));
     }
 }

@@ -15,6 +15,8 @@ pub mod exits;
 pub mod field;
 pub mod figure;
 pub mod filter;
+pub mod finding;
+pub mod findings;
 pub mod guest;
 pub mod latency;
 pub mod ledger;

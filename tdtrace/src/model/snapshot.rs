@@ -16,6 +16,8 @@ use tdtrace_common::{
 
 use super::{
     counts::Counts,
+    finding::Finding,
+    findings,
     latency::{Histogram, Times},
     ledger::Ledger,
     poison::PoisonSample,
@@ -320,6 +322,8 @@ pub struct Vm {
     pub audit: Option<Audit>,
     /// Conversions of its memory.
     pub ledger: Ledger,
+    /// What somebody should look at, the gravest first.
+    pub findings: Vec<Finding>,
 }
 
 impl Vm {
@@ -468,7 +472,16 @@ impl Snapshot {
         }
         self.seamcalls.iter_mut().for_each(|row| mean(&mut row.tally));
         self.interval = Some(self.at);
+        findings::renew(&mut self.vms, self.interval, self.losses.total());
         self
+    }
+
+    /// The findings of all VMs, the gravest first.
+    #[must_use]
+    pub fn findings(&self) -> Vec<&Finding> {
+        let mut findings: Vec<&Finding> = self.vms.iter().flat_map(|vm| &vm.findings).collect();
+        findings.sort_by_key(|finding| (finding.rule, finding.vm));
+        findings
     }
 
     /// KVM's own count against ours, over all VMs that have one.

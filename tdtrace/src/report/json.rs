@@ -9,7 +9,7 @@ use tdtrace_common::{
     latency::{Part, bucket_start},
 };
 
-use super::{Show, conversions, poison, seam, slow, text::kept_places};
+use super::{Show, conversions, findings::findings_json, poison, seam, slow, text::kept_places};
 use crate::model::{
     counts::Counts,
     exits::{self, ExitRow, Kind, Scope},
@@ -68,6 +68,7 @@ pub fn to_json(snapshot: &Snapshot, show: Show<'_>) -> Value {
         "counts": counts(&snapshot.counts),
         "audit": snapshot.audit().as_ref().map(audit),
         "dropped_vms": snapshot.dropped_vms,
+        "findings": findings_json(snapshot, show),
         "vms": vms,
         "slow": slow::to_json(snapshot, show),
         "seamcalls": seam::to_json(snapshot, show),

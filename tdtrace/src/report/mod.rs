@@ -2,6 +2,7 @@
 
 pub mod check;
 mod conversions;
+mod findings;
 pub mod guest;
 mod json;
 mod poison;

@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, fmt::Write as _};
 
-use super::{Show, conversions, poison, seam, slow, table::table};
+use super::{Show, conversions, findings::findings_text, poison, seam, slow, table::table};
 use crate::model::{
     exits::{self, ExitRow, Kind, Scope},
     field::{Row, pick, thousands},
@@ -147,6 +147,7 @@ pub(super) fn to_text(snapshot: &Snapshot, show: Show<'_>) -> String {
         seam::to_text(snapshot, show, &mut text);
         return text;
     }
+    findings_text(snapshot, show, &mut text);
     let vms: Vec<&Vm> = snapshot.vms.iter().filter(|vm| keeps(show.filter, *vm, None)).collect();
     list(VMS, &vms, (snapshot.vms.len(), "VMs"), &mut text);
     times(snapshot, &vms, &mut text);

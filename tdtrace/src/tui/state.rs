@@ -48,6 +48,11 @@ pub trait Views: Copy + PartialEq + Debug + 'static {
     /// Its name on the tab.
     fn title(self) -> &'static str;
 
+    /// The same where there is no room for all names in full.
+    fn short_title(self) -> &'static str {
+        self.title()
+    }
+
     /// Key of the column that it is sorted by at first, the largest on top.
     fn sorted_by(self) -> &'static str;
 
@@ -78,13 +83,15 @@ pub enum View {
     Conversions,
     /// SEAMCALLs of the host.
     Seamcalls,
+    /// What somebody should look at.
+    Findings,
     /// Single durations that were longer than asked for.
     Slow,
 }
 
 impl View {
     /// Every view, in the order of the tabs.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Vms,
         Self::Exits,
         Self::Latency,
@@ -92,6 +99,7 @@ impl View {
         Self::Vcpus,
         Self::Conversions,
         Self::Seamcalls,
+        Self::Findings,
         Self::Slow,
     ];
 }
@@ -117,6 +125,18 @@ impl Views for View {
             Self::Conversions => "Conversions",
             Self::Slow => "Slow",
             Self::Seamcalls => "SEAMCALLs",
+            Self::Findings => "Findings",
+        }
+    }
+
+    fn short_title(self) -> &'static str {
+        match self {
+            Self::Latency => "Lat",
+            Self::Hotspots => "Hot",
+            Self::Conversions => "Conv",
+            Self::Seamcalls => "SEAM",
+            Self::Findings => "Find",
+            Self::Vms | Self::Exits | Self::Vcpus | Self::Slow => self.title(),
         }
     }
 
@@ -124,7 +144,7 @@ impl Views for View {
         match self {
             Self::Vms | Self::Vcpus => "exits_per_s",
             Self::Exits | Self::Latency | Self::Seamcalls => "time_ns",
-            Self::Hotspots => "per_s",
+            Self::Hotspots | Self::Findings => "per_s",
             Self::Conversions => "conv_per_s",
             Self::Slow => "at_ns",
         }
@@ -148,9 +168,12 @@ impl Views for View {
                 state.view = Self::Latency;
                 state.orders[Self::Latency.index()].id = Some(id);
             }
-            (Self::Latency, Scope::All) => state.scope = Scope::Vm(number(id[0])),
+            (Self::Latency | Self::Findings, Scope::All) => {
+                state.scope = Scope::Vm(number(id[0]));
+            }
             (Self::Hotspots, Scope::All) => state.scope = Scope::Vm(number(id[0] >> 32)),
-            (Self::Latency | Self::Hotspots | Self::Slow | Self::Seamcalls, _) => {}
+            (Self::Latency | Self::Hotspots | Self::Slow | Self::Seamcalls | Self::Findings, _) => {
+            }
         }
     }
 

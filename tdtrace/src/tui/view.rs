@@ -5,6 +5,7 @@ mod bars;
 mod conversions;
 mod detail;
 mod exits;
+mod findings;
 mod frame;
 pub(super) mod guest;
 mod help;
@@ -74,6 +75,7 @@ fn draw_view(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) -> Rows {
         View::Slow => slow::draw(frame, area, shown),
         View::Seamcalls => Rows::default(),
         View::Conversions => conversions::draw(frame, area, shown),
+        View::Findings => findings::draw(frame, area, shown),
     }
 }
 

@@ -163,4 +163,11 @@ pub const VM_FIELDS: &[Field<Vm>] = &[
     right("memory_faults", "FAULTS", 26, "memory faults that the VMM was told of", |vm| {
         converted(vm, |vm| Value::Count(vm.counts[Class::MemoryFault]))
     }),
+    right(
+        "findings",
+        "FOUND",
+        24,
+        "findings about it",
+        |vm| Value::Count(vm.findings.len() as u64),
+    ),
 ];

@@ -1,78 +1,8 @@
 //! What somebody should look at: each rule with what it means, what to do, and when it fires. Pure.
 
-use serde::Serialize;
-
 use super::snapshot::{GuestSnapshot, Site};
-
-/// How grave it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// Works, and costs.
-    Note,
-    /// Works today, and is wrong.
-    Warning,
-    /// Does not work in a TD.
-    Error,
-}
-
-impl Severity {
-    /// The name in reports and JSON.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Note => "note",
-            Self::Warning => "warning",
-            Self::Error => "error",
-        }
-    }
-}
-
-macro_rules! rules {
-    ($($(#[$doc:meta])* $name:ident = $id:literal, $severity:ident, $title:literal, $meaning:literal,
-       $advice:literal;)*) => {
-        /// A rule.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum Rule {
-            $($(#[$doc])* $name,)*
-        }
-
-        impl Rule {
-            /// Every rule, in the order of reports.
-            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
-
-            /// Its name on command lines, in JSON and in allowlists.
-            #[must_use]
-            pub const fn id(self) -> &'static str {
-                match self { $(Self::$name => $id,)* }
-            }
-
-            /// How grave it is.
-            #[must_use]
-            pub const fn severity(self) -> Severity {
-                match self { $(Self::$name => Severity::$severity,)* }
-            }
-
-            /// It in a few words.
-            #[must_use]
-            pub const fn title(self) -> &'static str {
-                match self { $(Self::$name => $title,)* }
-            }
-
-            /// What it means, in a sentence.
-            #[must_use]
-            pub const fn meaning(self) -> &'static str {
-                match self { $(Self::$name => $meaning,)* }
-            }
-
-            /// What to do about it, in a sentence.
-            #[must_use]
-            pub const fn advice(self) -> &'static str {
-                match self { $(Self::$name => $advice,)* }
-            }
-        }
-    };
-}
+pub use crate::model::finding::Severity;
+use crate::model::finding::rules;
 
 rules! {
     /// MMIO that the kernel's decoder does not know.

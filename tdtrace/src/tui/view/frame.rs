@@ -13,6 +13,7 @@ use crate::{
         exits::Scope,
         field::thousands,
         figure,
+        finding::{Finding, Severity},
         snapshot::{ExitSource, Snapshot},
     },
     tui::{
@@ -54,7 +55,7 @@ pub(super) fn draw<V: Views>(
     first.extend(around.header);
     let lines = [
         (Line::from(first), header),
-        (self::tabs(state), tabs),
+        (self::tabs(state, tabs.width), tabs),
         (self::path(&around.place, around.note, state, &rows), path),
         (self::footer(state, footer.width), footer),
     ];
@@ -99,6 +100,18 @@ pub(super) fn pace<V: Views>(
     spans
 }
 
+/// How many findings there are; an alarm if one is more than a note.
+fn findings(snapshot: &Snapshot, theme: &Theme) -> Option<Span<'static>> {
+    let all = || snapshot.vms.iter().flat_map(|vm| &vm.findings);
+    let is_grave = |finding: &Finding| finding.rule.severity() > Severity::Note;
+    let text = match all().count() {
+        0 => return None,
+        1 => "  1 finding".to_owned(),
+        count => format!("  {count} findings"),
+    };
+    Some(alarm(theme, text, all().any(is_grave)))
+}
+
 /// The most important first, so that a narrow screen cuts the rest.
 pub(super) fn header(snapshot: Option<&Snapshot>, state: &State, width: u16) -> Vec<Span<'static>> {
     let theme = &state.theme;
@@ -117,6 +130,7 @@ pub(super) fn header(snapshot: Option<&Snapshot>, state: &State, width: u16) -> 
         let verdict = if audit.agrees() { "ok" } else { "differs" };
         spans.push(alarm(format!("  audit {verdict}"), !audit.agrees()));
     }
+    spans.extend(findings(snapshot, theme));
     if snapshot.losses.hotspots > 0 {
         let without = thousands(snapshot.losses.hotspots);
         spans.push(alarm(format!("  without place {without}"), true));
@@ -147,14 +161,21 @@ fn seconds(seconds: f64) -> String {
     if seconds.fract() == 0.0 { format!("{seconds:.0} s") } else { format!("{seconds:.1} s") }
 }
 
-fn tabs<V: Views>(state: &Choices<V>) -> Line<'static> {
-    let mut spans = Vec::new();
-    for (index, view) in V::TABS.iter().enumerate() {
-        let title = format!(" {} {} ", index + 1, view.title());
-        let chosen = *view == state.view.tab();
-        spans.push(if chosen { Span::styled(title, state.theme.chosen) } else { Span::raw(title) });
-    }
-    Line::from(spans)
+/// Cells of a tab beside its name.
+const TAB: usize = " 1  ".len();
+
+/// The tabs; those that are not chosen by their short names where there is no room for all in full.
+fn tabs<V: Views>(state: &Choices<V>, width: u16) -> Line<'static> {
+    let tab = state.view.tab();
+    let all = V::TABS.iter().map(|view| view.title().chars().count() + TAB).sum::<usize>();
+    let is_narrow = all > usize::from(width);
+    let span = |(index, view): (usize, &V)| {
+        let is_chosen = *view == tab;
+        let name = if is_narrow && !is_chosen { view.short_title() } else { view.title() };
+        let title = format!(" {} {name} ", index + 1);
+        if is_chosen { Span::styled(title, state.theme.chosen) } else { Span::raw(title) }
+    };
+    Line::from(V::TABS.iter().enumerate().map(span).collect::<Vec<_>>())
 }
 
 /// Where one is, how it is sorted and filtered; or the filter that is being typed.

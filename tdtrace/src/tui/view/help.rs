@@ -9,7 +9,8 @@ use ratatui::{
 
 use crate::{
     model::field::{
-        EXIT_FIELDS, Field, HOTSPOT_FIELDS, SEAM_FIELDS, SLOW_FIELDS, VCPU_FIELDS, VM_FIELDS,
+        EXIT_FIELDS, FINDING_FIELDS, Field, HOTSPOT_FIELDS, SEAM_FIELDS, SLOW_FIELDS, VCPU_FIELDS,
+        VM_FIELDS,
     },
     tui::{
         keymap::{self, Side},
@@ -57,6 +58,7 @@ pub(super) fn columns(view: View, rows: &Rows) -> Vec<Line<'static>> {
         View::Vcpus => shown(VCPU_FIELDS, rows),
         View::Slow => shown(SLOW_FIELDS, rows),
         View::Seamcalls => shown(SEAM_FIELDS, rows),
+        View::Findings => shown(FINDING_FIELDS, rows),
     }
 }
 

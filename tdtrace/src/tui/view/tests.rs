@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ratatui::{Terminal, backend::TestBackend, style::Color};
+use tdtrace_common::td::TdExit;
 
 use super::*;
 use crate::{
@@ -100,6 +101,26 @@ fn every_view_of_a_kvm_without_exit_events() {
         let name = name(&format!("software_{}", view.title()), 100, 30);
         insta::assert_snapshot!(name, screen(Some(&snapshot), &state(view), 100, 30));
     }
+}
+
+#[test]
+fn findings_of_one_vm_and_where_there_are_none() {
+    let snapshot = snapshot();
+    let mut state = state(View::Findings);
+    press(&mut state, &snapshot, Action::Down);
+    press(&mut state, &snapshot, Action::Open);
+    assert_eq!((state.view, state.scope), (View::Findings, Scope::Vm(2)));
+    insta::assert_snapshot!("findings_of_vm_80x24", screen(Some(&snapshot), &state, 80, 24));
+    typed(&mut state, "rule=dead*");
+    assert!(screen(Some(&snapshot), &state, 80, 24).contains("the filter hides all findings"));
+    let none = after(samples().into_iter().take(1));
+    let state = self::state(View::Findings);
+    insta::assert_snapshot!("no_findings_80x24", screen(Some(&none), &state, 80, 24));
+    let mut samples = samples();
+    let vcpu = &mut samples.last_mut().unwrap().vcpus[2];
+    Arc::make_mut(vcpu).reasons.push((TdExit::DeadTd.reason_index() as u32, 1));
+    let grave = after(samples);
+    insta::assert_snapshot!("grave_finding_120x40", screen(Some(&grave), &state, 120, 40));
 }
 
 #[test]

@@ -42,7 +42,14 @@ fn columns(software: bool, halts: bool) -> Vec<Column<Vm>> {
         (false, false) => &[("p50_ns", 14), ("p99_ns", 4), ("vmm_p99_ns", 14)],
         (false, true) => &[("p99_halts_ns", 4), ("vmm_p99_ns", 14)],
     });
-    keys.extend([("to_vmm_per_s", 8), ("exits", 9), ("audit", 11), ("state", 2), ("poisoned", 10)]);
+    keys.extend([
+        ("to_vmm_per_s", 8),
+        ("exits", 9),
+        ("audit", 11),
+        ("findings", 6),
+        ("state", 2),
+        ("poisoned", 10),
+    ]);
     pick(&keys)
 }
 

@@ -16,6 +16,7 @@ use crate::model::{
         finding::{Finding, Rule, Subject},
         snapshot::Call,
     },
+    limit::per_second,
 };
 
 /// A conversion and the calls that it is made of, the outermost first. What fails within fails it.
@@ -213,7 +214,8 @@ fn bounces(calls: &[Call], earlier: &Earlier, seconds: f64) -> Option<Finding> {
         return None;
     };
     since.sort_by_key(|(_, _, bytes)| std::cmp::Reverse(*bytes));
-    let first = format!("{mib:.0} MiB a second in {buffers:.0} buffers, over {seconds:.1} s.");
+    let (volume, number) = (per_second(mib), per_second(buffers));
+    let first = format!("{volume} MiB a second in {number} buffers, over {seconds:.1} s.");
     let mut evidence = vec![first];
     evidence.extend(since.iter().take(NAMED).map(|(call, count, bytes)| {
         let caller = call.caller.as_deref().unwrap_or("an unknown caller");

@@ -13,6 +13,7 @@ use crate::{
             findings::foreign,
             snapshot::{Object, Site},
         },
+        limit::per_second,
     },
     verdict::Kind,
 };
@@ -59,7 +60,7 @@ pub(super) fn storm(site: &Site, since: u64, seconds: f64) -> Option<Broken> {
     } else {
         return None;
     };
-    let mut evidence = vec![format!("{rate:.0} #VEs a second over {seconds:.1} s.")];
+    let mut evidence = vec![format!("{} #VEs a second over {seconds:.1} s.", per_second(rate))];
     if let (Some(mean), Some(ms)) = (mean, busy) {
         let mean = duration(mean);
         evidence.push(format!("Each takes {mean} on average: {ms:.0} ms of a CPU a second."));
