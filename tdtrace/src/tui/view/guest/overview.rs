@@ -89,7 +89,7 @@ fn facts(shown: &Shown<'_>, width: usize) -> Vec<Line<'static>> {
 /// How many findings there are, and the gravest.
 fn found(shown: &Shown<'_>, width: usize) -> Line<'static> {
     let found = &shown.snapshot.findings;
-    let Some(worst) = found.iter().max_by_key(|finding| finding.rule.severity()) else {
+    let Some(worst) = found.first() else {
         return Line::styled(" findings: none", shown.theme().dim);
     };
     let count = |severity| found.iter().filter(|it| it.rule.severity() == severity).count();
