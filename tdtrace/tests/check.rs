@@ -7,15 +7,16 @@ use std::{
 };
 
 fn check(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_tdtrace")).arg("check").args(arguments).output().unwrap()
+    let tdtrace = env!("CARGO_BIN_EXE_tdtrace");
+    Command::new(tdtrace).arg("check").args(arguments).output().expect("tdtrace is built")
 }
 
 fn error(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
+    path.to_str().expect("directories of tests are text")
 }
 
 #[test]

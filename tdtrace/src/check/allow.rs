@@ -152,7 +152,7 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Entry>, Mistake> {
         if list.len() > ENTRIES_MAX {
             return Err(reader.mistake(at, format!("there are more than {ENTRIES_MAX} entries")));
         }
-        for value in list.iter() {
+        for value in list {
             entries.push(reader.entry(value)?);
         }
     }

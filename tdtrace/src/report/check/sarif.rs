@@ -13,6 +13,7 @@ use crate::{
     },
     decode::bits::Hex,
     model::guest::finding::Rule,
+    sites::devices::Device,
 };
 
 const SCHEMA: &str =
@@ -86,7 +87,7 @@ fn invocation(outcome: &Outcome<'_>) -> Value {
 fn result(judged: &Judged<'_>, root: Option<&str>) -> Value {
     let Judged { finding, place, .. } = judged;
     let mut text = format!("{}: {} times", finding.rule.title(), finding.count);
-    for (before, part) in [(" in ", place.text()), (" at ", place.device().map(|of| of.line()))] {
+    for (before, part) in [(" in ", place.text()), (" at ", place.device().map(Device::line))] {
         text.extend(part.map(|part| format!("{before}{part}")));
     }
     text.push('.');
