@@ -5,7 +5,8 @@
 //! `/lab/user` (a program that takes #VEs). The modules are loaded, then each of [`steps`] runs, in
 //! `--around` if that is given: a command that gets the step's as further arguments, as in
 //! `tdtrace … -- sh -c '…'`, with `$OUT`, the directory for what it wants to report, and `$STEP`, the
-//! step's name, in its environment. `--tdtrace` puts a static tdtrace in the VM's `PATH`; one is built where a step runs it itself.
+//! step's name, in its environment. `--tdtrace` puts a static tdtrace in the VM's `PATH`; one is
+//! built where a step runs it itself, which it does within nothing.
 //!
 //! The step `private` ends in the kernel's panic and has a boot of its own.
 //!
@@ -285,6 +286,8 @@ fn judge(report: &Report, chosen: &[&Step], sizes: Sizes, way: Option<Way>) -> R
         let seen = Seen::read(report, step, &mut before)
             .with_context(|| format!("step {} left no complete report", step.name))?;
         let verdict = seen.compare().and_then(|()| (step.check)(&seen, sizes));
+        // What runs tdtrace itself has judged what that saw.
+        let way = way.filter(|_| !step.tdtrace);
         let compared = way.map(|way| compare::compare(&seen, way)).transpose();
         let of = |name| seen.totals.of(name);
         println!(
