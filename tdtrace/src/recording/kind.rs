@@ -371,7 +371,7 @@ impl Kind {
     pub fn record(self) -> Record {
         match self {
             Self::Sample | Self::Part => Record::BatchEnd,
-            _ if self >= Self::SlowerThan => Record::Event,
+            Self::SlowerThan | Self::Slow | Self::SlowPart => Record::Event,
             Self::SeamMissed | Self::PoisonLost => Record::Loss,
             Self::PoisonCleared | Self::PoisonMissing => Record::Fact,
             Self::PoisonPage => Record::Counter,
@@ -470,5 +470,7 @@ mod tests {
         assert_eq!(Kind::SeamFailureGpa.record(), Record::Fact);
         assert_eq!(Kind::SeamCalls.record(), Record::Counter);
         assert_eq!(Kind::SeamMissed.record(), Record::Loss);
+        assert_eq!(Kind::SlowPart.record(), Record::Event);
+        assert_eq!(Kind::PoisonLost.record(), Record::Loss);
     }
 }

@@ -95,7 +95,7 @@ pub(super) fn pace<V: Views>(
     let mut spans = vec![Span::raw(format!("  every {}", seconds(state.every.as_secs_f64())))];
     if let Some(since) = since_reset {
         let clock = figure::clock(since.as_secs());
-        spans.push(Span::raw(format!("  since reset {clock}")));
+        spans.push(Span::raw(format!("  reset {clock} ago")));
     }
     spans
 }
@@ -140,9 +140,12 @@ pub(super) fn header(snapshot: Option<&Snapshot>, state: &State, width: u16) -> 
     if durations > 0 {
         spans.push(Span::raw(format!("  without duration {}", thousands(durations))));
     }
-    let running = snapshot.vms.iter().filter(|vm| !vm.ended).count();
-    let vms = if running == 1 { "VM" } else { "VMs" };
-    spans.push(Span::raw(format!("  {running} {vms}")));
+    // After a reset there is room for one of the two on a narrow screen, and the list says this one.
+    if width >= 100 || snapshot.since_reset.is_none() {
+        let running = snapshot.vms.iter().filter(|vm| !vm.ended).count();
+        let vms = if running == 1 { "VM" } else { "VMs" };
+        spans.push(Span::raw(format!("  {running} {vms}")));
+    }
     if snapshot.poison.total() > 0 {
         spans.push(alarm(format!("  broken memory {}", thousands(snapshot.poison.total())), true));
     }
