@@ -247,7 +247,7 @@ pub(super) fn memory(facts: &Facts) -> Vec<Check> {
     const NAME: &str = "maps";
     vec![match &facts.possible_cpus {
         Seen::Is(cpus) => {
-            let mib = |vcpus| Sizes::new(vcpus, true).bytes(*cpus).div_ceil(1 << 20);
+            let mib = |vcpus| Sizes::new(vcpus, true).bytes(*cpus, true).div_ceil(1 << 20);
             let default = Options::default().max_vcpus;
             Check::ok(
                 NAME,

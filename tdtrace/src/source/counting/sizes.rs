@@ -4,15 +4,19 @@ use tdtrace_common::{
     counters::{COUNTS, CpuMemo, HotspotKey, HotspotValue, KvmObject, Loss, VcpuSlot, VmEntry},
     latency::LatencyRow,
     ledger::VmLedger,
+    poison::{POISON_PAGES, PoisonKey},
+    seam::{SeamEntry, SeamEntryKey, SeamStats, SeamStatusKey},
     td::TdWindow,
 };
+
+use super::seam;
 
 /// VMs that can be counted at the same time.
 pub const MAX_VMS: u32 = 512;
 
 /// Rows of durations for each vCPU that can be counted: one row is one class of one vCPU. Few vCPUs
 /// have more classes, and most have less.
-const ROWS_PER_VCPU: u32 = 9;
+const ROWS_PER_VCPU: u32 = 8;
 /// Hotspots in the map for each vCPU, besides those in its slot.
 const HOTSPOTS_PER_VCPU: u32 = 7;
 
@@ -41,11 +45,11 @@ impl Sizes {
         }
     }
 
-    /// Bytes of kernel memory that the maps take on a machine with `cpus` possible CPUs, as
-    /// `kernel/bpf/{arraymap,hashtab,queue_stack_maps}.c` allocate them. All of it is allocated at the
-    /// start.
+    /// Bytes of kernel memory that the maps take on a machine with `cpus` possible CPUs, with those for
+    /// SEAMCALLs if its kernel is for `tdx` hosts; as `kernel/bpf/{arraymap,hashtab,queue_stack_maps}.c`
+    /// allocate them. All of it is allocated at the start.
     #[must_use]
-    pub fn bytes(self, cpus: u32) -> u64 {
+    pub fn bytes(self, cpus: u32, tdx: bool) -> u64 {
         let array = |entries: u32, size: usize| u64::from(entries) * size as u64;
         let per_cpu = |entries: usize, size: usize| entries as u64 * size as u64 * u64::from(cpus);
         let hash = |entries: u32, key: usize, value: usize| {
@@ -68,6 +72,14 @@ impl Sizes {
             + per_cpu(1, size_of::<CpuMemo>())
             + per_cpu(1, size_of::<TdWindow>())
             + per_cpu(Loss::ALL.len() * COUNTS, size_of::<u64>())
+            + hash(POISON_PAGES, size_of::<PoisonKey>(), size_of::<u64>())
+            + if tdx {
+                per_cpu(seam::STATS as usize, size_of::<SeamStats>())
+                    + hash(seam::STATUSES, size_of::<SeamStatusKey>(), size_of::<u64>())
+                    + hash(seam::ENTRIES, size_of::<SeamEntryKey>(), size_of::<SeamEntry>())
+            } else {
+                0
+            }
     }
 }
 
@@ -80,13 +92,14 @@ mod tests {
 
     #[test]
     fn a_hundred_vms_of_256_vcpus_take_less_than_256_mib_on_256_cpus() {
-        let bytes = Sizes::new(100 * 256, true).bytes(256);
+        let bytes = Sizes::new(100 * 256, true).bytes(256, true);
         assert!(bytes < 256 << 20, "{} MiB", bytes >> 20);
     }
 
     #[test]
     fn without_durations_less_than_two_thirds_of_it() {
-        let (with, without) = (Sizes::new(4096, true).bytes(2), Sizes::new(4096, false).bytes(2));
+        let (with, without) =
+            (Sizes::new(4096, true).bytes(2, false), Sizes::new(4096, false).bytes(2, false));
         assert!(without * 3 < with * 2, "{without} of {with}");
     }
 }
