@@ -1,59 +1,33 @@
 //! The eBPF programs of tdtrace.
 //!
-//! `host` and `service` have the programs on KVM's tracepoints, `slot` finds and makes the counting slot of a vCPU,
-//! `td` reads what an exit of a TD was, `ledger` what became of memory, `time` where time goes, `context` the moment in which a program runs, `maps` the maps and
-//! globals, `kernel` the typed reads of kernel memory at offsets that the user side resolved,
-//! `seam` has those on SEAMCALLs, `poison` those on broken memory, `guest` the programs in a TD, `synthetic` what synthetic TDs need, `floor` the programs that the benchmark compares with.
+//! `host` and `service` have the programs on KVM's tracepoints, `slot` finds and makes the counting slot
+//! of a vCPU, `td` reads what an exit of a TD was, `ledger` books what became of memory, `time` where time
+//! goes, `context` is the moment in which a program runs, `maps` the maps and globals, `kernel` the typed
+//! reads of kernel memory at offsets that the user side resolved. `seam` has the programs on SEAMCALLs,
+//! `poison` those on broken memory, `guest` those in a TD, `synthetic` what synthetic TDs need, `floor` the
+//! programs that the benchmark compares with.
 
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "the macros hand every program its context by value"
+)]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "by value a key or value is on the stack twice, and the verifier gives 512 bytes"
+)]
 
 mod context;
 mod floor;
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the macros hand every program its context by value"
-)]
-#[expect(
-    clippy::needless_borrows_for_generic_args,
-    reason = "by value a key or value is on the stack twice, and the verifier gives 512 bytes"
-)]
 mod guest;
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the macro hands every program its context by value"
-)]
 mod host;
 mod kernel;
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the macro hands every program its context by value"
-)]
 mod ledger;
 mod maps;
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the macro hands every program its context by value"
-)]
-#[expect(
-    clippy::needless_borrows_for_generic_args,
-    reason = "by value a key or value is on the stack twice, and the verifier gives 512 bytes"
-)]
 mod poison;
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the macros hand every program its context by value"
-)]
-#[expect(
-    clippy::needless_borrows_for_generic_args,
-    reason = "by value a key or value is on the stack twice, and the verifier gives 512 bytes"
-)]
 mod seam;
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the macro hands every program its context by value"
-)]
 mod service;
 mod slot;
 mod synthetic;

@@ -61,6 +61,15 @@ pub struct Aggregate {
     slow: SlowLog,
 }
 
+/// The VMs of a sample.
+#[derive(Default)]
+struct Listed {
+    live: Vec<Vm>,
+    ended: Vec<Vm>,
+    /// Number, name and exit reasons of each.
+    known: HashMap<VmKey, (u32, Arc<str>, Isa)>,
+}
+
 impl Aggregate {
     /// An aggregate that has seen nothing.
     #[must_use]
@@ -86,30 +95,8 @@ impl Aggregate {
             Isa::Software => ExitSource::KvmStat,
             Isa::Vmx | Isa::Svm => ExitSource::Event,
         };
-        let mut vcpus_by_vm: HashMap<VmKey, Vec<Arc<VcpuSample>>> = HashMap::new();
-        for vcpu in sample.vcpus {
-            vcpus_by_vm.entry(vcpu.vm).or_default().push(vcpu);
-        }
-        let mut live = Vec::new();
-        let mut ended = Vec::new();
-        let mut known = HashMap::new();
-        for vm in sample.vms {
-            let vcpus = vcpus_by_vm.remove(&vm.key).unwrap_or_default();
-            let (key, over) = (vm.key, vm.ended);
-            // Synthetic TDs are Intel's, whatever runs them.
-            let isa = if vm.demo { Isa::Vmx } else { isa };
-            let vm = self.vm(vm, vcpus, seen, isa, interval);
-            known.insert(key, slow::known(&vm, isa));
-            if over {
-                self.ids.remove(&key);
-                self.latency.remove(&key);
-                self.ledgers.remove(&key);
-                self.history.remove(&key);
-                ended.push(vm);
-            } else {
-                live.push(vm);
-            }
-        }
+        let Listed { live, ended, known } =
+            self.listed(sample.vms, sample.vcpus, seen, isa, interval);
         let mut vms: Vec<Vm> =
             self.ended.iter().cloned().chain(live).chain(ended.clone()).collect();
         vms.sort_by_key(|vm| vm.id);
@@ -141,6 +128,40 @@ impl Aggregate {
             seamcalls,
             poison: sample.poison,
         }
+    }
+
+    /// The VMs of a sample.
+    fn listed(
+        &mut self,
+        vms: Vec<VmSample>,
+        vcpus: Vec<Arc<VcpuSample>>,
+        seen: served::Seen,
+        isa: Isa,
+        interval: Option<Duration>,
+    ) -> Listed {
+        let mut vcpus_by_vm: HashMap<VmKey, Vec<Arc<VcpuSample>>> = HashMap::new();
+        for vcpu in vcpus {
+            vcpus_by_vm.entry(vcpu.vm).or_default().push(vcpu);
+        }
+        let mut listed = Listed::default();
+        for vm in vms {
+            let vcpus = vcpus_by_vm.remove(&vm.key).unwrap_or_default();
+            let (key, over) = (vm.key, vm.ended);
+            // Synthetic TDs are Intel's, whatever runs them.
+            let isa = if vm.demo { Isa::Vmx } else { isa };
+            let vm = self.vm(vm, vcpus, seen, isa, interval);
+            listed.known.insert(key, slow::known(&vm, isa));
+            if over {
+                self.ids.remove(&key);
+                self.latency.remove(&key);
+                self.ledgers.remove(&key);
+                self.history.remove(&key);
+                listed.ended.push(vm);
+            } else {
+                listed.live.push(vm);
+            }
+        }
+        listed
     }
 
     /// Counts from the last sample on: all counts are 0 and VMs that ended are gone, numbers of VMs stay.

@@ -102,7 +102,7 @@ impl Sequence {
                 self.driven.truth.place("td_return", index.into(), class);
             }
             self.driven.truth.returns(index, self.driven.now, self.driven.run_delay);
-            if index == 39 {
+            if reason == 39 {
                 self.driven.truth.place("memory_fault", 0, i32::unsigned_abs(errno));
             }
         } else {
