@@ -31,8 +31,10 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 /// A machine with one real VM beside the demo's, and a sample of it.
 fn machine() -> (Beside<Live, Demo>, Sample) {
-    let mut both =
-        Beside(Live::open(Options::default()).expect("root"), Demo::new(7, true).expect("root"));
+    let mut both = Beside(
+        Live::open(Options::default()).expect("root"),
+        Demo::new(7, true, None).expect("root"),
+    );
     both.sample().expect("a sample");
     let counts: Counts = [(Kind::PioOut, PORT_WRITES), (Kind::Cpuid, CPUIDS)].into_iter().collect();
     workload::run(&Plan { counts, ..Plan::default() }, &AtomicBool::new(false)).expect("KVM");

@@ -195,7 +195,7 @@ fn open(args: &Args) -> Result<Box<dyn Source>> {
     if !args.demo {
         return Ok(Box::new(Live::open(options)?));
     }
-    let demo = Demo::new(SEED, options.timed)?;
+    let demo = Demo::new(SEED, options.timed, options.slower_than)?;
     Ok(match Live::open(options) {
         Ok(live) => Box::new(Beside(live, demo)),
         Err(why) => {

@@ -48,7 +48,7 @@ impl Demo {
     ///
     /// # Errors
     /// No privilege, or a kernel that refuses eBPF.
-    pub fn new(seed: u64, timed: bool) -> Result<Self> {
+    pub fn new(seed: u64, timed: bool, slower_than: Option<Duration>) -> Result<Self> {
         let vcpus = CHARACTERS.iter().map(|character| character.vcpus).sum();
         let tds = CHARACTERS.len() as u32;
         let options = SyntheticOptions {
@@ -56,6 +56,7 @@ impl Demo {
             tds,
             vcpus,
             timed,
+            slower_than,
             ..SyntheticOptions::default()
         };
         let mut synthetic = Synthetic::load(options)?;
@@ -105,6 +106,8 @@ impl Source for Demo {
         sample.at = now.saturating_sub(self.began);
         // It makes up TDs, not their host.
         sample.seam = Arc::default();
+        let began = self.began;
+        sample.slow.iter_mut().for_each(|slow| slow.at = slow.at.saturating_sub(began));
         sample.vms.iter_mut().for_each(|vm| vm.ledger.begin_at(self.began));
         Ok(sample)
     }

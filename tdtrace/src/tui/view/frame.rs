@@ -54,7 +54,7 @@ pub(super) fn draw<V: Views>(
     let mut first = marks(state);
     first.extend(around.header);
     let lines = [
-        (Line::from(first), header),
+        (fitting(first, header.width), header),
         (self::tabs(state, tabs.width), tabs),
         (self::path(&around.place, around.note, state, &rows), path),
         (self::footer(state, footer.width), footer),
@@ -64,6 +64,17 @@ pub(super) fn draw<V: Views>(
     }
     help::draw(frame, frame.area(), state, |page| pages(page, &rows));
     rows
+}
+
+/// Those of `spans` that fit in `width` cells as a whole, up to the first that does not.
+fn fitting(spans: Vec<Span<'static>>, width: u16) -> Line<'static> {
+    let mut room = usize::from(width);
+    let fits = |span: &Span<'_>| {
+        let left = room.checked_sub(span.width());
+        room = left.unwrap_or(room);
+        left.is_some()
+    };
+    Line::from(spans.into_iter().take_while(fits).collect::<Vec<_>>())
 }
 
 /// The name of the program, and whether what is shown stands still.
