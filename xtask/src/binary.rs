@@ -25,7 +25,7 @@ pub(crate) const NEEDED: &[Program] = &[("musl-gcc", "musl-tools")];
 /// # Errors
 /// When the target cannot be added or the build fails; cargo has said why on standard error.
 pub(crate) fn build() -> Result<PathBuf> {
-    build_target("tdtrace", &["build", "--bin", "tdtrace"])
+    build_target("tdtrace", &["build", "--profile", "static", "--bin", "tdtrace"])
 }
 
 /// Builds the integration test `name`, which asks for `feature`, and returns where it is.
@@ -33,7 +33,8 @@ pub(crate) fn build() -> Result<PathBuf> {
 /// # Errors
 /// As [`build`].
 pub(crate) fn build_test(name: &str, feature: &str) -> Result<PathBuf> {
-    build_target(name, &["test", "--no-run", "--test", name, "--features", feature])
+    let profile = ["test", "--no-run", "--profile", "static-test"];
+    build_target(name, &[&profile[..], &["--test", name, "--features", feature]].concat())
 }
 
 /// Calls cargo with `arguments`, which build the target `name`.
@@ -43,7 +44,7 @@ fn build_target(name: &str, arguments: &[&str]) -> Result<PathBuf> {
     let out = workspace::cargo()
         .args(arguments)
         .args(["--package", "tdtrace", "--locked"])
-        .args(["--profile", "static", "--target", TARGET])
+        .args(["--target", TARGET])
         .args(["--message-format", "json-render-diagnostics"])
         .stderr(Stdio::inherit())
         .output()
