@@ -54,7 +54,7 @@ pub(super) fn draw<V: Views>(
     let mut first = marks(state);
     first.extend(around.header);
     let lines = [
-        (Line::from(first), header),
+        (Line::from(whole(first, header.width)), header),
         (self::tabs(state, tabs.width), tabs),
         (self::path(&around.place, around.note, state, &rows), path),
         (self::footer(state, footer.width), footer),
@@ -80,6 +80,16 @@ fn marks<V: Views>(state: &Choices<V>) -> Vec<Span<'static>> {
         spans.push(Span::raw("  "));
     }
     spans
+}
+
+/// The first of `spans` that have room in full: half a number is another number.
+fn whole(spans: Vec<Span<'static>>, width: u16) -> Vec<Span<'static>> {
+    let mut used = 0;
+    let fits = |span: &Span<'_>| {
+        used += span.width();
+        used <= usize::from(width)
+    };
+    spans.into_iter().take_while(fits).collect()
 }
 
 /// `text`, as an alarm if something is `wrong`.
