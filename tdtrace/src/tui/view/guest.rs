@@ -154,7 +154,7 @@ const fn note(view: GuestView) -> Option<&'static str> {
         GuestView::Sites | GuestView::Overview => {
             Some("● around io.h  ○ undecided  ✓ through an accessor")
         }
-        GuestView::Site => Some("↓ ↑ scroll, Esc goes back"),
+        GuestView::Site => Some("↓ ↑ scroll, Esc back"),
         _ => None,
     }
 }

@@ -95,7 +95,7 @@ fn seen(site: &Site) -> String {
         text.push_str(&format!("; {} failed", thousands(site.failed)));
     }
     if let Some(error) = site.error() {
-        text.push_str(&format!(", handle_mmio returned {error}"));
+        text.push_str(&format!(", last with {error}"));
     }
     if let Some(mean) = site.mean_ns {
         text.push_str(&format!("; {} each", figure::duration(mean)));
