@@ -1,7 +1,9 @@
 //! What can be seen on this machine and why, as data for `tdtrace doctor`.
 //!
-//! Pure: from [`Facts`] and BTF to a [`Report`], and from a report to text. Nothing is attached.
+//! Pure but for [`GuestFacts::read`]: from [`Facts`] and BTF to a [`Report`], and from a report to
+//! text. Nothing is attached.
 
+mod guest;
 mod machine;
 mod privileges;
 mod probes;
@@ -15,6 +17,8 @@ use crate::kernel::{
     btf::{BtfSet, MemberInfo},
     layout::{Resolved, resolve},
 };
+
+pub use guest::GuestFacts;
 
 /// The version of the JSON form; it changes when a field changes its meaning or goes away.
 pub const SCHEMA: u32 = 1;
@@ -155,8 +159,11 @@ pub struct Report {
     pub sections: Vec<Section>,
     /// Every field of the kernel layout.
     pub fields: Vec<FieldReport>,
-    /// Every probe.
+    /// Every probe of a host.
     pub probes: Vec<ProbeReport>,
+    /// Every probe of a guest; none unless one is judged.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub guest_probes: Vec<ProbeReport>,
 }
 
 impl Report {
@@ -197,7 +204,30 @@ impl Report {
             sections,
             fields: structures::fields(btf, resolved.as_ref()),
             probes,
+            guest_probes: Vec::new(),
         }
+    }
+
+    /// The same with what can be seen within this guest, which decides what it says if nothing of a
+    /// host is seen.
+    #[must_use]
+    pub fn with_guest(mut self, facts: &Facts, btf: &BtfSource, guest: &GuestFacts) -> Self {
+        guest::add(&mut self, facts, btf, guest);
+        let visible = self.guest_probes.iter().filter(|probe| probe.visible).count();
+        if guest::can_count(&self.guest_probes) {
+            let probes = self.guest_probes.len();
+            let of_guest =
+                format!("tdtrace can count this guest: {visible} of {probes} probes are visible.");
+            self.summary =
+                if self.can_count { format!("{} {of_guest}", self.summary) } else { of_guest };
+            (self.can_count, self.first_step) = (true, None);
+        } else if !self.can_count {
+            let first = self.guest_probes.first().and_then(|probe| probe.check.next.clone());
+            let step = first.as_deref().unwrap_or("run tdtrace on a KVM host or in a TD");
+            self.summary = format!("tdtrace cannot count here. First: {step}.");
+            self.first_step = Some(step.to_owned());
+        }
+        self
     }
 
     /// The report as text of at most 80 columns.

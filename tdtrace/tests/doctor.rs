@@ -9,9 +9,12 @@ use std::{
 };
 
 use tdtrace::{
-    doctor::{BtfSource, Report, Status},
+    doctor::{BtfSource, GuestFacts, Report, Status},
     kernel::{Facts, Seen, btf::BtfSet, btf::read_btf_bytes, privilege::Lockdown},
-    probe::table::PROBES,
+    probe::{
+        guest::{GUEST_PROBES, Place},
+        table::PROBES,
+    },
 };
 
 const VMLINUX: &str = "vmlinux-7.3-cloud.btf.zst";
@@ -113,6 +116,35 @@ impl Machine {
     fn report(&self) -> Report {
         Report::new(&self.facts(), &self.source())
     }
+
+    /// A TD with Debian's 7.3 kernel, with the functions that the probes are on, and with kprobes.
+    fn td() -> Self {
+        let functions = GUEST_PROBES.iter().filter_map(|probe| match probe.place {
+            Place::Function { name, module: None, .. } => Some(name),
+            _ => None,
+        });
+        let functions: String = functions
+            .map(|name| format!("ffffffff81000000 T {name}\n"))
+            .chain(["ffffffff82000000 D cc_mask\n".to_owned()])
+            .collect();
+        Self::new()
+            .linux("7.3.4-cloud-amd64", "hypervisor tdx_guest")
+            .root_user()
+            .file("proc/kallsyms", functions)
+            .directory("sys/bus/event_source/devices/kprobe")
+            .btf("vmlinux", &read_btf_bytes(&fixture(VMLINUX)).unwrap())
+    }
+
+    fn guest_report(&self) -> Report {
+        let facts = GuestFacts::read(self.root.path());
+        let root = format!("{}/", self.root.path().display());
+        let facts = GuestFacts {
+            symbols: facts.symbols.map_err(|why| why.replace(&root, "/")),
+            debug: facts.debug.map_err(|why| why.replace(&root, "/")),
+            ..facts
+        };
+        self.report().with_guest(&self.facts(), &self.source(), &facts)
+    }
 }
 
 /// What holds for every report.
@@ -124,11 +156,12 @@ fn assert_sound(report: &Report) {
     }
     assert!(text.contains("never met TDX hardware"));
     let checks = report.sections.iter().flat_map(|section| &section.checks);
-    for check in checks.chain(report.probes.iter().map(|probe| &probe.check)) {
+    let probes = || report.probes.iter().chain(&report.guest_probes);
+    for check in checks.chain(probes().map(|probe| &probe.check)) {
         assert_eq!(check.next.is_none(), check.status == Status::Ok, "{}", check.name);
         assert!(!check.finding.is_empty(), "{}", check.name);
     }
-    assert_eq!(report.can_count, report.probes.iter().any(|probe| probe.visible));
+    assert_eq!(report.can_count, probes().any(|probe| probe.visible));
     assert_eq!(report.first_step.is_none(), report.can_count);
     serde_json::to_string(report).unwrap();
 }
@@ -272,6 +305,74 @@ fn lockdown_that_only_keeps_integrity_blocks_nothing() {
     let mut facts = machine.facts();
     facts.privilege.lockdown = Seen::Is(Lockdown::Integrity);
     assert!(Report::new(&facts, &machine.source()).can_count);
+}
+
+fn guest_probe<'a>(report: &'a Report, name: &str) -> &'a tdtrace::doctor::ProbeReport {
+    report.guest_probes.iter().find(|probe| probe.check.name == name).unwrap()
+}
+
+#[test]
+fn a_td_shows_its_own_exceptions_and_is_not_sent_to_its_host() {
+    let report = Machine::td().guest_report();
+    assert_sound(&report);
+    assert!(report.can_count && report.probes.iter().all(|probe| !probe.visible));
+    assert!(guest_probe(&report, "ve").check.finding.starts_with("by fentry: "));
+    assert_eq!(guest_probe(&report, "quote").check.next.as_deref(), Some("modprobe tdx_guest"));
+    insta::assert_snapshot!("td_text", report.to_text());
+    let host = serde_json::to_value(Machine::td().report()).unwrap();
+    assert!(host.get("guest_probes").is_none());
+}
+
+#[test]
+fn a_quote_is_seen_as_soon_as_its_module_is_loaded() {
+    let report = Machine::td().directory("sys/module/tdx_guest").guest_report();
+    assert_sound(&report);
+    let quote = guest_probe(&report, "quote");
+    assert!(quote.visible);
+    assert!(quote.check.finding.starts_with("by kprobe: "), "{}", quote.check.finding);
+}
+
+#[test]
+fn without_btf_functions_of_a_td_are_probed_by_kprobe_and_without_that_not_at_all() {
+    let machine = Machine::td();
+    fs::remove_file(machine.root.path().join("sys/kernel/btf/vmlinux")).unwrap();
+    let report = machine.guest_report();
+    assert_sound(&report);
+    assert!(report.can_count);
+    assert!(guest_probe(&report, "ve").check.finding.starts_with("by kprobe: "));
+    assert!(!guest_probe(&report, "mmio").visible);
+    assert_eq!(guest_probe(&report, "swiotlb").check.status, Status::Unknown);
+    fs::remove_dir(machine.root.path().join("sys/bus/event_source/devices/kprobe")).unwrap();
+    let report = machine.guest_report();
+    assert_sound(&report);
+    let step = "use a kernel with CONFIG_KPROBE_EVENTS";
+    assert_eq!(report.first_step.as_deref(), Some(step));
+    assert_eq!(report.summary, format!("tdtrace cannot count here. First: {step}."));
+}
+
+#[test]
+fn a_td_is_told_what_its_user_lacks() {
+    let report = Machine::td()
+        .file("proc/self/status", "Uid:\t1000\t1000\t1000\t1000\nCapEff:\t0000000000000000\n")
+        .file("proc/kallsyms", "0000000000000000 T tdx_handle_virt_exception\n")
+        .guest_report();
+    assert_sound(&report);
+    assert_eq!(report.first_step.as_deref(), Some("run tdtrace with sudo"));
+    let guest = report.sections.iter().find(|section| section.name == "guest").unwrap();
+    let unknown = guest.checks.iter().filter(|check| check.status == Status::Unknown);
+    let unknown: Vec<_> = unknown.map(|check| check.name).collect();
+    assert_eq!(unknown, ["symbols", "shared_bit"]);
+}
+
+#[test]
+fn a_clock_that_is_no_register_takes_the_durations_of_a_td() {
+    let path = "sys/devices/system/clocksource/clocksource0/current_clocksource";
+    let report = Machine::td().file(path, "hpet\n").guest_report();
+    assert_sound(&report);
+    let guest = report.sections.iter().find(|section| section.name == "guest").unwrap();
+    let clock = guest.checks.iter().find(|check| check.name == "ve_clock").unwrap();
+    assert_eq!(clock.status, Status::Limited);
+    assert_eq!(clock.finding, "hpet is not read within a #VE: no durations");
 }
 
 #[test]

@@ -9,19 +9,24 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
-    doctor::{BtfSource, Report},
+    doctor::{BtfSource, GuestFacts, Report},
     kernel::{Facts, btf::BtfSet},
 };
 
 /// Say what can be seen on this machine, and what to do about the rest
 ///
-/// Exits with 0 if tdtrace can count here and with 1 if it cannot. Attaches nothing and changes
+/// In a TD that includes the probes of a guest. Exits with 0 if tdtrace can count here and with 1 if
+/// it cannot. Attaches nothing and changes
 /// nothing.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
+
+    /// Say what can be seen within this guest even if it is no TD
+    #[arg(long)]
+    guest: bool,
 
     /// Judge by this BTF of a kernel instead of the running one's: raw, zstd or an ELF file
     #[arg(long, value_name = "FILE")]
@@ -33,8 +38,12 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> Result<ExitCode> {
-    let Args { json, btf, module_btf } = args;
-    let report = Report::new(&Facts::running(), &source(btf.as_deref(), &module_btf)?);
+    let Args { json, guest, btf, module_btf } = args;
+    let (facts, btf) = (Facts::running(), source(btf.as_deref(), &module_btf)?);
+    let mut report = Report::new(&facts, &btf);
+    if guest || facts.is_td() {
+        report = report.with_guest(&facts, &btf, &GuestFacts::read(Path::new("/")));
+    }
     let text = if json {
         serde_json::to_string_pretty(&report).context("the report cannot be written as JSON")?
             + "\n"

@@ -171,12 +171,14 @@ fn tdx_guest(facts: &Facts) -> Check {
     if !facts.is_td() {
         return Check::ok(NAME, "this kernel does not run in a TD");
     }
-    let finding = if knows {
-        "this kernel runs in a TD; the probes below are those of a KVM host"
-    } else {
-        "CPUID says that this is a TD, but the kernel does not know"
-    };
-    Check::limited(NAME, finding, "run tdtrace on the host to see the exits of this TD")
+    if knows {
+        return Check::ok(NAME, "this kernel runs in a TD; see guest and guest probes");
+    }
+    Check::limited(
+        NAME,
+        "CPUID says that this is a TD, but the kernel does not know",
+        "use a kernel with CONFIG_INTEL_TDX_GUEST",
+    )
 }
 
 pub(super) fn tracefs(facts: &Facts) -> Vec<Check> {

@@ -19,7 +19,16 @@ pub(super) fn report(report: &Report) -> String {
     for part in &report.sections {
         section(&mut text, part, &report.fields);
     }
-    probes(&mut text, &report.probes);
+    let is_guest = !report.guest_probes.is_empty();
+    if is_guest && report.probes.iter().all(|probe| !probe.visible) {
+        let count = report.probes.len();
+        let _ = writeln!(text, "\nprobes\n  –   none of {count} shows a VM here, see kvm");
+    } else {
+        probes(&mut text, "probes", &report.probes);
+    }
+    if is_guest {
+        probes(&mut text, "guest probes", &report.guest_probes);
+    }
     text.push('\n');
     for line in wrap(&report.summary, WIDTH).into_iter().chain(wrap(report.note, WIDTH)) {
         text.push_str(&line);
@@ -43,8 +52,8 @@ fn section(text: &mut String, section: &Section, fields: &[FieldReport]) {
     }
 }
 
-fn probes(text: &mut String, probes: &[ProbeReport]) {
-    text.push_str("\nprobes\n");
+fn probes(text: &mut String, title: &str, probes: &[ProbeReport]) {
+    let _ = writeln!(text, "\n{title}");
     let steps: Vec<_> = probes.iter().map(|probe| probe.check.next.as_deref()).collect();
     for (index, probe) in probes.iter().enumerate() {
         check(text, &probe.check, repeats(&steps, index));

@@ -1,6 +1,6 @@
 //! Small figures as text: durations, sparklines, stacked bars. Readable without colour.
 
-use super::latency::Times;
+use super::{field::thousands, latency::Times};
 use tdtrace_common::latency::Part;
 
 /// Eighths of a cell, from the bottom.
@@ -22,6 +22,12 @@ pub fn duration(ns: u64) -> String {
     } else {
         format!("{} {name}", tenths / 10)
     }
+}
+
+/// How often something happened: `1 time`, `1,234 times`.
+#[must_use]
+pub fn times(count: u64) -> String {
+    if count == 1 { "1 time".to_owned() } else { format!("{} times", thousands(count)) }
 }
 
 /// Bytes with two to four digits: `0`, `512 B`, `4.0 KiB`, `1023 MiB`, `1.5 GiB`.

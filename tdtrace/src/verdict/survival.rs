@@ -120,7 +120,8 @@ fn of_memory(bytes: &[u8], gla: Option<u64>) -> (Fate, String) {
         decoded => {
             let page = if gla.is_none() && size > 1 { ", unless it crosses a page" } else { "" };
             let name = decoded.name();
-            (Fate::Emulated, format!("the kernel emulates it as {name} of {size} bytes{page}"))
+            let bytes = if size == 1 { "1 byte".to_owned() } else { format!("{size} bytes") };
+            (Fate::Emulated, format!("the kernel emulates it as {name} of {bytes}{page}"))
         }
     }
 }

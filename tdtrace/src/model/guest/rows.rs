@@ -12,6 +12,12 @@ use super::{
 };
 use crate::model::field::{Row as _, RowId};
 
+/// What `handle_mmio` returns (`arch/x86/coco/tdx/tdx.c`): the VMM refused, the instruction could not
+/// be read or crosses a page, the instruction cannot be emulated.
+pub(super) const EIO: i32 = -5;
+pub(super) const EFAULT: i32 = -14;
+pub(super) const EINVAL: i32 = -22;
+
 /// A finding with what it is about in words.
 #[derive(Clone, Debug)]
 pub struct FindingRow {
@@ -129,6 +135,17 @@ impl Site {
         let file = frame.file.as_deref()?;
         let name = file.rsplit('/').next().unwrap_or(file);
         Some(format!("{name}:{}", frame.line?))
+    }
+
+    /// What the last failure returned, by its name where `handle_mmio` has one for it.
+    #[must_use]
+    pub fn error(&self) -> Option<String> {
+        Some(match self.errno? {
+            EIO => "-EIO".to_owned(),
+            EFAULT => "-EFAULT".to_owned(),
+            EINVAL => "-EINVAL".to_owned(),
+            errno => errno.to_string(),
+        })
     }
 
     /// The device that it touches, in a few words.

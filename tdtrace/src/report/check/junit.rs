@@ -7,7 +7,7 @@
 use super::{plain, remarks};
 use crate::{
     check::outcome::{Judged, Outcome},
-    model::guest::finding::Rule,
+    model::{figure, guest::finding::Rule},
 };
 
 /// Name of the suite, and what the names of its cases begin with.
@@ -94,10 +94,10 @@ fn described(judged: &Judged<'_>) -> String {
     let Judged { finding, place, .. } = judged;
     let source = place.line().map(|(file, line)| format!(" {file}:{line}"));
     let mut lines = vec![format!(
-        "{}{}: {} times",
+        "{}{}: {}",
         place.text().as_deref().unwrap_or("the guest"),
         source.unwrap_or_default(),
-        finding.count
+        figure::times(finding.count)
     )];
     lines.extend(place.device().map(|device| format!("  {}", device.line())));
     lines.extend(finding.evidence.iter().map(|evidence| format!("  {evidence}")));

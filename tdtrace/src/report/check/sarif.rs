@@ -12,7 +12,7 @@ use crate::{
         place::Place,
     },
     decode::bits::Hex,
-    model::guest::finding::Rule,
+    model::{figure, guest::finding::Rule},
     sites::devices::Device,
 };
 
@@ -86,7 +86,7 @@ fn invocation(outcome: &Outcome<'_>) -> Value {
 
 fn result(judged: &Judged<'_>, root: Option<&str>) -> Value {
     let Judged { finding, place, .. } = judged;
-    let mut text = format!("{}: {} times", finding.rule.title(), finding.count);
+    let mut text = format!("{}: {}", finding.rule.title(), figure::times(finding.count));
     for (before, part) in [(" in ", place.text()), (" at ", place.device().map(Device::line))] {
         text.extend(part.map(|part| format!("{before}{part}")));
     }

@@ -6,7 +6,7 @@ use crate::{
         outcome::{End, Judged, Outcome},
         place::Place,
     },
-    model::guest::finding::Rule,
+    model::{figure, guest::finding::Rule},
 };
 
 /// The outcome: a paragraph a finding, what was lost, and how it ends.
@@ -52,7 +52,7 @@ fn paragraph(judged: &Judged<'_>) -> String {
         let source = place.line().map(|(file, line)| format!("  {file}:{line}"));
         line(&format!("{where_it_is}{}", source.unwrap_or_default()));
     }
-    let mut facts = vec![format!("{} times", finding.count)];
+    let mut facts = vec![figure::times(finding.count)];
     facts.extend(place.device().map(crate::sites::devices::Device::line));
     if let Place::Site(site) = place {
         let length = site.judgement().and_then(|judgement| judgement.len).map_or(8, usize::from);

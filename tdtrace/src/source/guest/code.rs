@@ -42,7 +42,7 @@ impl Known {
             Ok(sites) => {
                 let text = match sites.kernel_file() {
                     Ok(path) => format!("debug information of {}", path.display()),
-                    Err(why) => format!("no debug information: {why}"),
+                    Err(why) => format!("no debug information of the kernel: {why}"),
                 };
                 (Some(sites), text)
             }

@@ -66,7 +66,7 @@ pub(super) fn draw<V: Views>(
     rows
 }
 
-/// Those of `spans` that fit in `width` cells as a whole, up to the first that does not.
+/// The first of `spans` that fit in `width` cells in full: half a number is another number.
 fn fitting(spans: Vec<Span<'static>>, width: u16) -> Line<'static> {
     let mut room = usize::from(width);
     let fits = |span: &Span<'_>| {

@@ -104,7 +104,8 @@ fn header(snapshot: Option<&GuestSnapshot>, state: &GuestState, width: u16) -> V
     let theme = &state.theme;
     let Some(snapshot) = snapshot else { return Vec::new() };
     let kind = if snapshot.is_td { "TD" } else { "no TD" };
-    let release = cut(&snapshot.release, 20);
+    let version = snapshot.release.split(['-', '+']).next().unwrap_or_default();
+    let release = if width >= 100 { cut(&snapshot.release, 40) } else { cut(version, 20) };
     let mut spans = vec![Span::styled(format!("{kind} {release}"), theme.head)];
     let mut say = |text, wrong| spans.push(alarm(theme, text, wrong));
     let lost = snapshot.lost();
@@ -137,7 +138,7 @@ fn place(snapshot: Option<&GuestSnapshot>, state: &GuestState) -> String {
     use crate::tui::state::Views as _;
     let tab = state.view.tab().title();
     match (state.view, snapshot.and_then(|snapshot| opened(snapshot, state))) {
-        (GuestView::Site, Some(site)) => format!("{tab} › {}", cut(&site.place(), 60)),
+        (GuestView::Site, Some(site)) => format!("{tab} › {}", cut(&with_line(site), 60)),
         _ => tab.to_owned(),
     }
 }
@@ -153,7 +154,7 @@ const fn note(view: GuestView) -> Option<&'static str> {
         GuestView::Sites | GuestView::Overview => {
             Some("● around io.h  ○ undecided  ✓ through an accessor")
         }
-        GuestView::Site => Some("↓ ↑ scroll, Esc goes back"),
+        GuestView::Site => Some("↓ ↑ scroll, Esc back"),
         _ => None,
     }
 }
@@ -167,6 +168,12 @@ fn columns(view: GuestView, rows: &Rows) -> Vec<Line<'static>> {
         GuestView::Calls => help::shown(CALL_FIELDS, rows),
         GuestView::Findings => help::shown(FINDING_FIELDS, rows),
     }
+}
+
+/// Where `site` is, and the line of its source if that is known.
+fn with_line(site: &Site) -> String {
+    let line = site.source().map_or_else(String::new, |line| format!("  {line}"));
+    format!("{}{line}", site.place())
 }
 
 /// How a site stands out: what does not survive, then what is wrong and works.

@@ -11,6 +11,7 @@ use crate::{
         guest::{
             finding::Rule,
             findings::foreign,
+            rows::{EFAULT, EINVAL, EIO},
             snapshot::{Object, Site},
         },
         limit::per_second,
@@ -25,12 +26,6 @@ const PORT: u32 = 30;
 const RDMSR: u32 = 31;
 const WRMSR: u32 = 32;
 const EPT_VIOLATION: u32 = 48;
-
-/// What `handle_mmio` returns (`arch/x86/coco/tdx/tdx.c`): the VMM refused, the instruction could not
-/// be read or crosses a page, the instruction cannot be emulated.
-const EIO: i32 = -5;
-const EFAULT: i32 = -14;
-const EINVAL: i32 = -22;
 
 /// The gravest rule that `site` breaks, storms left aside: one at most, so that nothing counts twice.
 pub(super) fn of(site: &Site) -> Option<Broken> {
@@ -71,13 +66,7 @@ pub(super) fn storm(site: &Site, since: u64, seconds: f64) -> Option<Broken> {
 
 /// "7 of 9 #VEs failed …"
 fn failures(site: &Site) -> String {
-    let errno = match site.errno {
-        Some(EIO) => ", the last with -EIO".to_owned(),
-        Some(EFAULT) => ", the last with -EFAULT".to_owned(),
-        Some(EINVAL) => ", the last with -EINVAL".to_owned(),
-        Some(errno) => format!(", the last with {errno}"),
-        None => String::new(),
-    };
+    let errno = site.error().map_or_else(String::new, |error| format!(", the last with {error}"));
     format!(
         "The kernel failed {} of {} #VEs of reason {}{errno}.",
         site.failed, site.count, site.name
@@ -129,7 +118,10 @@ fn memory(site: &Site) -> Option<Broken> {
         return None;
     }
     let mut evidence: Vec<String> = verdict(site).collect();
-    evidence.push(format!("The kernel emulated all {} of them.", site.count));
+    evidence.push(match site.count {
+        1 => "The kernel emulated it.".to_owned(),
+        count => format!("The kernel emulated all {count} of them."),
+    });
     evidence.extend(device(site));
     Some((Rule::NonIoMmio, foreign(site), evidence))
 }

@@ -8,10 +8,10 @@ use ratatui::{
     widgets::Paragraph,
 };
 
-use super::{Shown, below};
+use super::{Shown, below, with_line};
 use crate::{
     model::{
-        field::pick,
+        field::{Row as _, pick},
         guest::{
             finding::Severity,
             rows::{self, FindingRow},
@@ -45,7 +45,8 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) -> Rows
     let chosen = table::choose(&columns, rows.clone(), order);
     if let (Some(rest), Some(row)) = (rest, chosen) {
         let title = format!(" {}: {} ", row.rule.severity().name(), row.rule.title());
-        below(frame, rest, title, lines(row, usize::from(rest.width), shown.theme()));
+        let about = about(row, shown);
+        below(frame, rest, title, lines(row, &about, usize::from(rest.width), shown.theme()));
     }
     let leads_to = chosen.and_then(|row| row.site);
     let theme = shown.theme();
@@ -64,10 +65,16 @@ pub(super) fn style(severity: Severity, theme: &Theme) -> Style {
     }
 }
 
-fn lines(row: &FindingRow, width: usize, theme: &Theme) -> Vec<Line<'static>> {
+/// The subject, of a site with its line.
+fn about(row: &FindingRow, shown: &Shown<'_>) -> String {
+    let site = shown.snapshot.sites.iter().find(|site| Some(site.id()) == row.site);
+    site.map_or_else(|| row.subject.clone(), with_line)
+}
+
+fn lines(row: &FindingRow, about: &str, width: usize, theme: &Theme) -> Vec<Line<'static>> {
     let evidence = row.evidence.iter().map(String::as_str);
     let parts = [("means", row.rule.meaning()), ("advice", row.rule.advice())];
-    let parts = parts.into_iter().chain([("about", row.subject.as_str())]);
+    let parts = parts.into_iter().chain([("about", about)]);
     let all = parts.chain(evidence.map(|sentence| ("evidence", sentence)));
     let mut lines = Vec::new();
     let mut last = "";

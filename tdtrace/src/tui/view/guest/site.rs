@@ -90,13 +90,12 @@ fn verdict(text: &mut Text, site: &Site, style: Style) {
 
 fn seen(site: &Site) -> String {
     let rate = Value::Rate(site.rate).to_cell();
-    let mut text = format!("{} times, {rate} a second", thousands(site.count));
+    let mut text = format!("{}, {rate} a second", figure::times(site.count));
     if site.failed > 0 {
         text.push_str(&format!("; {} failed", thousands(site.failed)));
     }
-    if let Some(errno) = site.errno {
-        let error = std::io::Error::from_raw_os_error(errno.saturating_neg());
-        text.push_str(&format!(", handle_mmio returned {errno}: {error}"));
+    if let Some(error) = site.error() {
+        text.push_str(&format!(", last with {error}"));
     }
     if let Some(mean) = site.mean_ns {
         text.push_str(&format!("; {} each", figure::duration(mean)));

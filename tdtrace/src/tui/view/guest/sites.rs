@@ -2,7 +2,7 @@
 
 use ratatui::{Frame, layout::Rect};
 
-use super::{Shown, below, nothing, site, style};
+use super::{Shown, below, nothing, site, style, with_line};
 use crate::{
     model::field::pick,
     tui::{
@@ -44,7 +44,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) -> Rows
     let (area, rest) = split(area, rows.len(), BELOW);
     if let (Some(rest), Some(chosen)) = (rest, table::choose(&columns, rows.clone(), order)) {
         let width = usize::from(rest.width);
-        let title = format!(" {} ", cut(&chosen.place(), width.saturating_sub(4)));
+        let title = format!(" {} ", cut(&with_line(chosen), width.saturating_sub(4)));
         below(frame, rest, title, site::lines(chosen, width, shown.theme()));
     }
     let theme = shown.theme();

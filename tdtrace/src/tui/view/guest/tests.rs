@@ -195,12 +195,24 @@ fn at_80_columns_everything_that_matters_of_a_site_is_there() {
         "test dword ptr [rdi+0x14],1",
         "0000:00:04.0 BAR0+0x0",
         "hardirq",
-        "handle_mmio returned -22",
+        "74 failed, last with -EINVAL; 5.0 µs each",
         "swapper/3",
         "handle_edge_irq",
     ] {
         assert!(drawn.contains(word), "{word}\n{drawn}");
     }
+}
+
+#[test]
+fn at_80_columns_the_chosen_offender_is_named_with_its_line_and_no_number_is_cut() {
+    let mut snapshot = snapshot();
+    snapshot.is_td = false;
+    snapshot.release = "6.12.117+deb12-cloud-amd64".into();
+    let state = GuestState { over: true, ..state(GuestView::Sites) };
+    let drawn = screen(Some(&snapshot), &state, 80, 24);
+    let header = drawn.lines().next().unwrap_or_default().trim_matches(['"', ' ']);
+    assert!(header.ends_with("probes 9/11"), "{header}");
+    assert!(drawn.contains(" acme_isr+0x3c [acme_nic]  acme_nic.c:412 ──"), "{drawn}");
 }
 
 #[test]
