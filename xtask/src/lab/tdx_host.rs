@@ -5,16 +5,18 @@
 //! [`steps`] says. It keeps the [`truth`]: every exit, what KVM answered and what KVM_RUN came back with,
 //! every SEAMCALL; the VMM has a log of what it did about memory. tdtrace counts meanwhile, and [`compare`]
 //! and [`memory`] hold its JSON against that. [`mix`] is the same exits as `kvm_exit` shows them, [`perf`]
-//! what perf makes of those. [`build`] makes the kernel once, [`patch`] lets kvm-intel load without VMX, [`layout`] judges what tdtrace found in
+//! what perf makes of those, [`proof`] holds `docs/proof.md` against the run. [`build`] makes the kernel once, [`patch`] lets kvm-intel load without VMX, [`layout`] judges what tdtrace found in
 //! the kernel's types.
 
 mod build;
 mod compare;
+mod findings;
 mod layout;
 mod memory;
 mod mix;
 mod patch;
 mod perf;
+mod proof;
 mod steps;
 mod truth;
 
@@ -167,6 +169,8 @@ fn judge(args: &Args, tdtrace: &Path, report: &Report) -> Result<()> {
     }
     truth.extend(mix::of_truth(&exits));
     told.extend(shown);
+    truth.extend(findings::of_truth(&truth, &threads));
+    told.extend(findings::told(&stat, |vm| compare::td_of(&stat, vm, &threads))?);
     let rows = compare::rows(&truth, &told);
     let differ = print(&rows, args.all);
     println!(
@@ -183,6 +187,7 @@ fn judge(args: &Args, tdtrace: &Path, report: &Report) -> Result<()> {
     if differ > 0 {
         bail!("{differ} numbers differ");
     }
+    println!("docs/proof.md: {} rows that this proves occurred", proof::judge(&rows, &stat)?);
     Ok(())
 }
 

@@ -39,6 +39,8 @@ pub(super) enum Item {
     Seamcall { leaf: u64, status: u64 },
     /// A number of a TD's conversions, by where it is in their JSON.
     Conversion { td: usize, pointer: String },
+    /// What a finding counts.
+    Finding { td: usize, rule: String },
     /// Exits of all TDs by the reason that `kvm_exit` shows.
     Shown { reason: u64 },
 }
@@ -75,6 +77,7 @@ impl fmt::Display for Item {
             }
             Self::Seamcall { leaf, status } => write!(to, "SEAMCALL {leaf}: {status:#x}"),
             Self::Conversion { td, pointer } => write!(to, "TD {td}: conversions{pointer}"),
+            Self::Finding { td, rule } => write!(to, "TD {td}: finding {rule}"),
             Self::Shown { reason } => write!(to, "kvm_exit shows {reason}"),
         }
     }
@@ -180,6 +183,12 @@ pub(super) fn told(json: &Value, threads: &BTreeMap<u64, usize>, notes: &[Note])
     Ok(counts)
 }
 
+/// The TD that tdtrace calls VM number `vm`.
+pub(super) fn td_of(json: &Value, vm: u64, threads: &BTreeMap<u64, usize>) -> Option<usize> {
+    let vm = json["vms"].as_array()?.iter().find(|row| row["vm"] == vm)?;
+    threads.get(&vm["vcpus"][0]["tid"].as_u64()?).copied()
+}
+
 /// What a place of the JSON stands for; `None` for what the truth log does not know.
 fn place(td: usize, row: &Value) -> Result<Option<Item>> {
     let class = row["class"].as_str().ok_or_else(|| anyhow!("a place has no class: {row}"))?;
@@ -253,6 +262,7 @@ pub(super) fn kinds(rows: &[Row]) -> String {
             Item::Answer { .. } => "of answers",
             Item::Seamcall { .. } => "of SEAMCALLs",
             Item::Conversion { .. } => "of conversions",
+            Item::Finding { .. } => "of findings",
             Item::Shown { .. } => "of kvm_exit",
         };
         *kinds.entry(kind).or_default() += 1;

@@ -124,6 +124,8 @@ const MANY: &[Step] = &[
     call(3, "TDVMCALL MapGPA to shared", MAP_GPA, [SHARED | 0x20_0000, 0x60_0000, 0, 0]),
     call(4, "TDVMCALL MapGPA to private", MAP_GPA, [0x20_0000, 0x1000, 0, 0]),
     call(2, "TDVMCALL MapGPA to private", MAP_GPA, [0x20_0800, 0x1000, 0, 0]),
+    call(2, "TDVMCALL MapGPA to private", MAP_GPA, [0x20_0000, 0x60_0000, 0, 0]),
+    call(2, "TDVMCALL MapGPA to shared", MAP_GPA, [SHARED | 0xb0_0000, 0x1000, 0, 0]),
     // The VMM refuses it.
     call(2, "TDVMCALL MapGPA to shared", MAP_GPA, [SHARED | 0xa0_0000, 0x1000, 0, 0]),
     call(3, "TDVMCALL GetQuote", 0x10002, [SHARED | 0x3000, 0x1000, 0, 0]),
