@@ -15,7 +15,7 @@ use super::seen::{self, Seen};
 pub struct Tracefs {
     /// Where it is mounted.
     pub mount: Seen<PathBuf>,
-    /// The events of the system `kvm`; absent if tracefs is not mounted or KVM is not there.
+    /// The events of the systems `kvm` and `kvmmmu`; absent if tracefs is not mounted or KVM is not there.
     pub kvm_events: Seen<Vec<String>>,
 }
 
@@ -27,7 +27,7 @@ impl Tracefs {
             Seen::Unreadable(reason) => Seen::Unreadable(reason),
         };
         let kvm_events = match &mount {
-            Seen::Is(path) => events(&below(root, path), "kvm"),
+            Seen::Is(path) => events_of_kvm(&below(root, path)),
             Seen::Absent => Seen::Absent,
             Seen::Unreadable(reason) => Seen::Unreadable(reason.clone()),
         };
@@ -78,6 +78,16 @@ fn unescape(path: &str) -> PathBuf {
 
 fn below(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// The events of KVM, in the order of their names; those of its page tables are a system of their own.
+fn events_of_kvm(tracefs: &Path) -> Seen<Vec<String>> {
+    let mut all = events(tracefs, "kvm");
+    if let (Seen::Is(names), Seen::Is(of_tables)) = (&mut all, events(tracefs, "kvmmmu")) {
+        names.extend(of_tables);
+        names.sort_unstable();
+    }
+    all
 }
 
 /// The events of one system: its directories, else its lines in `available_events`.
@@ -241,14 +251,16 @@ mod tests {
         let list = "kvmmmu:kvm_mmu_get_page\nkvm:kvm_fpu\nkvm:kvm_exit\n";
         fs::write(tracefs.join("available_events"), list).unwrap();
         let events = Tracefs::read(root.path()).kvm_events;
-        assert_eq!(events, Seen::Is(vec!["kvm_exit".into(), "kvm_fpu".into()]));
+        let all = ["kvm_exit", "kvm_fpu", "kvm_mmu_get_page"].map(str::to_owned);
+        assert_eq!(events, Seen::Is(all.into()));
 
         let event = tracefs.join("events/kvm/kvm_pio");
         fs::create_dir_all(&event).unwrap();
         fs::write(tracefs.join("events/kvm/enable"), "0").unwrap();
         fs::write(event.join("format"), FORMAT).unwrap();
         let tracefs = Tracefs::read(root.path());
-        assert_eq!(tracefs.kvm_events, Seen::Is(vec!["kvm_pio".into()]));
+        let all = ["kvm_mmu_get_page", "kvm_pio"].map(str::to_owned);
+        assert_eq!(tracefs.kvm_events, Seen::Is(all.into()));
         let format = tracefs.format(root.path(), "kvm", "kvm_pio");
         assert_eq!(format.known().unwrap().id, 103);
         assert_eq!(tracefs.format(root.path(), "kvm", "kvm_mmio"), Seen::Absent);

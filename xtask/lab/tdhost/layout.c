@@ -5,6 +5,8 @@
 #include <linux/sched.h>
 #include <linux/seq_file.h>
 #include <asm/kvm_host.h>
+#include <asm/mce.h>
+#include <asm/ptrace.h>
 
 #include "tdx.h"
 #include "vmx.h"
@@ -24,6 +26,7 @@ static const struct {
 	FIELD(kvm_vcpu, preempt_notifier.link),
 	FIELD(kvm_vcpu, kvm),
 	FIELD(kvm_vcpu, vcpu_id),
+	FIELD(kvm_vcpu, run),
 	FIELD(kvm_vcpu, stat.exits),
 	FIELD(kvm_vcpu, stat.fpu_reload),
 	FIELD(kvm_vcpu, stat.io_exits),
@@ -33,9 +36,20 @@ static const struct {
 	FIELD(kvm_vcpu, stat.hypercalls),
 	FIELD(kvm, userspace_pid),
 	FIELD(kvm, debugfs_dentry),
+	FIELD(kvm, nr_memslot_pages),
+	FIELD(kvm, vm_bugged),
+	FIELD(kvm, vm_dead),
 	FIELD(kvm, arch.kvmclock_offset),
 	FIELD(kvm, arch.vm_type),
 	FIELD(kvm, arch.gfn_direct_bits),
+	FIELD(kvm_run, memory_fault.flags),
+	FIELD(kvm_run, memory_fault.gpa),
+	FIELD(mce, status),
+	FIELD(mce, addr),
+	FIELD(mce, bank),
+	FIELD(pt_regs, orig_ax),
+	FIELD(pt_regs, si),
+	FIELD(pt_regs, dx),
 	FIELD(dentry, d_inode),
 	FIELD(inode, i_ino),
 	FIELD(vcpu_vmx, vt),

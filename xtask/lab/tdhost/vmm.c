@@ -1,9 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The VMM of the host lab: makes TDs through /dev/kvm as any VMM does, and runs vCPUs whose guests do
- * what a file of steps says. `vmm <file>`; a line of it is a command for tdhost (see control.c) with the
- * TD before it: `<td> step ...`, and for TD 0, before anything else, `0 vcpus <count>` and so on.
- * Lines that begin with `#` are left out.
+ * what a file of steps says. `vmm <file> <log>`; a line of the file is a command for tdhost (see
+ * control.c) with the TD before it: `<td> step ...`, and for TD 0, before anything else,
+ * `0 vcpus <count>` and so on. Lines that begin with `#` are left out.
+ *
+ * What it did about memory is in the log, a line each, with the TD's number, an address, bytes, and 1
+ * for private:
+ *
+ * begin <td> <gpa> <bytes> <private>  KVM was told attributes before any vCPU of the process ran
+ * map <td> <gpa> <bytes> <private>    KVM asked for a conversion, and it was made
+ * set <td> <gpa> <bytes> <private>    KVM was told attributes, for a conversion or else
+ * fault <td> <gpa> <bytes> <private>  KVM could not serve a fault
  *
  * A vCPU's run ends with an OUT to port END_PORT. Exit code 0 if every vCPU came that far, or had the
  * VM end under it.
@@ -18,9 +26,11 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <linux/kvm.h>
+#include <linux/kvm_para.h>
 
 #define END_PORT 0x604
 #define TDS 8
@@ -29,6 +39,10 @@
 /* Memory of a TD: 16 MiB from 0 on, of which the first pages are there from the beginning. */
 #define MEMORY (16UL << 20)
 #define FIRST_PAGES 4
+/* What the VMM will not make shared. */
+#define REFUSED_AT 0xa00000UL
+/* A conversion that comes here is interrupted every second time, so that KVM breaks it off. */
+#define INTERRUPTED_AT 0x400000UL
 /* What is made shared when all vCPUs have ended: the pages at these addresses, if they were touched. */
 #define CONVERTED_AT 0x800000UL
 #define CONVERTED_PAGES 8
@@ -41,7 +55,9 @@
 #define RETURN_ERROR 101
 
 struct vcpu {
-	int fd, vm;
+	int fd;
+	unsigned int index, interrupts;
+	struct td *td;
 	/* Number by creation, over all TDs. */
 	unsigned int number;
 	struct kvm_run *run;
@@ -52,14 +68,17 @@ struct vcpu {
 
 struct td {
 	int fd;
+	unsigned int number;
 	unsigned int vcpus;
 	struct vcpu vcpu[VCPUS];
 	volatile int running;
 };
 
-static int control_fd, kvm;
+static int control_fd, log_fd, kvm;
 static size_t run_size;
 static unsigned int made;
+/* A vCPU has run. */
+static int runs;
 
 static void fail(const char *what)
 {
@@ -85,6 +104,16 @@ static void control(const char *format, ...)
 	va_end(args);
 	if (write(control_fd, line, length) != length)
 		fail(line);
+}
+
+static void note(const char *what, unsigned int td, unsigned long at, unsigned long size, int is_private)
+{
+	char line[128];
+	int length = snprintf(line, sizeof(line), "%s %u %#lx %lu %d\n", what, td, at, size, is_private);
+
+	/* One call, so that lines of several threads stay whole. */
+	if (write(log_fd, line, length) != length)
+		fail("the log");
 }
 
 static void tdx(int fd, unsigned int id, unsigned int flags, void *data, const char *what)
@@ -125,7 +154,7 @@ static void init_vm(int fd)
 	munmap(init, PAGE);
 }
 
-static void attributes(int fd, unsigned long at, unsigned long size, int is_private)
+static void attributes(struct td *td, unsigned long at, unsigned long size, int is_private)
 {
 	struct kvm_memory_attributes change = {
 		.address = at,
@@ -133,10 +162,11 @@ static void attributes(int fd, unsigned long at, unsigned long size, int is_priv
 		.attributes = is_private ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0,
 	};
 
-	need(ioctl(fd, KVM_SET_MEMORY_ATTRIBUTES, &change), "KVM_SET_MEMORY_ATTRIBUTES");
+	need(ioctl(td->fd, KVM_SET_MEMORY_ATTRIBUTES, &change), "KVM_SET_MEMORY_ATTRIBUTES");
+	note(runs ? "set" : "begin", td->number, at, size, is_private);
 }
 
-static void add_memory(int fd)
+static void add_memory(struct td *td)
 {
 	struct kvm_create_guest_memfd create = { .size = MEMORY };
 	struct kvm_userspace_memory_region2 region = {
@@ -146,10 +176,10 @@ static void add_memory(int fd)
 	};
 
 	/* Open until the end: the memory goes with its file. */
-	region.guest_memfd = need(ioctl(fd, KVM_CREATE_GUEST_MEMFD, &create),
+	region.guest_memfd = need(ioctl(td->fd, KVM_CREATE_GUEST_MEMFD, &create),
 				  "KVM_CREATE_GUEST_MEMFD");
-	need(ioctl(fd, KVM_SET_USER_MEMORY_REGION2, &region), "KVM_SET_USER_MEMORY_REGION2");
-	attributes(fd, 0, MEMORY, 1);
+	need(ioctl(td->fd, KVM_SET_USER_MEMORY_REGION2, &region), "KVM_SET_USER_MEMORY_REGION2");
+	attributes(td, 0, MEMORY, 1);
 }
 
 static void set_cpuid(int fd)
@@ -187,7 +217,8 @@ static void create(struct td *td, unsigned int vcpus)
 	for (i = 0; i < vcpus; i++) {
 		struct vcpu *vcpu = &td->vcpu[i];
 
-		vcpu->vm = td->fd;
+		vcpu->td = td;
+		vcpu->index = i;
 		vcpu->fd = need(ioctl(td->fd, KVM_CREATE_VCPU, i), "KVM_CREATE_VCPU");
 		vcpu->run = mmap(NULL, run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
 		if (vcpu->run == MAP_FAILED)
@@ -196,10 +227,35 @@ static void create(struct td *td, unsigned int vcpus)
 		tdx(vcpu->fd, KVM_TDX_INIT_VCPU, 0, NULL, "KVM_TDX_INIT_VCPU");
 		vcpu->number = made++;
 	}
-	add_memory(td->fd);
+	add_memory(td);
 	tdx(td->vcpu[0].fd, KVM_TDX_INIT_MEM_REGION, KVM_TDX_MEASURE_MEMORY_REGION, &region,
 	    "KVM_TDX_INIT_MEM_REGION");
 	tdx(td->fd, KVM_TDX_FINALIZE_VM, 0, NULL, "KVM_TDX_FINALIZE_VM");
+}
+
+static int interrupt(struct td *td, unsigned int vcpu)
+{
+	struct kvm_msi msi = { .address_lo = 0xfee00000U | vcpu << 12, .data = 0x40 };
+
+	return ioctl(td->fd, KVM_SIGNAL_MSI, &msi);
+}
+
+/* The guest asks for a conversion, MapGPA or a part of one: what the VMM answers. */
+static unsigned long map(struct vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	unsigned long at = run->hypercall.args[0], size = run->hypercall.args[1] * PAGE;
+	int is_private = !!(run->hypercall.args[2] & KVM_MAP_GPA_RANGE_ENCRYPTED);
+
+	if (run->hypercall.nr != KVM_HC_MAP_GPA_RANGE)
+		return 0;
+	if (at == REFUSED_AT)
+		return EINVAL;
+	attributes(vcpu->td, at, size, is_private);
+	note("map", vcpu->td->number, at, size, is_private);
+	if (at == INTERRUPTED_AT && vcpu->interrupts++ % 2)
+		need(interrupt(vcpu->td, vcpu->index), "KVM_SIGNAL_MSI");
+	return 0;
 }
 
 /* What a VMM answers; whether the guest goes on. */
@@ -214,7 +270,7 @@ static int serve(struct vcpu *vcpu)
 		memset((char *)run + run->io.data_offset, 0x5a, run->io.size);
 		return 1;
 	case KVM_EXIT_HYPERCALL:
-		run->hypercall.ret = 0;
+		run->hypercall.ret = map(vcpu);
 		return 1;
 	case KVM_EXIT_TDX:
 		run->tdx.unknown.ret = 0;
@@ -228,9 +284,11 @@ static int serve(struct vcpu *vcpu)
 static void convert(struct vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
+	unsigned long at = run->memory_fault.gpa, size = run->memory_fault.size;
+	int is_private = !!(run->memory_fault.flags & KVM_MEMORY_EXIT_FLAG_PRIVATE);
 
-	attributes(vcpu->vm, run->memory_fault.gpa, run->memory_fault.size,
-		   !!(run->memory_fault.flags & KVM_MEMORY_EXIT_FLAG_PRIVATE));
+	note("fault", vcpu->td->number, at, size, is_private);
+	attributes(vcpu->td, at, size, is_private);
 }
 
 static void *run(void *argument)
@@ -271,10 +329,8 @@ static void *wake(void *argument)
 
 	while (td->running) {
 		for (i = 0; i < td->vcpus; i++) {
-			struct kvm_msi msi = { .address_lo = 0xfee00000U | i << 12, .data = 0x40 };
-
 			/* The VM may end before its vCPU's thread does. */
-			if (ioctl(td->fd, KVM_SIGNAL_MSI, &msi) < 0 && errno != EIO)
+			if (interrupt(td, i) < 0 && errno != EIO)
 				fail("KVM_SIGNAL_MSI");
 		}
 		usleep(2000);
@@ -288,7 +344,7 @@ static int run_all(struct td *td)
 	unsigned int i;
 	int failed = 0;
 
-	td->running = 1;
+	td->running = runs = 1;
 	for (i = 0; i < td->vcpus; i++)
 		if (pthread_create(&td->vcpu[i].thread, NULL, run, &td->vcpu[i]))
 			fail("pthread_create");
@@ -333,37 +389,64 @@ static unsigned int tell(FILE *file, unsigned int number, const char *when)
 	return vcpus;
 }
 
+/* Makes TD `number`, runs it, and says on `done` that it ended; keeps it until `end` is closed. */
+static void play(FILE *file, unsigned int number, unsigned int vcpus, int done, int end)
+{
+	struct td *td = calloc(1, sizeof(*td));
+	char byte;
+
+	if (!td)
+		fail("calloc");
+	td->number = number;
+	tell(file, number, "create");
+	create(td, vcpus);
+	tell(file, number, "run");
+	byte = run_all(td);
+	tell(file, number, "convert");
+	if (!td->vcpu[0].dead)
+		attributes(td, CONVERTED_AT, CONVERTED_PAGES * PAGE, 0);
+	/* Long enough for whoever looks at it only now and then. */
+	usleep(300000);
+	if (write(done, &byte, 1) != 1 || read(end, &byte, 1) < 0)
+		fail("the pipe");
+	close_td(td);
+}
+
 int main(int count, char **arguments)
 {
-	struct td *tds = calloc(TDS, sizeof(*tds));
-	int failed = 0;
 	unsigned int i, vcpus;
+	int failed = 0, done[2], end[2];
 	FILE *file;
+	char byte;
 
-	if (count != 2 || !tds)
+	if (count != 3)
 		return 2;
 	file = fopen(arguments[1], "r");
 	if (!file)
 		fail(arguments[1]);
+	log_fd = need(open(arguments[2], O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600), arguments[2]);
 	control_fd = need(open("/sys/kernel/debug/tdhost/control", O_WRONLY), "tdhost");
 	kvm = need(open("/dev/kvm", O_RDWR | O_CLOEXEC), "/dev/kvm");
 	run_size = need(ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), "KVM_GET_VCPU_MMAP_SIZE");
-	for (i = 0; i < TDS; i++) {
+	need(pipe(end), "pipe");
+	for (i = 0; i < TDS; i++, made += vcpus) {
 		vcpus = tell(file, i, "vcpus");
 		if (!vcpus || vcpus > VCPUS)
 			break;
-		tell(file, i, "create");
-		create(&tds[i], vcpus);
-		tell(file, i, "run");
-		failed |= run_all(&tds[i]);
-		tell(file, i, "convert");
-		if (!tds[i].vcpu[0].dead)
-			attributes(tds[i].fd, CONVERTED_AT, CONVERTED_PAGES * PAGE, 0);
-		/* Long enough for whoever looks at it only now and then. */
-		usleep(300000);
+		need(pipe(done), "pipe");
+		/* As VMMs are: a process for each VM. */
+		if (!need(fork(), "fork")) {
+			close(end[1]);
+			play(file, i, vcpus, done[1], end[0]);
+			exit(0);
+		}
+		/* The next one begins when this one is through, or dead. */
+		close(done[1]);
+		failed |= read(done[0], &byte, 1) != 1 || byte;
 	}
-	while (i > 0)
-		close_td(&tds[--i]);
+	close(end[1]);
+	while (wait(&count) > 0)
+		failed |= count;
 	fclose(file);
-	return failed;
+	return !!failed;
 }

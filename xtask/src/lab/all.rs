@@ -7,9 +7,10 @@ use anyhow::{Result, bail};
 use clap::{ValueEnum as _, builder::PossibleValuesParser};
 
 use super::{
+    attach,
     guest::{self, Way},
     kernel::Series,
-    reload, svm, verdicts,
+    reload, svm, tdx_host, verdicts,
 };
 use crate::progress;
 
@@ -17,7 +18,8 @@ use crate::progress;
 type Scenario = fn(super::Options) -> Result<()>;
 
 /// What runs on every kernel.
-const SCENARIOS: [(&str, Scenario); 5] = [
+const SCENARIOS: [(&str, Scenario); 6] = [
+    ("attach", |options| attach::run(&options)),
     ("svm", |options| svm::run(&options)),
     ("reload", |options| reload::run(&options)),
     ("guest", |options| guest::run(&guest::Args::compared(options, Way::Fentry))),
@@ -27,6 +29,9 @@ const SCENARIOS: [(&str, Scenario); 5] = [
 
 /// What boots no kernel, and runs once.
 const VERDICTS: &str = "verdicts";
+
+/// What boots a kernel of its own, and runs once. Its first run builds that kernel.
+const TDX_HOST: &str = "tdx-host";
 
 /// What all scenarios can be told.
 #[derive(Clone, Debug, clap::Args)]
@@ -44,7 +49,7 @@ pub(crate) struct Options {
 
 fn names() -> PossibleValuesParser {
     let names = SCENARIOS.iter().map(|(name, _)| *name);
-    PossibleValuesParser::new(names.chain([VERDICTS]))
+    PossibleValuesParser::new(names.chain([VERDICTS, TDX_HOST]))
 }
 
 /// One run of a scenario.
@@ -93,6 +98,11 @@ fn checks(options: &Options) -> Vec<Check> {
             checks.push(Check { name, kernel: kernel.name(), run });
         }
     }
+    if wanted(TDX_HOST) {
+        let timeout = options.timeout;
+        let run = Box::new(move || tdx_host::run(&tdx_host::Args::compared(timeout)));
+        checks.push(Check { name: TDX_HOST, kernel: tdx_host::KERNEL.to_owned(), run });
+    }
     if wanted(VERDICTS) {
         let run = Box::new(|| verdicts::run(&verdicts::Options::default()));
         checks.push(Check { name: VERDICTS, kernel: Series::V6_12.name(), run });
@@ -132,11 +142,12 @@ mod tests {
     }
 
     #[test]
-    fn every_scenario_runs_on_every_kernel_and_the_verdicts_once() {
+    fn every_scenario_runs_on_every_kernel_and_those_with_their_own_once() {
         let all = checks(&options(&[], false));
-        assert_eq!(all.len(), SCENARIOS.len() * Series::value_variants().len() + 1);
-        let some = checks(&options(&["svm", VERDICTS], false));
-        assert!(some.iter().all(|check| check.name != "svm" && check.name != VERDICTS));
+        assert_eq!(all.len(), SCENARIOS.len() * Series::value_variants().len() + 2);
+        let without = ["svm", VERDICTS, TDX_HOST];
+        let some = checks(&options(&without, false));
+        assert!(some.iter().all(|check| !without.contains(&check.name)));
         assert_eq!(some.len(), (SCENARIOS.len() - 1) * Series::value_variants().len());
     }
 

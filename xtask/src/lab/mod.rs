@@ -68,7 +68,8 @@ enum Scenario {
     Guest(guest::Args),
     /// Let KVM run TDs without TDX and compare each exit with what tdtrace counts
     TdxHost(tdx_host::Args),
-    /// Run all scenarios on all kernels and say in a table what came of each
+    /// Run all scenarios on all kernels and say in a table what came of each; the kernel of tdx-host is
+    /// built on first use, which takes some ten minutes of two CPUs and 4 GB
     All(all::Options),
 }
 

@@ -3,14 +3,20 @@
 //!
 //! The module answers each SEAMCALL; an entry into a TD is answered with the guest's next step, which
 //! [`steps`] says. It keeps the [`truth`]: every exit, what KVM answered and what KVM_RUN came back with,
-//! every SEAMCALL. tdtrace counts meanwhile, and [`compare`] holds its JSON against that. [`build`] makes
-//! the kernel once, [`patch`] lets kvm-intel load without VMX, [`layout`] judges what tdtrace found in
+//! every SEAMCALL; the VMM has a log of what it did about memory. tdtrace counts meanwhile, and [`compare`]
+//! and [`memory`] hold its JSON against that. [`mix`] is the same exits as `kvm_exit` shows them, [`perf`]
+//! what perf makes of those, [`proof`] holds `docs/proof.md` against the run. [`build`] makes the kernel once, [`patch`] lets kvm-intel load without VMX, [`layout`] judges what tdtrace found in
 //! the kernel's types.
 
 mod build;
 mod compare;
+mod findings;
 mod layout;
+mod memory;
+mod mix;
 mod patch;
+mod perf;
+mod proof;
 mod steps;
 mod truth;
 
@@ -34,6 +40,8 @@ use super::{
 };
 
 use self::{build::Kernel, compare::Row};
+
+pub(super) use self::build::SERIES as KERNEL;
 use crate::{binary, programs, progress::run as run_command, workspace};
 
 /// The module of ours, as the kernel calls it.
@@ -54,6 +62,16 @@ pub(crate) struct Args {
     /// Print every number that was compared, not only those that differ
     #[arg(long)]
     all: bool,
+    /// Run this machine's perf in the VM as well, and print what it says of the same exits
+    #[arg(long)]
+    perf: bool,
+}
+
+impl Args {
+    /// What `lab all` runs.
+    pub(super) fn compared(timeout: u64) -> Self {
+        Self { timeout, tdtrace: None, all: false, perf: false }
+    }
 }
 
 /// Runs the scenario and prints the comparison.
@@ -81,16 +99,15 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let limit = Duration::from_secs(args.timeout);
     let modules = modules(&kernel, &built.dir)?;
     let dir = workspace::target().join("lab").join(format!("tdx-host-{}", kernel.image.release));
-    let vm = Vm {
-        vmlinuz: kernel.image.vmlinuz,
-        initramfs: vec![
-            initramfs::base(&busybox(&cache)?, &modules, limit * 3 / 4)?,
-            scenario(&tdtrace, &vmm)?,
-        ],
-        dir: dir.clone(),
-        limit,
-    };
-    let report = vm.run()?;
+    let mut initramfs = vec![
+        initramfs::base(&busybox(&cache)?, &modules, limit * 3 / 4)?,
+        scenario(&tdtrace, &vmm)?,
+    ];
+    if args.perf {
+        initramfs.push(perf::archive()?);
+    }
+    let vm = Vm { vmlinuz: kernel.image.vmlinuz, initramfs, dir: dir.clone(), limit };
+    let report = vm.run_with(if args.perf { perf::CPU } else { &[] }, "")?;
     judge(args, &tdtrace, &report).with_context(|| format!("the files are in {}", dir.display()))
 }
 
@@ -133,38 +150,44 @@ fn judge(args: &Args, tdtrace: &Path, report: &Report) -> Result<()> {
     println!("{}", layouts(report, tdtrace)?);
     ensure!(report.text("dropped")?.trim() == "0", "the truth log was too small");
     let exits = truth::exits(report.text("exits")?)?;
-    let calls = truth::seamcalls(report.text("seamcalls")?)?;
+    let calls = truth::calls(report.text("seamcalls")?)?;
+    let notes = memory::notes(report.text("vmm")?)?;
     let stat = json(report, "stat.json")?;
     let threads = compare::threads(&exits)?;
     let mut truth = compare::of_truth(&exits, &threads);
-    let mut told = compare::told(&stat, &threads)?;
-    let of_all: u64 = calls.values().sum();
-    let seamcalls = match compare::seamcalls(&stat)? {
-        Some((counted, leaves)) => {
-            truth.extend(compare::seamcall_counts(&calls, &leaves)?);
-            told.extend(compare::seamcall_counts(&counted, &leaves)?);
-            "compared"
-        }
-        None => {
-            for ((leaf, status), count) in &calls {
-                println!("SEAMCALL {leaf:>2} {status:#018x} {count:>6}");
-            }
-            "not counted by this tdtrace"
-        }
-    };
+    let mut told = compare::told(&stat, &threads, &notes)?;
+    truth.extend(memory::of_truth(&exits, &threads, &calls, &notes));
+    let (counted, leaves) = compare::seamcalls(&stat)?;
+    truth.extend(compare::seamcall_counts(&truth::by_status(&calls), &leaves)?);
+    told.extend(compare::seamcall_counts(&counted, &leaves)?);
+    let shown = mix::told(report.text("kvm_exit")?)?;
+    if args.all || args.perf {
+        println!("{}", mix::table(&shown, &told));
+    }
+    if args.perf {
+        println!("{}", report.text("perf")?);
+    }
+    truth.extend(mix::of_truth(&exits));
+    told.extend(shown);
+    truth.extend(findings::of_truth(&truth, &threads));
+    told.extend(findings::told(&stat, |vm| compare::td_of(&stat, vm, &threads))?);
     let rows = compare::rows(&truth, &told);
     let differ = print(&rows, args.all);
     println!(
-        "kernel {}: {} exits of {} vCPUs, {of_all} SEAMCALLs ({seamcalls}); {} numbers, {differ} differ; {}",
+        "kernel {}: {} exits of {} vCPUs, {} SEAMCALLs, {} acts of the VMM on memory; {}; {} numbers, {differ} differ; {}",
         report.text("release")?.trim(),
         exits.len(),
         threads.len(),
+        calls.len(),
+        notes.len(),
+        compare::kinds(&rows),
         rows.len(),
         report.times()
     );
     if differ > 0 {
         bail!("{differ} numbers differ");
     }
+    println!("docs/proof.md: {} rows that this proves occurred", proof::judge(&rows, &stat)?);
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use tdtrace::{
     },
     source::synthetic::Registers,
 };
-use tdtrace_common::{counters::Class, vmx};
+use tdtrace_common::{counters::Class, td::TdExit, vmx};
 
 use super::super::drive::{
     assert_durations, assert_vcpu, latency_of, load_with, pid, pin, plain, sample, td, vcpu_of,
@@ -154,6 +154,9 @@ const ANSWERS: [(u64, Option<u32>); 5] = [
 #[test]
 fn every_kind_of_exit_has_its_index_name_place_answer_return_and_time() {
     let kinds: Vec<Kind> = calls().into_iter().chain(statuses()).chain(exits()).collect();
+    for exit in TdExit::ALL {
+        assert!(kinds.iter().any(|kind| kind.name == exit.name()), "no {}", exit.name());
+    }
     // Each kind is of a TD of its own, so that it is seen alone.
     let tds = u32::try_from(kinds.len()).unwrap();
     let mut synthetic = load_with(tdtrace::source::synthetic::SyntheticOptions {

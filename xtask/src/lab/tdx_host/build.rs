@@ -36,7 +36,7 @@ const LIBRARIES: &[(&str, &str)] =
     &[("/usr/include/libelf.h", "libelf-dev"), ("/usr/include/openssl/ssl.h", "libssl-dev")];
 
 /// The series whose source is built; the module includes headers of its KVM.
-const SERIES: &str = "7.3";
+pub(in crate::lab) const SERIES: &str = "7.3";
 const SUITE: &str = "trixie-backports";
 
 /// The configuration beyond tinyconfig.

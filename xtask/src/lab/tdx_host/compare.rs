@@ -7,7 +7,8 @@ use serde_json::Value;
 use tdtrace_common::counters::{USERSPACE_EINTR, USERSPACE_OTHER};
 
 use super::{
-    steps,
+    memory::{self, Note},
+    steps::{self, Step},
     truth::{Exit, Seamcalls},
 };
 
@@ -16,7 +17,7 @@ const RETURN_EINTR: u64 = 100;
 const RETURN_ERROR: u64 = 101;
 
 /// The exit of a guest that has no more steps, which none should come to.
-const NO_STEP: &str = "VP.ENTER NON_RECOVERABLE_VCPU";
+pub(super) const NO_STEP: &str = "VP.ENTER NON_RECOVERABLE_VCPU";
 
 /// The leaf that cannot be probed: TDH.VP.ENTER.
 const VP_ENTER: u64 = 0;
@@ -36,6 +37,12 @@ pub(super) enum Item {
     Return { td: usize, name: String, reason: u64 },
     /// SEAMCALLs of all TDs, by leaf and status.
     Seamcall { leaf: u64, status: u64 },
+    /// A number of a TD's conversions, by where it is in their JSON.
+    Conversion { td: usize, pointer: String },
+    /// What a finding counts.
+    Finding { td: usize, rule: String },
+    /// Exits of all TDs by the reason that `kvm_exit` shows.
+    Shown { reason: u64 },
 }
 
 /// Numbers by item.
@@ -69,6 +76,9 @@ impl fmt::Display for Item {
                 write!(to, "TD {td}: {name} came back as {reason}")
             }
             Self::Seamcall { leaf, status } => write!(to, "SEAMCALL {leaf}: {status:#x}"),
+            Self::Conversion { td, pointer } => write!(to, "TD {td}: conversions{pointer}"),
+            Self::Finding { td, rule } => write!(to, "TD {td}: finding {rule}"),
+            Self::Shown { reason } => write!(to, "kvm_exit shows {reason}"),
         }
     }
 }
@@ -99,6 +109,7 @@ pub(super) fn threads(exits: &[Exit]) -> Result<BTreeMap<u64, usize>> {
 pub(super) fn of_truth(exits: &[Exit], threads: &BTreeMap<u64, usize>) -> Counts {
     let mut counts = Counts::new();
     let mut add = |item: Item| *counts.entry(item).or_default() += 1;
+    let mut pages: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
     for exit in exits {
         let Some(td) = threads.get(&exit.tid).copied() else { continue };
         let step = steps::find(exit.vcpu, exit.step);
@@ -106,6 +117,17 @@ pub(super) fn of_truth(exits: &[Exit], threads: &BTreeMap<u64, usize>) -> Counts
         add(Item::Exit { tid: exit.tid, name: name.clone() });
         if let Some((class, address, size)) = step.and_then(|step| step.place) {
             add(Item::Place { td, class: class.to_owned(), address, size });
+        }
+        if let Some(page) = step.and_then(Step::private_page) {
+            // Again: it is one of the two that the vCPU came to last.
+            let last = pages.entry(exit.tid).or_default();
+            if last.contains(&page) {
+                let class = "td_fault_again".to_owned();
+                add(Item::Place { td, class, address: page, size: 0 });
+            }
+            last.retain(|before| *before != page);
+            last.insert(0, page);
+            last.truncate(2);
         }
         if let (Some(status), true) = (exit.answer, name.starts_with("TDVMCALL ")) {
             add(Item::Answer { td, name: name.clone(), status });
@@ -123,13 +145,16 @@ pub(super) fn of_truth(exits: &[Exit], threads: &BTreeMap<u64, usize>) -> Counts
     counts
 }
 
-/// What tdtrace says.
+/// What tdtrace says; `notes` is the VMM's log.
 ///
 /// # Errors
-/// When something is missing or unknown in its JSON, when it lost something, or when KVM's own counters
-/// say otherwise.
-pub(super) fn told(json: &Value, threads: &BTreeMap<u64, usize>) -> Result<Counts> {
-    ensure!(json["lost"]["total"] == 0, "tdtrace lost events: {}", json["lost"]);
+/// When something is missing or unknown in its JSON, when it lost something that it need not lose, or when
+/// KVM's own counters say otherwise.
+pub(super) fn told(json: &Value, threads: &BTreeMap<u64, usize>, notes: &[Note]) -> Result<Counts> {
+    let (lost, unattributed) = (&json["lost"], memory::unattributed(notes));
+    ensure!(lost["total"] == unattributed, "tdtrace lost other than {unattributed}: {lost}");
+    let of_attributes = lost["causes"]["unattributed"]["memory_attributes"].as_u64().unwrap_or(0);
+    ensure!(of_attributes == unattributed, "{unattributed} attributes are nobody's, not: {lost}");
     ensure!(json["audit"]["agrees"] == true, "KVM counted otherwise: {}", json["audit"]);
     let mut counts = Counts::new();
     for vm in list(json, "vms")? {
@@ -147,6 +172,7 @@ pub(super) fn told(json: &Value, threads: &BTreeMap<u64, usize>) -> Result<Count
             }
         }
         let td = td.ok_or_else(|| anyhow!("a VM has vCPUs that nobody made"))?;
+        counts.extend(memory::told(vm, td, notes)?);
         ensure!(vm["hotspots_omitted"] == 0, "places of TD {td} were left out");
         for row in list(vm, "hotspots")? {
             if let Some(item) = place(td, row)? {
@@ -155,6 +181,12 @@ pub(super) fn told(json: &Value, threads: &BTreeMap<u64, usize>) -> Result<Count
         }
     }
     Ok(counts)
+}
+
+/// The TD that tdtrace calls VM number `vm`.
+pub(super) fn td_of(json: &Value, vm: u64, threads: &BTreeMap<u64, usize>) -> Option<usize> {
+    let vm = json["vms"].as_array()?.iter().find(|row| row["vm"] == vm)?;
+    threads.get(&vm["vcpus"][0]["tid"].as_u64()?).copied()
 }
 
 /// What a place of the JSON stands for; `None` for what the truth log does not know.
@@ -182,12 +214,12 @@ fn place(td: usize, row: &Value) -> Result<Option<Item>> {
     }))
 }
 
-/// What tdtrace says of SEAMCALLs, and the leaves that it counts; `None` if this tdtrace counts none.
+/// What tdtrace says of SEAMCALLs, and the leaves that it counts.
 ///
 /// # Errors
-/// When something is missing in its JSON.
-pub(super) fn seamcalls(json: &Value) -> Result<Option<(Seamcalls, Vec<u64>)>> {
-    let Some(rows) = json.get("seamcalls").and_then(Value::as_array) else { return Ok(None) };
+/// When something is missing in its JSON, when it counts none, or when it missed some.
+pub(super) fn seamcalls(json: &Value) -> Result<(Seamcalls, Vec<u64>)> {
+    let rows = list(json, "seamcalls")?;
     let (mut calls, mut leaves) = (Seamcalls::new(), Vec::new());
     for row in rows {
         let leaf = number(row, "leaf")?;
@@ -200,7 +232,7 @@ pub(super) fn seamcalls(json: &Value) -> Result<Option<(Seamcalls, Vec<u64>)>> {
     if leaves.is_empty() {
         bail!("tdtrace counts no SEAMCALLs: {}", json["seamcalls_not_seen"]);
     }
-    Ok(Some((calls, leaves)))
+    Ok((calls, leaves))
 }
 
 /// SEAMCALLs as items, of the leaves that are counted; all that can be probed must be.
@@ -217,6 +249,26 @@ pub(super) fn seamcall_counts(calls: &Seamcalls, leaves: &[u64]) -> Result<Count
         counts.insert(Item::Seamcall { leaf: *leaf, status: *status }, *count);
     }
     Ok(counts)
+}
+
+/// How many numbers there are of each kind, in words.
+pub(super) fn kinds(rows: &[Row]) -> String {
+    let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
+    for row in rows {
+        let kind = match row.item {
+            Item::Exit { .. } => "of exits",
+            Item::Runs { .. } | Item::Return { .. } => "of returns",
+            Item::Place { .. } => "of places",
+            Item::Answer { .. } => "of answers",
+            Item::Seamcall { .. } => "of SEAMCALLs",
+            Item::Conversion { .. } => "of conversions",
+            Item::Finding { .. } => "of findings",
+            Item::Shown { .. } => "of kvm_exit",
+        };
+        *kinds.entry(kind).or_default() += 1;
+    }
+    let words: Vec<_> = kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    words.join(", ")
 }
 
 /// Both, item by item.
@@ -262,6 +314,23 @@ mod tests {
         Exit { vcpu, tid: 60 + vcpu, step, answer, returns: returns.to_vec() }
     }
 
+    /// None of what is counted.
+    fn conversions() -> Value {
+        let way = json!({
+            "calls": 0, "bytes": 0, "calls_of_4k": 0, "calls_of_2m": 0, "retries": 0, "refused": 0
+        });
+        let none = json!({ "calls": 0, "bytes": 0 });
+        json!({
+            "to_shared": way,
+            "to_private": way,
+            "net_shared_bytes": 0,
+            "attributes": { "to_shared": none, "to_private": none },
+            "memory_faults": { "total": 0, "shared": 0, "private": 0, "poisoned": 0, "last": null },
+            "mapped_private": { "pages_4k": 0, "pages_2m": 0 },
+            "without_region": 0,
+        })
+    }
+
     /// A VM of one vCPU with these exits and places.
     fn stat(exits: &Value, places: &Value) -> Value {
         json!({
@@ -269,6 +338,7 @@ mod tests {
             "audit": { "agrees": true },
             "vms": [{
                 "kind": "TD",
+                "conversions": conversions(),
                 "hotspots": places,
                 "hotspots_omitted": 0,
                 "vcpus": [{ "tid": 60, "exit_reasons": exits, "returns_to_vmm": { "IO": 0 } }],
@@ -298,12 +368,13 @@ mod tests {
     #[test]
     fn a_number_that_only_one_of_them_has_differs() {
         let threads = [(60, 0)].into();
-        let truth = of_truth(&[exit(0, 4, None, &[])], &threads);
+        let mut truth = of_truth(&[exit(0, 4, None, &[])], &threads);
+        truth.extend(memory::of_truth(&[], &threads, &[], &[]));
         let place = json!([{ "class": "pio_out", "address": 0x3f8, "size": 1, "count": 1 }]);
         let json = stat(&json!({ "TDVMCALL IO out": 1 }), &place);
-        assert!(rows(&truth, &told(&json, &threads).unwrap()).iter().all(Row::agrees));
+        assert!(rows(&truth, &told(&json, &threads, &[]).unwrap()).iter().all(Row::agrees));
         let json = stat(&json!({ "TDVMCALL IO out": 2, "HLT": 1 }), &json!([]));
-        let apart = rows(&truth, &told(&json, &threads).unwrap());
+        let apart = rows(&truth, &told(&json, &threads, &[]).unwrap());
         assert_eq!(apart.iter().filter(|row| !row.agrees()).count(), 3);
     }
 
@@ -313,7 +384,7 @@ mod tests {
         for (key, value) in [("lost", json!({ "total": 1 })), ("audit", json!(null))] {
             let mut json = stat(&json!({}), &json!([]));
             json[key] = value;
-            assert!(told(&json, &threads).is_err(), "{key}");
+            assert!(told(&json, &threads, &[]).is_err(), "{key}");
         }
     }
 

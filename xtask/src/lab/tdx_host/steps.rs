@@ -14,6 +14,8 @@ const DEVICE: u64 = 0xfe00_0000;
 const TDCALL: u64 = 77;
 /// What TDH.VP.ENTER returns after an EPT violation.
 const EPT_VIOLATION: u64 = 48;
+/// The leaf of MapGPA.
+const MAP_GPA: u64 = 0x10001;
 
 /// An access that tdtrace keeps the place of: class, address, bytes.
 pub(super) type Place = (&'static str, u64, u64);
@@ -48,6 +50,55 @@ const BEGIN: Step = Step {
     ..call(1, "TDVMCALL WRMSR", 32, [0x80f, 0x1ff, 0, 0])
 };
 
+/// A request for a conversion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Map {
+    /// To private memory.
+    pub(super) private: bool,
+    /// Where it begins, without the shared bit.
+    pub(super) gpa: u64,
+    /// Bytes.
+    pub(super) size: u64,
+}
+
+impl Step {
+    /// The conversion that is asked for.
+    pub(super) fn map(&self) -> Option<Map> {
+        let asks = self.ret == TDCALL && self.r10 == 0 && self.r11 == MAP_GPA;
+        let private = self.r12 & SHARED == 0;
+        asks.then_some(Map { private, gpa: self.r12 & !SHARED, size: self.r13 })
+    }
+
+    /// The page of private memory that it is a fault on.
+    pub(super) fn private_page(&self) -> Option<u64> {
+        (self.ret == EPT_VIOLATION && self.r8 & SHARED == 0).then_some(self.r8 & !0xfff)
+    }
+
+    /// The exit reason under which KVM shows the exit in `kvm_exit`
+    /// (`arch/x86/kvm/vmx/tdx.c:tdx_to_vmx_exit_reason`): leaves that VMX has as reasons are those, MMIO is
+    /// an EPT misconfiguration, what kills a TD has the low half of its status, other statuses are
+    /// [`UNDEFINED`].
+    pub(super) fn shown(&self) -> u64 {
+        let low = self.ret & 0xffff_ffff;
+        match self.ret >> 32 {
+            0 if low != TDCALL => low,
+            0 if self.r10 != 0 => VMCALL,
+            0 => match self.r11 {
+                10 | 12 | 30 | 31 | 32 => self.r11,
+                48 => EPT_MISCONFIG,
+                _ => TDCALL,
+            },
+            0x4000_0001 | 0x4000_0002 | 0x6000_0005 | 0x6000_0007 => low,
+            _ => UNDEFINED,
+        }
+    }
+}
+
+/// KVM's reason for an exit that has none (`EXIT_REASON_UNDEFINED`, since Linux 7.x).
+pub(super) const UNDEFINED: u64 = 0xdead;
+const VMCALL: u64 = 18;
+const EPT_MISCONFIG: u64 = 49;
+
 /// The steps of guest 0, which are all that a guest can take and live on.
 #[rustfmt::skip]
 const MANY: &[Step] = &[
@@ -70,9 +121,13 @@ const MANY: &[Step] = &[
     at(("msr_write", 0x1234_5678, 0), call(2, "TDVMCALL WRMSR", 32, [0x1234_5678, 1, 0, 0])),
     call(5, "TDVMCALL HLT", 12, [0, 0, 0, 0]),
     // KVM hands it to the VMM in pieces of 2 MiB.
-    call(3, "TDVMCALL MapGPA to shared", 0x10001, [SHARED | 0x20_0000, 0x60_0000, 0, 0]),
-    call(4, "TDVMCALL MapGPA to private", 0x10001, [0x20_0000, 0x1000, 0, 0]),
-    call(2, "TDVMCALL MapGPA to private", 0x10001, [0x20_0800, 0x1000, 0, 0]),
+    call(3, "TDVMCALL MapGPA to shared", MAP_GPA, [SHARED | 0x20_0000, 0x60_0000, 0, 0]),
+    call(4, "TDVMCALL MapGPA to private", MAP_GPA, [0x20_0000, 0x1000, 0, 0]),
+    call(2, "TDVMCALL MapGPA to private", MAP_GPA, [0x20_0800, 0x1000, 0, 0]),
+    call(2, "TDVMCALL MapGPA to private", MAP_GPA, [0x20_0000, 0x60_0000, 0, 0]),
+    call(2, "TDVMCALL MapGPA to shared", MAP_GPA, [SHARED | 0xb0_0000, 0x1000, 0, 0]),
+    // The VMM refuses it.
+    call(2, "TDVMCALL MapGPA to shared", MAP_GPA, [SHARED | 0xa0_0000, 0x1000, 0, 0]),
     call(3, "TDVMCALL GetQuote", 0x10002, [SHARED | 0x3000, 0x1000, 0, 0]),
     call(1, "TDVMCALL GetQuote", 0x10002, [0x3000, 0x1000, 0, 0]),
     call(2, "TDVMCALL SetupEventNotifyInterrupt", 0x10004, [0x50, 0, 0, 0]),
@@ -84,14 +139,16 @@ const MANY: &[Step] = &[
     call(1, "TDVMCALL PCONFIG", 65, [0, 0, 0, 0]),
     at(("td_unknown_leaf", 0x10009, 0), call(3, "TDVMCALL unknown leaf", 0x10009, [0, 0, 0, 0])),
     at(("hypercall", 5, 0), Step { r10: 5, ..call(2, "KVM hypercall", 0, [0, 0, 0, 0]) }),
-    at(("hypercall", 99, 0), Step { r10: 99, ..call(3, "KVM hypercall", 0x10001, [0, 0, 0, 0]) }),
+    at(("hypercall", 99, 0), Step { r10: 99, ..call(3, "KVM hypercall", MAP_GPA, [0, 0, 0, 0]) }),
     // The vector with which CPUs ask each other to schedule.
     at(("host_interrupt", 0xfd, 0), Step { r9: 0x8000_00fd, ..exit(6, "EXTERNAL_INTERRUPT", 1) }),
     Step { rcx: 2, r8: PRIVATE, ..exit(2, "EPT_VIOLATION private", EPT_VIOLATION) },
     Step { rcx: 2, r8: PRIVATE + 0x1000, ..exit(1, "EPT_VIOLATION private", EPT_VIOLATION) },
     Step { rcx: 1, r8: PRIVATE + 0x2000, ..exit(1, "EPT_VIOLATION private", EPT_VIOLATION) },
     Step { rcx: 2, r8: PRIVATE + 0x20_0000, ..exit(1, "EPT_VIOLATION private", EPT_VIOLATION) },
+    // Of private memory; the VMM makes it shared, and then private again.
     Step { rcx: 2, r8: SHARED | 0x90_0000, ..exit(2, "EPT_VIOLATION shared", EPT_VIOLATION) },
+    Step { rcx: 2, r8: 0x90_0000, ..exit(1, "EPT_VIOLATION private", EPT_VIOLATION) },
     exit(4, "VP.ENTER OPERAND_BUSY (SEPT)", 0x8000_0200_0000_0092),
     exit(3, "VP.ENTER OPERAND_BUSY (TD_EPOCH)", 0x8000_0200_0000_00a9),
     exit(2, "VP.ENTER OPERAND_BUSY", 0x8000_0200_0000_0080),
@@ -185,6 +242,11 @@ pub(super) fn find(vcpu: u64, id: usize) -> Option<&'static Step> {
     None
 }
 
+/// The reason under which KVM shows exits of this name.
+pub(super) fn shown_as(name: &str) -> Option<u64> {
+    TDS.iter().flat_map(|td| td.steps).find(|step| step.name == name).map(Step::shown)
+}
+
 /// vCPUs of each TD.
 pub(super) fn vcpus() -> impl Iterator<Item = u64> {
     TDS.iter().map(|td| td.vcpus)
@@ -235,6 +297,33 @@ mod tests {
         assert_eq!(find(2, UNACCEPTED.len()).unwrap().name, "EPT_VIOLATION not accepted");
         assert!(find(0, 0).is_none() && find(2, 4).is_none() && find(3, 1).is_none());
         assert_eq!(made(2), 1 + 5 + 1);
+    }
+
+    #[test]
+    fn kvm_shows_leaves_statuses_and_dead_tds_as_its_source_says() {
+        let shown = |name: &str| MANY.iter().find(|step| step.name == name).unwrap().shown();
+        for (name, reason) in [
+            ("TDVMCALL MMIO read", 49),
+            ("TDVMCALL IO out", 30),
+            ("TDVMCALL GetQuote", 77),
+            ("TDVMCALL WBINVD", 77),
+            ("KVM hypercall", 18),
+            ("EPT_VIOLATION shared", 48),
+            ("VP.ENTER OPERAND_BUSY (SEPT)", 0xdead),
+            ("VP.ENTER other status", 0xdead),
+            ("VP.ENTER NON_RECOVERABLE_TD", 0),
+        ] {
+            assert_eq!(shown(name), reason, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_conversion_is_told_by_its_leaf_and_its_shared_bit() {
+        let maps: Vec<_> = MANY.iter().filter_map(Step::map).collect();
+        let names = MANY.iter().filter(|step| step.name.contains("MapGPA"));
+        let named: Vec<_> = names.map(|step| step.name.ends_with("private")).collect();
+        assert_eq!(maps.iter().map(|map| map.private).collect::<Vec<_>>(), named);
+        assert_eq!(maps[0], Map { private: false, gpa: 0x20_0000, size: 0x60_0000 });
     }
 
     #[test]

@@ -18,6 +18,14 @@ pub(super) struct Exit {
     pub(super) returns: Vec<u64>,
 }
 
+/// A SEAMCALL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Call {
+    pub(super) tid: u64,
+    pub(super) leaf: u64,
+    pub(super) status: u64,
+}
+
 /// Calls by leaf and status.
 pub(super) type Seamcalls = BTreeMap<(u64, u64), u64>;
 
@@ -41,21 +49,33 @@ fn exit(line: &str) -> Result<Exit> {
     Ok(Exit { vcpu, tid, step, answer, returns })
 }
 
-/// The lines of `seamcalls`, counted.
+/// The lines of `seamcalls`.
 ///
 /// # Errors
 /// When a line is not of the format.
-pub(super) fn seamcalls(text: &str) -> Result<Seamcalls> {
-    let mut calls = Seamcalls::new();
-    for line in text.lines() {
+pub(super) fn calls(text: &str) -> Result<Vec<Call>> {
+    let call = |line: &str| {
         let words: Vec<_> = line.split_whitespace().collect();
-        let [_, leaf, status] = words[..] else { bail!("the SEAMCALL {line:?}") };
-        *calls.entry((number(leaf)?, number(status)?)).or_default() += 1;
-    }
-    Ok(calls)
+        let [tid, leaf, status] = words[..] else { bail!("the SEAMCALL {line:?}") };
+        Ok(Call { tid: number(tid)?, leaf: number(leaf)?, status: number(status)? })
+    };
+    text.lines().map(call).collect()
 }
 
-fn number(word: &str) -> Result<u64> {
+/// The same, counted.
+pub(super) fn by_status(calls: &[Call]) -> Seamcalls {
+    let mut counts = Seamcalls::new();
+    for call in calls {
+        *counts.entry((call.leaf, call.status)).or_default() += 1;
+    }
+    counts
+}
+
+/// A number as C has it.
+///
+/// # Errors
+/// When it is none.
+pub(super) fn number(word: &str) -> Result<u64> {
     match word.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16),
         None => word.parse(),
@@ -84,8 +104,9 @@ mod tests {
 
     #[test]
     fn seamcalls_are_counted_by_leaf_and_status() {
-        let calls = seamcalls("5 6 0x0\n5 6 0x0\n5 6 0x8000020000000092\n").unwrap();
-        assert_eq!(calls, [((6, 0), 2), ((6, 0x8000_0200_0000_0092), 1)].into());
-        assert!(seamcalls("5 6\n").is_err());
+        let read = calls("5 6 0x0\n5 6 0x0\n5 6 0x8000020000000092\n").unwrap();
+        assert_eq!(read[2], Call { tid: 5, leaf: 6, status: 0x8000_0200_0000_0092 });
+        assert_eq!(by_status(&read), [((6, 0), 2), ((6, 0x8000_0200_0000_0092), 1)].into());
+        assert!(calls("5 6\n").is_err());
     }
 }
