@@ -12,11 +12,20 @@ use crate::{
     verdict::{self, Access, Target, Verdict},
 };
 
-/// What a verdict was made of; the code by its address in memory.
-#[derive(Debug, PartialEq, Eq)]
+/// What a verdict was made of.
+#[derive(Debug)]
 struct Made {
     target: Target,
-    code: Option<usize>,
+    /// Kept, so that no other code can come to lie at its address and be taken for it.
+    code: Option<Arc<Code>>,
+    bytes: Vec<u8>,
+}
+
+impl Made {
+    /// Whether it would be made of the same now. Code that is shared is the same without a look.
+    fn is_of(&self, site: &Site, target: &Target) -> bool {
+        self.target == *target && self.bytes == site.bytes && self.code == site.code
+    }
 }
 
 /// Reason, address, and whether it is a process's.
@@ -41,15 +50,14 @@ impl Judged {
             (48, worst) => memory(worst),
             _ => return None,
         };
-        let code = site.code.as_ref().map(|code| Arc::as_ptr(code).addr());
         let key = (site.reason, site.ip, site.user);
-        let made = Made { target, code };
-        if let Some((of, verdict)) = self.verdicts.get(&key)
-            && *of == made
+        if let Some((made, verdict)) = self.verdicts.get(&key)
+            && made.is_of(site, &target)
         {
             return Some(Arc::clone(verdict));
         }
-        let verdict = Arc::new(judge(site, made.target.clone()));
+        let verdict = Arc::new(judge(site, target.clone()));
+        let made = Made { target, code: site.code.clone(), bytes: site.bytes.clone() };
         self.verdicts.insert(key, (made, Arc::clone(&verdict)));
         Some(verdict)
     }

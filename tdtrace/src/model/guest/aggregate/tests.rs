@@ -225,6 +225,27 @@ fn a_verdict_is_made_again_when_more_is_known() {
 }
 
 #[test]
+fn a_verdict_without_the_instruction_does_not_outlive_its_bytes() {
+    let mut aggregate = GuestAggregate::new();
+    let mut sample = sample(1, 10);
+    let bytes = |sample: &mut GuestSample, bytes: &[u8]| {
+        for (_, value) in &mut sample.places {
+            value.bytes_len = bytes.len() as u32;
+            value.bytes[..bytes.len()].copy_from_slice(bytes);
+        }
+    };
+    let kind = |snapshot: GuestSnapshot| {
+        let site = snapshot.sites.iter().find(|site| site.reason == 48);
+        site.unwrap().verdict.as_ref().unwrap().kind
+    };
+    bytes(&mut sample, &[]);
+    assert_eq!(kind(aggregate.apply(&sample)), crate::verdict::Kind::Undecided);
+    // test dword ptr [rdi+0x14], 1
+    bytes(&mut sample, &[0xf7, 0x47, 0x14, 1, 0, 0, 0]);
+    assert_eq!(kind(aggregate.apply(&sample)), crate::verdict::Kind::PointerDereference);
+}
+
+#[test]
 fn findings_rest_on_rates_since_the_sample_before_and_at_the_end_on_the_mean() {
     use crate::model::guest::finding::Rule;
     let of = |seconds, count| GuestSample {
