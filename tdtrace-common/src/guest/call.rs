@@ -126,7 +126,7 @@ pub struct CallValue {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct CallEntryKey {
-    /// As [`EntryKey::thread`].
+    /// As [`super::EntryKey::thread`].
     pub thread: u64,
     /// The first [`Operation`] of the function.
     pub function: u64,
