@@ -2,7 +2,7 @@
 //! load that uses them says how many.
 
 use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE,
+    bindings::{BPF_F_MMAPABLE, BPF_NOEXIST},
     macros::map,
     maps::{Array, HashMap, PerCpuArray, Queue, RingBuf},
 };
@@ -178,6 +178,17 @@ pub(crate) fn lose_index(index: u32) {
     if let Some(count) = LOSSES.get_ptr_mut(index) {
         add(count, 1);
     }
+}
+
+/// The value of `key`, which is `new` if there was none; `None` if there is no room. For maps whose elements
+/// are never removed: another CPU may have been faster, and what is there then counts.
+#[inline(always)]
+pub(crate) fn entry<K, V>(map: &HashMap<K, V>, key: &K, new: &V) -> Option<*mut V> {
+    if let Some(value) = map.get_ptr_mut(key) {
+        return Some(value);
+    }
+    let _ = map.insert(key, new, u64::from(BPF_NOEXIST));
+    map.get_ptr_mut(key)
 }
 
 /// Adds to a word that others, or a preempted program of this CPU, may be adding to as well.

@@ -9,7 +9,7 @@ use tdtrace_common::poison::{NO_PFN, POISON_PAGES, PoisonKey, PoisonSource};
 
 use crate::{
     kernel::{offset, read},
-    maps::add,
+    maps::{add, entry},
 };
 
 /// Events by page.
@@ -22,17 +22,8 @@ static POISON_LOST: Array<u64> = Array::with_max_entries(1, 0);
 
 #[inline(always)]
 fn count(key: PoisonKey) {
-    let entry = match POISON.get_ptr_mut(&key) {
-        Some(entry) => Some(entry),
-        None => {
-            const NO_EXIST: u64 = 1;
-            let _ = POISON.insert(&key, &0, NO_EXIST);
-            POISON.get_ptr_mut(&key)
-        }
-    };
-    // Values of preallocated maps whose elements are never removed.
-    if let Some(entry) = entry.or(POISON_LOST.get_ptr_mut(0)) {
-        add(entry, 1);
+    if let Some(count) = entry(&POISON, &key, &0).or(POISON_LOST.get_ptr_mut(0)) {
+        add(count, 1);
     }
 }
 

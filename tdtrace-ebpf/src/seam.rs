@@ -21,7 +21,7 @@ use tdtrace_common::{
 
 use crate::{
     context,
-    maps::{add, is_timed},
+    maps::{add, entry, is_timed},
 };
 
 /// Where the functions of the running kernel have their arguments, by number of the function.
@@ -115,7 +115,7 @@ fn end(function: usize, arguments: Option<[u64; ARGUMENTS]>, status: u64) {
     if has_failed(status) {
         stats.failure = status;
         stats.failure_gpa = gpa;
-        stats.failure_at = context::now();
+        stats.failure_at = if is_timed() { now } else { context::now() };
     }
     if places.zaps != 0 && (status >> 32) as u32 == OPERAND_BUSY {
         stats.busy_thread = thread;
@@ -171,16 +171,7 @@ fn count_status(stats: &mut SeamStats, function: usize, status: u64) {
         return;
     }
     let key = SeamStatusKey { status: status_class(status), function: function as u64 };
-    let count = match SEAM_STATUSES.get_ptr_mut(&key) {
-        Some(count) => Some(count),
-        None => {
-            const NO_EXIST: u64 = 1;
-            let _ = SEAM_STATUSES.insert(&key, &0, NO_EXIST);
-            SEAM_STATUSES.get_ptr_mut(&key)
-        }
-    };
-    match count {
-        // The value of a preallocated map whose elements are never removed.
+    match entry(&SEAM_STATUSES, &key, &0) {
         Some(count) => add(count, 1),
         None => stats.unlisted += 1,
     }

@@ -11,7 +11,7 @@ use tdtrace_common::guest::{
 };
 
 use super::maps::{CALL_ENTRIES, CALLS, control, lose, now, raise, returns, stack, thread};
-use crate::maps::add;
+use crate::maps::{self, add};
 
 /// Bytes of a page.
 const PAGE: u64 = 4096;
@@ -175,15 +175,7 @@ pub(super) fn record<C: EbpfContext + StackIdContext>(
     returned: u64,
 ) {
     let key = CallKey { operation, stack: stack(ctx) };
-    let call = match CALLS.get_ptr_mut(&key) {
-        Some(call) => Some(call),
-        None => {
-            const NO_EXIST: u64 = 1;
-            let _ = CALLS.insert(&key, &CallValue::default(), NO_EXIST);
-            CALLS.get_ptr_mut(&key)
-        }
-    };
-    let Some(call) = call else {
+    let Some(call) = maps::entry(&CALLS, &key, &CallValue::default()) else {
         return lose(GuestLoss::Calls);
     };
     // SAFETY: the value of a preallocated map whose elements are never removed; sums are atomic.
