@@ -112,8 +112,13 @@ pub(crate) fn kvm_stat(vcpu: u64) -> KvmStat {
 /// Whether KVM has given the VM at `kvm` up: `VM_BUGGED` and `VM_DEAD`.
 #[inline(always)]
 pub(crate) fn given_up(kvm: u64) -> u64 {
-    let bugged = read::<u8>(kvm, offset!(kvm_vm_bugged)).unwrap_or(0);
-    let dead = read::<u8>(kvm, offset!(kvm_vm_dead)).unwrap_or(0);
+    let (bugged, dead) = (offset!(kvm_vm_bugged), offset!(kvm_vm_dead));
+    // Side by side in every known kernel; only one of the two ways is left when the offsets are in.
+    let [bugged, dead] = if bugged != ABSENT && dead == bugged.wrapping_add(1) {
+        read::<[u8; 2]>(kvm, bugged).unwrap_or_default()
+    } else {
+        [bugged, dead].map(|offset| read::<u8>(kvm, offset).unwrap_or(0))
+    };
     (u64::from(bugged & 1) * VM_BUGGED) | (u64::from(dead & 1) * VM_DEAD)
 }
 
