@@ -69,6 +69,8 @@ pub(crate) struct Loaded {
     /// After the programs, so that it prints what they logged last.
     _log: Option<Log>,
     maps: Vec<(&'static str, Map)>,
+    /// Slow durations are sent one by one.
+    sends_slow: bool,
     /// There are SEAMCALL wrappers to attach to.
     pub(super) has_wrappers: bool,
     pub(super) seam: Seam,
@@ -137,9 +139,18 @@ impl Loaded {
         }
         let (probes, before) = (Arc::new([]), Losses::default());
         let (has_wrappers, seam) = (load.seam.is_some(), Seam::default());
-        let poison_missing = Vec::new();
-        let mut loaded =
-            Self { ebpf, _log: log, maps, has_wrappers, seam, poison_missing, probes, before };
+        let (sends_slow, poison_missing) = (load.slower_than.is_some(), Vec::new());
+        let mut loaded = Self {
+            ebpf,
+            _log: log,
+            maps,
+            sends_slow,
+            has_wrappers,
+            seam,
+            poison_missing,
+            probes,
+            before,
+        };
         loaded.fill_queue("FREE_VCPUS", load.sizes.vcpus)?;
         Ok(loaded)
     }
@@ -261,6 +272,9 @@ impl Loaded {
 
     /// Durations that were sent since this was asked last, in the order in which they ended on each CPU.
     pub(super) fn slow(&mut self) -> Result<Vec<SlowEvent>> {
+        if !self.sends_slow {
+            return Ok(Vec::new());
+        }
         let mut ring = RingBuf::try_from(self.any_mut("SLOW")?)?;
         let mut events = Vec::new();
         while let Some(item) = ring.next() {
@@ -274,6 +288,9 @@ impl Loaded {
 
     /// Durations that were to be sent and found no room.
     pub(super) fn slow_lost(&self) -> Result<u64> {
+        if !self.sends_slow {
+            return Ok(0);
+        }
         let lost = PerCpuArray::<_, u64>::try_from(self.any("SLOW_LOST")?)?;
         Ok(lost.get(&0, 0)?.iter().sum())
     }
