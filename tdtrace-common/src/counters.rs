@@ -315,8 +315,6 @@ pub struct KvmStat {
     pub seen_hypercalls: u64,
     /// Of a TD: what KVM thinks of it, see [`KvmStat::fate`].
     pub state: u64,
-    /// Room, so that a slot stays a whole number of lines.
-    pub reserved: [u64; 5],
 }
 
 /// `kvm.vm_bugged`, in [`KvmStat::state`].
@@ -375,8 +373,8 @@ pub struct VcpuSlot {
     pub td: u8,
     /// Of a TD: index in [`VcpuSlot::reasons`] of the exit that is not answered yet, plus one.
     pub td_exit: u16,
-    /// Events of a hotspot that found no room.
-    pub hotspots_lost: u64,
+    /// Of a TD: [`VmEntry::shared_bit`], which each of its exits needs.
+    pub shared_bit: u64,
     /// How often [`VcpuSlot::last`] was written, twice: odd while it is being written, and 0 before the
     /// first time, which sets [`VcpuSlot::first`] as well. A reader that finds it even and unchanged
     /// has read what belongs together.
@@ -391,6 +389,12 @@ pub struct VcpuSlot {
     pub conversion: Conversion,
     /// The places that came first.
     pub hotspots: [Hotspot; SLOT_HOTSPOTS],
+    /// Events of a hotspot that found no room.
+    pub hotspots_lost: u64,
+    /// Its own index.
+    pub index: u32,
+    /// Room.
+    pub reserved: u32,
     /// What KVM said when this vCPU was first seen between two exits.
     pub first: KvmStat,
     /// What KVM said when it was last seen so.
@@ -409,7 +413,7 @@ const _: () = assert!(
             + 128
             + 4 * SLOT_ROWS
             + 64
-            + 2 * 128
+            + 192
             + 8 * REASONS
             + 8 * USERSPACE
             + 24 * SLOT_HOTSPOTS
@@ -442,8 +446,9 @@ pub struct VmEntry {
 
 const _: () = assert!(size_of::<VmEntry>() == CACHE_LINE);
 
-/// What one CPU remembers between events; a guess that the slot itself confirms or refutes.
-#[repr(C)]
+/// What one CPU remembers between events; a guess that the slot itself confirms or refutes. A line of its
+/// own, because every event reads it.
+#[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CpuMemo {
     /// Slot of the vCPU seen last.
@@ -451,6 +456,14 @@ pub struct CpuMemo {
     /// Thread (high half) and slot (low half) of the last `kvm_fpu(0)`, written as one word.
     pub leaving: u64,
 }
+
+impl CpuMemo {
+    /// Nothing.
+    pub const NONE: Self = Self { slot: 0, leaving: 0 };
+}
+
+/// CPUs that remember by themselves; a power of two. Beyond, two share what they remember.
+pub const MEMOS: usize = 1024;
 
 /// Value of the hotspot map, padded so that an element (48 bytes of kernel header, 24 of key) fills
 /// whole cache lines and two vCPUs never share one.

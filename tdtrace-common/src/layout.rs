@@ -7,6 +7,10 @@
 /// The offset of a field that the running kernel does not have.
 pub const ABSENT: u32 = u32::MAX;
 
+/// The number of a helper that no kernel has, "tdtr" in ASCII. The programs call it where they mean
+/// `bpf_rdonly_cast`, and the user side puts that function in its place.
+pub const CAST: i32 = 0x7464_7472;
+
 /// One field of [`KernelLayout`]: what it is called here and where BTF has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {

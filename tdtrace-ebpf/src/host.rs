@@ -10,7 +10,7 @@ use tdtrace_common::counters::{
 
 use crate::{
     context, kernel, ledger,
-    maps::{SLOT_BY_THREAD, lose},
+    maps::{SLOT_BY_THREAD, lose, memo},
     slot::{self, Slot},
     td, time,
 };
@@ -97,10 +97,8 @@ fn remember_leaving(slot: &mut Slot) {
         // If there is no room, a thread that migrates now is not found: that is counted then.
         let _ = SLOT_BY_THREAD.insert(tid, index, u64::from(BPF_ANY));
     }
-    if let Some(memo) = slot::memo() {
-        // SAFETY: this CPU's value, written as one word.
-        unsafe { (*memo).leaving = u64::from(tid) << 32 | u64::from(index) };
-    }
+    // SAFETY: written as one word; what another CPU may have written is compared before it is used.
+    unsafe { (*memo()).leaving = u64::from(tid) << 32 | u64::from(index) };
 }
 
 /// The vCPU in slot `index` goes on in another thread: nothing else would take the entry away.
@@ -116,22 +114,23 @@ fn forget_thread(tid: u32, index: u32) {
 #[inline(always)]
 fn leaving() -> Option<Slot> {
     let tid = context::tid();
-    // SAFETY: this CPU's value, read as one word.
-    let memo = unsafe { (*slot::memo()?).leaving };
-    if (memo >> 32) as u32 == tid
-        && let Some(slot) = take_leaving(memo as u32, tid)
+    // SAFETY: only the address is made.
+    let memo = unsafe { &raw const (*memo()).leaving };
+    // SAFETY: a word that is read as one.
+    if (unsafe { *memo } >> 32) as u32 == tid
+        && let Some(slot) = take_leaving(memo.cast(), tid)
     {
         return Some(slot);
     }
     // SAFETY: the value is a number that is only used as an index.
-    take_leaving(*unsafe { SLOT_BY_THREAD.get(tid) }?, tid)
+    take_leaving(unsafe { SLOT_BY_THREAD.get(tid) }?, tid)
 }
 
-/// Slot `index`, if that is what thread `tid` is leaving. `leaving` keeps a thread that runs several
+/// The slot whose index stands at `index`, if that is what thread `tid` is leaving. `leaving` keeps a thread that runs several
 /// vCPUs from being taken for the wrong one.
 #[inline(always)]
-fn take_leaving(index: u32, tid: u32) -> Option<Slot> {
-    let mut slot = Slot::at(index)?;
+fn take_leaving(index: *const u32, tid: u32) -> Option<Slot> {
+    let mut slot = Slot::named_at(index)?;
     let current = slot.get();
     if current.leaving == 0 || current.tid != tid {
         return None;

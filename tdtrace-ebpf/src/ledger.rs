@@ -127,7 +127,7 @@ const RETRY: u64 = 1;
 pub(crate) fn answered(index: u32, direction: u32, status: u64, next: u64) -> u32 {
     let direction = (direction & 1) as usize;
     let Some(mut slot) = Slot::at(index) else { return 0 };
-    let shared_bit = slot.shared_bit();
+    let shared_bit = slot.get().shared_bit;
     let Some(ledger) = LEDGERS.get_ptr_mut(slot.get().vm) else { return 0 };
     let conversion = &mut slot.get().conversion;
     let (start, size) = (conversion.start, conversion.size);

@@ -1,14 +1,18 @@
 //! The maps and the read-only globals. Maps whose size depends on the machine have one entry here; a
 //! load that uses them says how many.
 
+use core::{cell::UnsafeCell, ptr::NonNull};
+
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_NOEXIST},
+    cty::c_void,
+    helpers::{bpf_get_smp_processor_id, bpf_map_lookup_elem},
     macros::map,
     maps::{Array, HashMap, PerCpuArray, Queue, RingBuf},
 };
 use tdtrace_common::{
     counters::{
-        COUNTS, Class, CpuMemo, HotspotKey, HotspotValue, KvmObject, Loss, VcpuSlot, VmEntry,
+        COUNTS, Class, CpuMemo, HotspotKey, HotspotValue, KvmObject, Loss, MEMOS, VcpuSlot, VmEntry,
     },
     latency::LatencyRow,
     layout::KernelLayout,
@@ -28,6 +32,10 @@ static SLOWER_THAN: u64 = 0;
 /// Whether this load is for synthetic TDs.
 #[unsafe(no_mangle)]
 static SYNTHETIC: u8 = 0;
+
+/// Whether the kernel lets programs load from its memory without a call; see `kernel::load`.
+#[unsafe(no_mangle)]
+static DIRECT: u8 = 0;
 
 /// Offsets of the running kernel.
 #[unsafe(no_mangle)]
@@ -49,6 +57,13 @@ pub(crate) fn debug() -> bool {
 pub(crate) fn is_timed() -> bool {
     // SAFETY: as above.
     unsafe { core::ptr::read_volatile(&raw const TIMED) != 0 }
+}
+
+/// Whether programs may load from the kernel's memory directly.
+#[inline(always)]
+pub(crate) fn is_direct() -> bool {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const DIRECT) != 0 }
 }
 
 /// Above how many nanoseconds a duration is sent; 0: none.
@@ -155,8 +170,36 @@ pub(crate) static VM_BY_PROCESS: HashMap<u32, u32> = HashMap::with_max_entries(1
 #[map]
 pub(crate) static HOTSPOTS: HashMap<HotspotKey, HotspotValue> = HashMap::with_max_entries(1, 0);
 
-#[map]
-pub(crate) static MEMO: PerCpuArray<CpuMemo> = PerCpuArray::with_max_entries(1, 0);
+/// What each CPU remembers. No per-CPU map: of a global the program knows the address, so the number of the
+/// CPU is all that has to be looked up, and every event waits for it.
+#[unsafe(no_mangle)]
+static CPU_MEMOS: Shared<[CpuMemo; MEMOS]> = Shared(UnsafeCell::new([CpuMemo::NONE; MEMOS]));
+
+#[repr(transparent)]
+struct Shared<T>(UnsafeCell<T>);
+
+// SAFETY: handed out as raw pointers only.
+unsafe impl<T> Sync for Shared<T> {}
+
+/// What this CPU remembers.
+#[inline(always)]
+pub(crate) fn memo() -> *mut CpuMemo {
+    // SAFETY: no preconditions.
+    let cpu = unsafe { bpf_get_smp_processor_id() } as usize;
+    // Hidden from the compiler, which proves the mask away and leaves the verifier without a bound.
+    let cpu = core::hint::black_box(cpu) & (MEMOS - 1);
+    // SAFETY: within the array.
+    unsafe { CPU_MEMOS.0.get().cast::<CpuMemo>().add(cpu) }
+}
+
+/// The slot whose index stands at `index`; `None` beyond the last one. The map reads it from there: to put it
+/// on the stack first takes as long as the rest of the search.
+#[inline(always)]
+pub(crate) fn slot_at(index: *const u32) -> Option<NonNull<VcpuSlot>> {
+    let map = (&raw const VCPUS).cast_mut().cast::<c_void>();
+    // SAFETY: the map, and a key of its size that all callers have in a value of a map or on the stack.
+    NonNull::new(unsafe { bpf_map_lookup_elem(map, index.cast()) }.cast())
+}
 
 /// Where `kvm_exit` reads the words of a TD's exit to.
 #[map]

@@ -1,7 +1,10 @@
 //! Finding the slot of a vCPU, making one, and telling a vCPU from its successor at the same
 //! address. All of it runs on the vCPU's own thread.
 
-use core::sync::atomic::{Ordering, compiler_fence};
+use core::{
+    ptr::NonNull,
+    sync::atomic::{Ordering, compiler_fence},
+};
 
 use aya_ebpf::{
     EbpfContext,
@@ -11,8 +14,8 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug as log_debug;
 use tdtrace_common::counters::{
-    COUNTS, Class, CpuMemo, Hotspot, HotspotKey, HotspotValue, KvmObject, KvmStat, Loss, Place,
-    REASONS, SLOT_HOTSPOTS, STATE_EXIT_SHIFT, USERSPACE, VcpuSlot,
+    COUNTS, Class, Hotspot, HotspotKey, HotspotValue, KvmObject, KvmStat, Loss, Place, REASONS,
+    SLOT_HOTSPOTS, STATE_EXIT_SHIFT, USERSPACE, VcpuSlot,
 };
 use tdtrace_common::{
     kvm,
@@ -25,34 +28,37 @@ use crate::{
     kernel::{self, offset, read},
     ledger,
     maps::{
-        FREE_VCPUS, FREE_VMS, HOTSPOTS, MEMO, SLOT_AT, VCPU_INDEX, VCPUS, VM_INDEX, VMS, debug,
-        lose, lose_index,
+        FREE_VCPUS, FREE_VMS, HOTSPOTS, SLOT_AT, VCPU_INDEX, VM_INDEX, VMS, debug, lose,
+        lose_index, memo, slot_at,
     },
     td,
 };
 
-/// A slot with its index.
-pub(crate) struct Slot {
-    index: u32,
-    slot: *mut VcpuSlot,
-}
+/// The slot of a vCPU.
+pub(crate) struct Slot(NonNull<VcpuSlot>);
 
 impl Slot {
     /// The slot at `index`, whoever has it.
     #[inline(always)]
     pub(crate) fn at(index: u32) -> Option<Self> {
-        Some(Self { index, slot: VCPUS.get_ptr_mut(index)? })
+        Self::named_at(&index)
+    }
+
+    /// The slot whose index stands at `index`, in a value of a map or on the stack.
+    #[inline(always)]
+    pub(crate) fn named_at(index: *const u32) -> Option<Self> {
+        slot_at(index).map(Self)
     }
 
     #[inline(always)]
-    pub(crate) fn index(&self) -> u32 {
-        self.index
+    pub(crate) fn index(&mut self) -> u32 {
+        self.get().index
     }
 
     #[inline(always)]
     pub(crate) fn get(&mut self) -> &mut VcpuSlot {
         // SAFETY: a value of the array map, written only by the thread that runs this vCPU.
-        unsafe { &mut *self.slot }
+        unsafe { self.0.as_mut() }
     }
 
     #[inline(always)]
@@ -92,28 +98,25 @@ impl Slot {
                 return;
             }
         }
-        let life = self.get().life;
-        if !count_in_map(&HotspotKey { place, slot: self.index, life }) {
+        let VcpuSlot { index, life, .. } = *self.get();
+        if !count_in_map(&HotspotKey { place, slot: index, life }) {
             self.get().hotspots_lost += 1;
         }
-    }
-
-    /// The bit that makes an address of this vCPU's TD a shared one.
-    #[inline(always)]
-    pub(crate) fn shared_bit(&mut self) -> u64 {
-        let vm = self.get().vm;
-        // SAFETY: the entry of this vCPU's VM, written before the slot got it.
-        VMS.get_ptr(vm).map_or(0, |vm| unsafe { (*vm).shared_bit })
     }
 
     /// Reads KVM's own counters beside ours; both stand between two exits here.
     #[inline(always)]
     pub(crate) fn sync(&mut self, vcpu: u64) {
         let slot = self.get();
-        let mut stat = kernel::kvm_stat(vcpu);
+        slot.synced += 1;
+        // The x86 CPU stores in order; this keeps the compiler from moving stores across.
+        compiler_fence(Ordering::Release);
+        let stat = &mut slot.last;
+        kernel::read_kvm_stat(vcpu, stat);
         stat.seen_exits = slot.counts[Class::Exit as usize];
         stat.seen_runs = slot.counts[Class::RunEnd as usize];
         stat.seen_hypercalls = slot.counts[Class::Hypercall as usize];
+        stat.state = 0;
         if slot.td != 0
             && let Some(vm) = VMS.get_ptr(slot.vm)
         {
@@ -123,13 +126,9 @@ impl Slot {
                 stat.state = given_up | u64::from(slot.td_exit) << STATE_EXIT_SHIFT;
             }
         }
-        slot.synced += 1;
-        // The x86 CPU stores in order; this keeps the compiler from moving stores across.
-        compiler_fence(Ordering::Release);
         if slot.synced == 1 {
-            slot.first = stat;
+            slot.first = slot.last;
         }
-        slot.last = stat;
         compiler_fence(Ordering::Release);
         slot.synced += 1;
     }
@@ -173,10 +172,11 @@ pub(crate) fn count_running<C: EbpfContext>(ctx: &C, class: Class, address: u64,
 /// The slot of `vcpu`, made if it has none.
 #[inline(always)]
 pub(crate) fn of<C: EbpfContext>(ctx: &C, vcpu: u64, class: Class) -> Option<Slot> {
-    let memo = memo()?;
-    // SAFETY: this CPU's value; a torn or stale guess is caught by the comparison below.
-    let guess = unsafe { (*memo).slot } as u32;
-    if let Some(mut slot) = Slot::at(guess)
+    let memo = memo();
+    // SAFETY: only the address is made. The lower half of the word; a torn or stale guess is caught by the
+    // comparison below.
+    let guess = unsafe { &raw const (*memo).slot }.cast::<u32>();
+    if let Some(mut slot) = Slot::named_at(guess)
         && slot.get().vcpu == vcpu
     {
         return Some(slot);
@@ -218,11 +218,6 @@ pub(crate) fn of_run<C: EbpfContext>(ctx: &C, vcpu: u64) -> Option<Slot> {
 fn object(vcpu: u64) -> Option<KvmObject> {
     let kvm = read::<u64>(vcpu, offset!(vcpu_kvm))?;
     Some(KvmObject { address: vcpu, identity: kernel::vm_identity(kvm) })
-}
-
-#[inline(always)]
-pub(crate) fn memo() -> Option<*mut CpuMemo> {
-    MEMO.get_ptr_mut(0)
 }
 
 #[inline(always)]
@@ -283,18 +278,19 @@ fn make_slot(vcpu: u64) -> i64 {
 fn fill_slot(index: u32, vcpu: u64, kvm: u64) -> Result<(), i64> {
     let identity = kernel::vm_identity(kvm);
     let vm = vm_of(KvmObject { address: kvm, identity })?;
-    let Some(slot) = VCPUS.get_ptr_mut(index) else {
+    let Some(mut slot) = Slot::at(index) else {
         return Err(SLOTS_FULL);
     };
-    // SAFETY: taken from the queue of free slots, so no other writer has it.
-    let slot = unsafe { &mut *slot };
+    // Taken from the queue of free slots, so no other writer has it.
+    let slot = slot.get();
     clear(slot);
+    slot.index = index;
     slot.object = KvmObject { address: vcpu, identity };
     slot.vm = vm;
     slot.vcpu_id = read(vcpu, offset!(vcpu_id)).unwrap_or(u32::MAX);
     slot.tgid = context::tgid();
     slot.tid = 0;
-    slot.td = is_readable_td(vm).into();
+    (slot.td, slot.shared_bit) = td_of(vm);
     ledger::sees_memory(vm, kvm);
     if VCPU_INDEX.insert(slot.object, index, u64::from(BPF_ANY)).is_err() {
         return Err(MAP_FULL);
@@ -319,12 +315,13 @@ fn end_predecessor(vcpu: u64) {
     }
 }
 
-/// Whether the VM with entry `index` is a TD whose registers can be read.
+/// Whether the VM with entry `index` is a TD whose registers can be read, and its shared bit.
 #[inline(always)]
-fn is_readable_td(index: u32) -> bool {
+fn td_of(index: u32) -> (u8, u64) {
+    let Some(vm) = VMS.get_ptr(index) else { return (0, 0) };
     // SAFETY: the entry of a VM that is there, written before its index was known.
-    let is_td = VMS.get_ptr(index).is_some_and(|vm| unsafe { (*vm).vm_type == kvm::TDX_VM });
-    is_td && td::is_known()
+    let (vm_type, shared_bit) = unsafe { ((*vm).vm_type, (*vm).shared_bit) };
+    ((vm_type == kvm::TDX_VM && td::is_known()).into(), shared_bit)
 }
 
 /// Zeroes what the slot's last vCPU left; loops, because a block of this size does not fit the stack.

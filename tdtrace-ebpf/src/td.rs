@@ -1,7 +1,8 @@
 //! What an exit of a TD was, read from the registers with which it came out of TDH.VP.ENTER.
 //!
-//! They are read where `kvm_exit` fires, with interrupts off, and in one window: KVM's own reason
-//! folds TDVMCALLs into others, and the tracepoints of single accesses come later.
+//! They are read where `kvm_exit` fires, with interrupts off: KVM's own reason folds TDVMCALLs into
+//! others, and the tracepoints of single accesses come later. Each is a load, or, where the kernel does not
+//! allow that, all of them are read in one window, because every call takes as long as a window.
 
 use core::mem::MaybeUninit;
 
@@ -13,9 +14,9 @@ use tdtrace_common::{
 };
 
 use crate::{
-    kernel::{offset, read, read_into},
+    kernel::{load, offset, read, read_into},
     ledger,
-    maps::TD_WINDOW,
+    maps::{TD_WINDOW, is_direct},
     slot::Slot,
 };
 
@@ -71,24 +72,32 @@ fn window<'a>(vcpu: u64) -> Option<&'a TdWindow> {
 /// be read: zeroes would be an exit of another kind.
 #[inline(always)]
 fn registers(vcpu: u64, shared_bit: u64) -> Option<(TdRegisters, u64)> {
+    if is_direct() {
+        return Some(gather(shared_bit, |offset| load(vcpu, offset).unwrap_or(0)));
+    }
     let window = window(vcpu)?;
+    Some(gather(shared_bit, |offset| word(vcpu, window, offset)))
+}
+
+#[inline(always)]
+fn gather(shared_bit: u64, word: impl Fn(u32) -> u64) -> (TdRegisters, u64) {
     let args = offset!(tdx_vp_enter_args);
-    let register = |offset: u32| word(vcpu, window, args.wrapping_add(offset));
+    let register = |offset: u32| word(args.wrapping_add(offset));
     let registers = TdRegisters {
-        ret: word(vcpu, window, offset!(tdx_vp_enter_ret)),
+        ret: word(offset!(tdx_vp_enter_ret)),
         r10: register(offset!(tdx_args_r10)),
         r11: register(offset!(tdx_args_r11)),
         r12: register(offset!(tdx_args_r12)),
         r13: register(offset!(tdx_args_r13)),
         r14: register(offset!(tdx_args_r14)),
-        ext_qualification: word(vcpu, window, offset!(tdx_ext_exit_qualification)),
-        gpa: word(vcpu, window, offset!(tdx_exit_gpa)),
+        ext_qualification: word(offset!(tdx_ext_exit_qualification)),
+        gpa: word(offset!(tdx_exit_gpa)),
         shared_bit,
     };
     let intr_info = offset!(tdx_vt).wrapping_add(offset!(vt_exit_intr_info));
-    let word = word(vcpu, window, intr_info & !7);
+    let word = word(intr_info & !7);
     let intr_info = if intr_info & 7 == 0 { word } else { word >> 32 };
-    Some((registers, intr_info & 0xff))
+    (registers, intr_info & 0xff)
 }
 
 /// VMX exit reason: an interrupt of the host.
@@ -97,7 +106,7 @@ const EXTERNAL_INTERRUPT: u32 = 1;
 /// Counts the exit of a TD's vCPU by what it was, with its place. Its index of `VcpuSlot::reasons`.
 #[inline(always)]
 pub(crate) fn exits(slot: &mut Slot, vcpu: u64) -> usize {
-    let shared_bit = slot.shared_bit();
+    let shared_bit = slot.get().shared_bit;
     let Some((registers, vector)) = registers(vcpu, shared_bit) else {
         slot.get().td_exit = 0;
         return REASON_OTHER;
@@ -154,7 +163,7 @@ pub(crate) fn enters(slot: &mut Slot, vcpu: u64) {
         return;
     }
     let args = offset!(tdx_vp_enter_args);
-    let Some(status) = read::<u64>(vcpu, args.wrapping_add(offset!(tdx_args_r10))) else {
+    let Some(status) = load::<u64>(vcpu, args.wrapping_add(offset!(tdx_args_r10))) else {
         return;
     };
     slot.count(Class::TdAnswer);
@@ -164,7 +173,7 @@ pub(crate) fn enters(slot: &mut Slot, vcpu: u64) {
         MAP_PRIVATE => Direction::ToPrivate,
         _ => return,
     };
-    let next = read(vcpu, args.wrapping_add(offset!(tdx_args_r11))).unwrap_or(0);
+    let next = load(vcpu, args.wrapping_add(offset!(tdx_args_r11))).unwrap_or(0);
     ledger::answered(slot.index(), direction as u32, status, next);
 }
 

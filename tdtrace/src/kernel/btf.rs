@@ -131,6 +131,12 @@ impl Btf {
         self.has(name, |btf| &btf.functions, |kind| kind == Kind::Func)
     }
 
+    /// The id of a function of this name that is described here, not in the base.
+    #[must_use]
+    pub fn func_id(&self, name: &str) -> Option<u32> {
+        self.own_named(name, &self.functions, |kind| kind == Kind::Func).first().copied()
+    }
+
     /// Whether a typedef of this name exists. A kernel has `btf_trace_NAME` for each tracepoint.
     #[must_use]
     pub fn has_typedef(&self, name: &str) -> bool {

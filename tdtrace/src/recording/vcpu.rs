@@ -145,25 +145,20 @@ pub(super) fn unpacked(key: u64) -> (u32, u32) {
     (key as u32, (key >> 32) as u32)
 }
 
-/// Says KVM's counters once: their names by index, and both ways between them and a list, in which the
-/// room of the struct comes last.
+/// Says KVM's counters once: their names by index, and both ways between them and a list.
 macro_rules! kvm_stat {
     ($($field:ident)*) => {
         /// The names of KVM's counters, by index.
         pub(super) const KVM_STAT_NAMES: &[&str] = &[$(stringify!($field)),*];
 
         fn kvm_counters(stat: &KvmStat) -> [u64; KVM_STATS] {
-            let KvmStat { $($field,)* reserved } = *stat;
-            let mut counters = [0; KVM_STATS];
-            let (named, room) = counters.split_at_mut(KVM_STAT_NAMES.len());
-            named.copy_from_slice(&[$($field),*]);
-            room.copy_from_slice(&reserved);
-            counters
+            let KvmStat { $($field),* } = *stat;
+            [$($field),*]
         }
 
         fn kvm_stat(counters: &[u64; KVM_STATS]) -> KvmStat {
-            let [$($field,)* reserved @ ..] = *counters;
-            KvmStat { $($field,)* reserved }
+            let [$($field),*] = *counters;
+            KvmStat { $($field),* }
         }
     };
 }

@@ -19,6 +19,7 @@ use tdtrace_common::{
 
 use super::{
     cost::{self, Cost},
+    direct::Direct,
     log::Log,
     losses,
     seam::{self, Seam},
@@ -48,6 +49,8 @@ pub(crate) struct Load<'l> {
     pub(crate) debug: bool,
     /// Where SEAMCALL wrappers have their arguments; `None` for a kernel without.
     pub(crate) seam: Option<[Arguments; FUNCTIONS]>,
+    /// How the programs load from the kernel's memory; `None`: by calls.
+    pub(crate) direct: Option<Direct>,
     /// The load is for synthetic TDs.
     pub(crate) synthetic: Option<SyntheticSizes>,
 }
@@ -115,8 +118,10 @@ impl Loaded {
     /// # Errors
     /// When the kernel refuses a map.
     pub(crate) fn new(load: &Load<'_>) -> Result<Self> {
-        let [timed, debug, synthetic] =
-            [load.timed, load.debug, load.synthetic.is_some_and(|sizes| sizes.told)].map(u8::from);
+        let told = load.synthetic.is_some_and(|sizes| sizes.told);
+        let [timed, debug, synthetic, direct] =
+            [load.timed, load.debug, told, load.direct.is_some()].map(u8::from);
+        let object = load.direct.map(|direct| direct.put_into(OBJECT));
         let mut loader = EbpfLoader::new();
         size(&mut loader, load);
         if let Some(arguments) = &load.seam {
@@ -128,7 +133,8 @@ impl Loaded {
             .override_global("SLOWER_THAN", &slower_than(load.slower_than), true)
             .override_global("DEBUG", &debug, true)
             .override_global("SYNTHETIC", &synthetic, true)
-            .load(OBJECT)
+            .override_global("DIRECT", &direct, true)
+            .load(object.as_deref().unwrap_or(OBJECT))
             .map_err(|error| anyhow!(error))
             .context("the kernel refuses the eBPF maps; `tdtrace doctor` says what is missing")?;
         let log = load.debug.then(|| Log::follow(&mut ebpf)).transpose()?;

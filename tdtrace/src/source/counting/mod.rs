@@ -1,13 +1,14 @@
 //! Programs loaded and their maps read: what the live source and synthetic TDs have in common.
 //!
 //! [`load`] loads the object, [`attach`] attaches its programs, [`slots`] maps the counting arrays,
-//! [`vcpus`] reads vCPUs from them and [`durations`] their durations, [`ledgers`] the conversions of VMs, [`losses`] what was not counted, [`seam`] SEAMCALLs,
-//! [`poison`] broken memory,
-//! [`sizes`] says how large the maps are, [`cost`] what the programs take. Who runs a VM is for those to
-//! say who use this.
+//! [`vcpus`] reads vCPUs from them and [`durations`] their durations, [`ledgers`] the conversions of VMs,
+//! [`losses`] what was not counted, [`seam`] SEAMCALLs, [`poison`] broken memory. [`sizes`] says how large the
+//! maps are, [`cost`] what the programs take, [`direct`] how they read the kernel's memory. Who runs a VM is
+//! for those to say who use this.
 
 pub(crate) mod attach;
 pub mod cost;
+pub(crate) mod direct;
 mod durations;
 mod ledgers;
 pub(crate) mod load;

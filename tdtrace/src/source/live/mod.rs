@@ -15,6 +15,7 @@ use super::{
     counting::{
         Counted, Counters, Reading,
         cost::Cost,
+        direct::Direct,
         load::{Load, Loaded},
         privilege,
         sizes::Sizes,
@@ -158,6 +159,7 @@ impl Live {
             slower_than,
             debug: debug_ebpf,
             seam: seam::arguments(&set.vmlinux),
+            direct: Direct::of_kernel(&set.vmlinux),
             synthetic: None,
         })?;
         Ok(Prepared { loaded, resolved, host })

@@ -13,7 +13,7 @@ mod memory;
 mod seam;
 mod td;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{RawTracePointRunOptions, TestRun as _};
@@ -29,6 +29,7 @@ use super::{
     counting::{
         Counters, Reading,
         cost::Cost,
+        direct::Direct,
         load::{Load, Loaded, SyntheticSizes},
         privilege,
         sizes::Sizes,
@@ -38,7 +39,7 @@ use super::{
 use crate::{
     kernel::{
         Facts,
-        btf::{Btf, unpack_btf},
+        btf::{Btf, BtfSet, unpack_btf},
         layout::resolve_running,
     },
     model::sample::{Host, Isa, Sample, VmKey},
@@ -75,6 +76,8 @@ pub struct SyntheticOptions {
     /// Clock and thread are the running kernel's, as they are to programs that are attached: for what
     /// these cost. `kvm_entry` and `kvm_exit` alone are any use then: they are told their vCPU.
     pub real: bool,
+    /// The programs read the kernel's memory by calls, even if it lets them load from there.
+    pub by_calls: bool,
 }
 
 impl Default for SyntheticOptions {
@@ -88,6 +91,7 @@ impl Default for SyntheticOptions {
             slower_than: None,
             absent: &[],
             real: false,
+            by_calls: false,
         }
     }
 }
@@ -117,6 +121,8 @@ impl Synthetic {
         if options.real {
             structures.take_tasks_of(&resolve_running()?.layout);
         }
+        let running = BtfSet::running(Path::new("/")).ok().filter(|_| !options.by_calls);
+        let direct = running.and_then(|running| Direct::of_kernel(&running.vmlinux));
         let cpus = facts.possible_cpus.known().copied().unwrap_or(1);
         let mut sizes = Sizes::new(options.max_vcpus, options.timed);
         sizes.rows = options.rows.unwrap_or(sizes.rows);
@@ -127,6 +133,7 @@ impl Synthetic {
             slower_than: options.slower_than,
             debug: false,
             seam: Some(seam::arguments()),
+            direct,
             synthetic: Some(SyntheticSizes {
                 cpus,
                 pages: structures.pages(options.tds, options.vcpus),
