@@ -10,15 +10,12 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{ArgGroup, ValueEnum};
-use tokio::{
-    runtime,
-    time::{Instant, MissedTickBehavior, interval},
-};
+use tokio::{runtime, time::Instant};
 
 use super::{
     files::Files,
     guest_source::GuestSourceArgs,
-    record::{Signals, spawn, until, wait},
+    record::{Signals, every, spawn, until, wait},
     stat::terminate,
 };
 use crate::{
@@ -30,7 +27,11 @@ use crate::{
     },
     model::guest::{aggregate::GuestAggregate, sample::GuestSample},
     report::check as report,
-    source::{Due, GuestSource as _, guest::GuestLive, replay::GuestReplay},
+    source::{
+        Due, GuestSource as _,
+        guest::{GuestLive, TICK},
+        replay::GuestReplay,
+    },
 };
 
 /// Fail if this TD guest does what does not work in a TD, or only by chance
@@ -105,8 +106,6 @@ enum Format {
     Junit,
 }
 
-/// How often the clocksource is looked at.
-const TICK: Duration = Duration::from_millis(20);
 /// The exit code of wrong usage, which clap has too.
 const USAGE: u8 = 2;
 
@@ -257,8 +256,7 @@ async fn follow(args: &Args, live: &mut GuestLive) -> Result<Run> {
     let began = Instant::now();
     let mut child = spawn(&args.command)?;
     let deadline = args.duration.map(|duration| began + duration);
-    let mut ticks = interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut ticks = every(TICK);
     loop {
         let signal = tokio::select! {
             status = wait(&mut child) => return Ok(Run { status: Some(status?), cut: None }),

@@ -182,7 +182,7 @@ async fn follow(
 }
 
 /// A tick each `period`, the first one after one.
-fn every(period: Duration) -> Interval {
+pub(super) fn every(period: Duration) -> Interval {
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     // The first tick would be at once.

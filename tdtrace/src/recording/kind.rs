@@ -23,6 +23,15 @@ macro_rules! kinds {
                     $(Self::$kind => $name,)*
                 }
             }
+
+            /// The kind called `name`.
+            #[must_use]
+            pub fn of(name: &str) -> Option<Self> {
+                match name {
+                    $($name => Some(Self::$kind),)*
+                    _ => None,
+                }
+            }
         }
     };
 }
@@ -360,12 +369,6 @@ impl Record {
 }
 
 impl Kind {
-    /// The kind called `name`.
-    #[must_use]
-    pub fn of(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|kind| kind.name() == name)
-    }
-
     /// The record that rows of this kind belong to.
     #[must_use]
     pub fn record(self) -> Record {

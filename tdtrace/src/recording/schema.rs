@@ -6,7 +6,7 @@
 //! | column | type | |
 //! |---|---|---|
 //! | `time_ns` | u64 | when the sample was taken, ns since the source began |
-//! | `record` | utf8 | `fact`, `counter`, `loss`, `batch-end`; `event` is kept for later versions |
+//! | `record` | utf8 | `fact`, `counter`, `loss`, `event`, `batch-end` |
 //! | `vm` | u32 | number of the VM in the order of appearance, from 1, as `top` shows it; 0: none |
 //! | `vcpu` | u32 | number that the VMM gave the vCPU |
 //! | `slot` | u32 | tells vCPUs apart: their number in the order of appearance, from 1; 0: no vCPU |

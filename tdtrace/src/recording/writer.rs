@@ -39,6 +39,13 @@ struct Before {
     last_slot: u32,
 }
 
+impl Before {
+    /// The number of a VM that has been written.
+    fn number(&self, vm: VmKey) -> Option<u32> {
+        self.vms.get(&vm).map(|(number, _)| *number)
+    }
+}
+
 impl<W: Write> Writer<W> {
     /// A writer of samples whose time 0 was `began`, since 1970 (UTC).
     ///
@@ -59,10 +66,10 @@ impl<W: Write> Writer<W> {
         let Self { output, before } = self;
         let mut put = Put { output, isa: sample.host.isa };
         put.machine(sample, before)?;
-        let vms = put.vms(&sample.vms, before)?;
-        put.vcpus(&sample.vcpus, &vms, before)?;
+        put.vms(&sample.vms, before)?;
+        put.vcpus(&sample.vcpus, before)?;
         let isa = sample.host.isa;
-        slow::write(output, sample, |key| vms.get(&key).copied(), |key| name(key, isa))?;
+        slow::write(output, sample, |key| before.number(key), |key| name(key, isa))?;
         self.output.end()
     }
 
@@ -121,8 +128,7 @@ impl<W: Write> Put<'_, W> {
         Ok(())
     }
 
-    /// Writes VMs; returns their numbers.
-    fn vms(&mut self, vms: &[VmSample], before: &mut Before) -> Result<HashMap<VmKey, u32>, Error> {
+    fn vms(&mut self, vms: &[VmSample], before: &mut Before) -> Result<(), Error> {
         let mut now = HashMap::with_capacity(vms.len());
         let mut listed = Vec::with_capacity(vms.len());
         for vm in vms {
@@ -143,16 +149,11 @@ impl<W: Write> Put<'_, W> {
             now.insert(vm.key, (number, vm.clone()));
         }
         before.vms = now;
-        self.list([Kind::Vms, Kind::Vm], &listed, |subject| subject.vm, &mut before.listed_vms)?;
-        Ok(before.vms.iter().map(|(key, (number, _))| (*key, *number)).collect())
+        self.list([Kind::Vms, Kind::Vm], &listed, |subject| subject.vm, &mut before.listed_vms)
     }
 
-    fn vcpus(
-        &mut self,
-        vcpus: &[Arc<VcpuSample>],
-        vms: &HashMap<VmKey, u32>,
-        before: &mut Before,
-    ) -> Result<(), Error> {
+    /// Writes vCPUs, after the VMs.
+    fn vcpus(&mut self, vcpus: &[Arc<VcpuSample>], before: &mut Before) -> Result<(), Error> {
         let mut now = HashMap::with_capacity(vcpus.len());
         let mut listed = Vec::with_capacity(vcpus.len());
         for vcpu in vcpus {
@@ -161,7 +162,7 @@ impl<W: Write> Put<'_, W> {
                 Some((slot, _)) => *slot,
                 None => next(&mut before.last_slot)?,
             };
-            let vm = vms.get(&vcpu.vm).copied().unwrap_or(0);
+            let vm = before.number(vcpu.vm).unwrap_or(0);
             let subject = Subject { vm, vcpu: vcpu.id, slot };
             match &old {
                 Some((_, old)) if Arc::ptr_eq(old, vcpu) || old == vcpu => {}

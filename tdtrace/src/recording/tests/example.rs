@@ -3,30 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use tdtrace_common::{
-    counters::{COUNTS, Class, KvmStat, Loss, Place, USERSPACE_EINTR},
+    counters::{Class, KvmStat, Loss, USERSPACE_EINTR},
     latency::{LATENCY_RETURNS, bucket},
 };
 
 use crate::model::{
-    counts::Counts,
     latency::{Histogram, Times},
     ledger::LedgerSample,
     sample::{
         Host, Isa, LatencySample, Losses, ProbeState, Sample, VcpuKey, VcpuSample, VmKey, VmSample,
     },
+    testing::{counts, place},
 };
-
-fn counts(pairs: &[(Class, u64)]) -> Counts {
-    let mut counts = [0; COUNTS];
-    for (class, count) in pairs {
-        counts[*class as usize] = *count;
-    }
-    Counts::new(counts)
-}
-
-fn place(class: Class, address: u64, size: u32) -> Place {
-    Place { address, class: class as u32 + 1, size }
-}
 
 fn latency(class: u32, ns: u64, scale: u64) -> LatencySample {
     let mut histogram = Histogram::default();

@@ -28,19 +28,19 @@ use crate::{
 };
 
 /// Numbers that are often equal, and sometimes large.
-fn number() -> impl Strategy<Value = u64> {
+pub(super) fn number() -> impl Strategy<Value = u64> {
     prop_oneof![4 => 0_u64..3, 1 => any::<u64>()]
 }
 
-fn small() -> impl Strategy<Value = u32> {
+pub(super) fn small() -> impl Strategy<Value = u32> {
     prop_oneof![4 => 0_u32..3, 1 => any::<u32>()]
 }
 
-fn text() -> impl Strategy<Value = String> {
+pub(super) fn text() -> impl Strategy<Value = String> {
     prop_oneof![Just(String::new()), Just("vmm".to_owned()), any::<String>()]
 }
 
-fn shared() -> impl Strategy<Value = Arc<str>> {
+pub(super) fn shared() -> impl Strategy<Value = Arc<str>> {
     text().prop_map(Into::into)
 }
 
@@ -348,7 +348,7 @@ fn the_examples_come_back_equal() {
 
 #[test]
 fn a_recording_without_samples_is_no_recording_yet() {
-    let (samples, end) = read(&written(&[]));
+    let (samples, end) = read(&written::<Sample>(&[]));
     assert!(samples.is_empty());
     assert!(end.is_err());
 }

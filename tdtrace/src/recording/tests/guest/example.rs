@@ -169,7 +169,7 @@ fn sample(millis: u64, scale: u64) -> GuestSample {
 
 /// Five samples: counters move, a place and its code come, a probe is attached and the clocksource
 /// changes.
-pub(super) fn samples() -> Vec<GuestSample> {
+pub(in crate::recording::tests) fn samples() -> Vec<GuestSample> {
     let mut first = sample(10, 10);
     first.shared_bit = SharedBit::Unknown;
     first.reasons.remove(0);
@@ -187,7 +187,7 @@ pub(super) fn samples() -> Vec<GuestSample> {
 }
 
 /// Two small samples.
-pub(super) fn few() -> Vec<GuestSample> {
+pub(in crate::recording::tests) fn few() -> Vec<GuestSample> {
     let small = |millis, scale| {
         let mut sample = sample(millis, scale);
         sample.probes = sample.probes[..1].into();

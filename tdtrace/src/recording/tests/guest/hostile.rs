@@ -2,10 +2,13 @@
 
 use proptest::prelude::*;
 
-use super::{super::hostile::sealed, ends, example, read, views::shown, written};
-use crate::recording::{
-    Error, GuestReader, Reader, Side, kind::Kind, schema::Cells, side, tests::hostile::of_rows,
+use super::{
+    super::hostile::{of_batches, of_rows},
+    example, read,
+    views::shown,
+    written,
 };
+use crate::recording::{GuestReader, Reader, Side, kind::Kind, schema::Cells, side};
 
 fn failure(bytes: &[u8]) -> String {
     let (samples, end) = read(bytes);
@@ -16,7 +19,7 @@ fn failure(bytes: &[u8]) -> String {
 #[test]
 fn whose_a_recording_is_is_known_and_the_other_command_refuses_it() {
     let guests = written(&example::few());
-    let hosts = super::super::written(&super::super::example::few());
+    let hosts = written(&super::super::example::few());
     assert_eq!((side(&guests[..]).unwrap(), side(&hosts[..]).unwrap()), (Side::Guest, Side::Host));
     let told = Reader::new(&guests[..]).err().unwrap().to_string();
     let expected =
@@ -25,30 +28,6 @@ fn whose_a_recording_is_is_known_and_the_other_command_refuses_it() {
     let told = GuestReader::new(&hosts[..]).err().unwrap().to_string();
     assert_eq!(told, "this is the recording of a host; show it with `tdtrace top --replay FILE`");
     assert!(side(&b"hello"[..]).is_err());
-}
-
-/// Changes bytes anywhere and makes every checksum right again, so that what is behind the checksums
-/// is reached.
-#[test]
-fn with_right_checksums_a_changed_file_still_panics_nowhere() {
-    let samples = example::few();
-    let recording = written(&samples);
-    let ends = ends(&samples);
-    let mut refused = 0;
-    for at in 0..*ends.last().unwrap() {
-        for value in [0x00, 0x01, 0x7f, 0x80, 0xff] {
-            let mut bytes = recording.clone();
-            bytes[at] = value;
-            let (back, end) = read(&sealed(bytes, &ends));
-            assert!(back.len() <= samples.len());
-            if let Err(error) = end {
-                let text = error.to_string();
-                assert!(!text.contains("panicked"), "byte {at} as {value:#x}: {text}");
-                refused += usize::from(matches!(error, Error::Damaged { .. }));
-            }
-        }
-    }
-    assert!(refused > 1_000, "{refused}");
 }
 
 fn row(kind: Kind) -> Cells<'static> {
@@ -97,7 +76,7 @@ fn what_grows_beyond_any_guest_is_refused() {
     for part in reasons.collect::<Vec<_>>().chunks(crate::recording::ROWS_MAX) {
         bytes.push(part.to_vec());
     }
-    let error = failure(&super::super::hostile::of_batches(Side::Guest, bytes));
+    let error = failure(&of_batches(Side::Guest, bytes));
     assert!(error.contains("a sample that is larger than any guest's"), "{error}");
 }
 

@@ -8,7 +8,12 @@ use tdtrace_common::{
     latency::BUCKETS,
 };
 
-use super::{example, read, views::shown, written};
+use super::{
+    super::round_trip::{number, shared, small, text},
+    example, read,
+    views::shown,
+    written,
+};
 use crate::{
     decode::bits::Hex,
     model::guest::{
@@ -21,25 +26,8 @@ use crate::{
     verdict::Frame,
 };
 
-/// Numbers that are often equal, and sometimes large.
-fn number() -> impl Strategy<Value = u64> {
-    prop_oneof![4 => 0_u64..3, 1 => any::<u64>()]
-}
-
-fn small() -> impl Strategy<Value = u32> {
-    prop_oneof![4 => 0_u32..3, 1 => any::<u32>()]
-}
-
 fn signed() -> impl Strategy<Value = i32> {
     prop_oneof![4 => -2_i32..3, 1 => any::<i32>()]
-}
-
-fn text() -> impl Strategy<Value = String> {
-    prop_oneof![Just(String::new()), Just("acme".to_owned()), any::<String>()]
-}
-
-fn shared() -> impl Strategy<Value = Arc<str>> {
-    text().prop_map(Into::into)
 }
 
 fn bytes() -> impl Strategy<Value = [u8; 16]> {
