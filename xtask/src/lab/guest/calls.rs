@@ -197,7 +197,8 @@ mod tests {
 
     #[test]
     fn bounces_that_were_missed_must_be_said() {
-        let histogram = "{ force:  1 } hitcount:  10  size:  40960\nTotals:\n    Dropped: 0\n";
+        let histogram =
+            "{ force:  1 } hitcount:  10  size:  40960\nTotals:\n    Hits: 10\n    Dropped: 0\n";
         let counted = |count, bytes| Calls { count, bytes, failed: 0 };
         let missed = |count: u64| json!({"lost": {"recursion_misses": {"swiotlb_bounced": count}}});
         bounces(histogram, counted(10, 40960), &missed(0)).unwrap();
