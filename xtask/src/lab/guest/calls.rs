@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde_json::Value;
 
 use super::{Seen, trace};
+use crate::lab::json::{list, number};
 
 /// The file in which the step `bounce` leaves what tracefs counted.
 pub(super) const BOUNCED: &str = "bounced";
@@ -123,15 +124,13 @@ fn equal(what: &str, counted: u64, truth: u64) -> Result<()> {
 
 /// The calls of a report by operation.
 fn read(report: &Value) -> Result<BTreeMap<String, Calls>> {
-    let rows = report["calls"].as_array().ok_or_else(|| anyhow!("the report has no calls"))?;
     let mut calls: BTreeMap<String, Calls> = BTreeMap::new();
-    for row in rows {
-        let number = |name: &str| row[name].as_u64().ok_or_else(|| anyhow!("a call is {row}"));
+    for row in list(report, "calls")? {
         let operation = row["operation"].as_str().ok_or_else(|| anyhow!("a call is {row}"))?;
         let sum = calls.entry(operation.to_owned()).or_default();
-        sum.count += number("count")?;
-        sum.failed += number("failed")?;
-        sum.bytes += number("bytes")?;
+        sum.count += number(row, "count")?;
+        sum.failed += number(row, "failed")?;
+        sum.bytes += number(row, "bytes")?;
     }
     Ok(calls)
 }
