@@ -1,5 +1,5 @@
 //! `cargo xtask run`: set-up where it is missing, a release build, then `tdtrace top`, with a small
-//! guest beside it where no VM runs, or synthetic TDs where none can.
+//! guest beside it where no VM runs, or synthetic TDs where none can. In a TD `top` shows the TD itself.
 
 use std::{
     ffi::OsString,
@@ -45,10 +45,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         println!("    sudo {}", progress::shell_line(&command));
         return Ok(ExitCode::FAILURE);
     }
-    if !args.no_guest && !a_vm_runs() {
-        if Path::new("/dev/kvm").exists() {
-            start_guest(&tdtrace)?;
-        } else if args.top.is_empty() {
+    match beside(args, is_td(), a_vm_runs, Path::new("/dev/kvm").exists()) {
+        Beside::Nothing => {}
+        Beside::Guest => start_guest(&tdtrace)?,
+        Beside::Demo => {
             println!(
                 "no VM runs here, and there is no /dev/kvm to start one: synthetic TDs are shown"
             );
@@ -58,6 +58,37 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let shown = progress::shell_line(&command);
     // Only returns when it fails.
     Err(command.exec()).with_context(|| format!("`{shown}` does not start"))
+}
+
+/// What there is to see beside the VMs of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Beside {
+    Nothing,
+    Guest,
+    Demo,
+}
+
+/// A TD is shown from within, which both of the others would keep `top` from.
+fn beside(args: &Args, is_td: bool, a_vm_runs: impl Fn() -> bool, has_kvm: bool) -> Beside {
+    if args.no_guest || is_td || a_vm_runs() {
+        Beside::Nothing
+    } else if has_kvm {
+        Beside::Guest
+    } else if args.top.is_empty() {
+        Beside::Demo
+    } else {
+        Beside::Nothing
+    }
+}
+
+/// Whether this machine is a TD, which the kernel says among the CPU's flags.
+fn is_td() -> bool {
+    fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| has_td_flag(&text))
+}
+
+fn has_td_flag(cpuinfo: &str) -> bool {
+    let mut flags = cpuinfo.lines().filter(|line| line.starts_with("flags"));
+    flags.any(|line| line.split_whitespace().any(|flag| flag == "tdx_guest"))
 }
 
 /// Whether some process has a VM: KVM's file descriptors are anonymous inodes of this name
@@ -101,4 +132,28 @@ fn build() -> Result<()> {
         bail!("`{}` failed", progress::shell_line(&command));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_td_is_shown_itself_and_nothing_beside_it() {
+        let args = Args { top: Vec::new(), no_guest: false };
+        assert_eq!(beside(&args, true, || false, false), Beside::Nothing);
+        assert_eq!(beside(&args, false, || false, false), Beside::Demo);
+        assert_eq!(beside(&args, false, || false, true), Beside::Guest);
+        assert_eq!(beside(&args, false, || true, true), Beside::Nothing);
+        let asked = Args { top: vec!["--batch".into()], no_guest: false };
+        assert_eq!(beside(&asked, false, || false, false), Beside::Nothing);
+        let alone = Args { top: Vec::new(), no_guest: true };
+        assert_eq!(beside(&alone, false, || false, true), Beside::Nothing);
+    }
+
+    #[test]
+    fn a_td_is_told_by_its_whole_flag() {
+        assert!(has_td_flag("processor : 0\nflags\t\t: fpu tdx_guest vme\n"));
+        assert!(!has_td_flag("flags\t: fpu tdx_guest2\nbugs : tdx_guest\n"));
+    }
 }

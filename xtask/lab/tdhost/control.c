@@ -4,7 +4,6 @@
  *
  * control   written: one command a write.
  *           start                              KVM is ready for TDs; after kvm-intel was loaded
- *           reset                              vCPUs, steps, statuses and the truth are forgotten
  *           step <vcpu> <id> <times> <ret> <rcx> <rdx> <r8> <r9> <r10> ... <r15>
  *                                              what vCPU number <vcpu>, in the order in which they
  *                                              are created, does next; numbers as in C
@@ -44,10 +43,6 @@ static int run(const char *line)
 
 	if (!strcmp(line, "start"))
 		return tdhost_start();
-	if (!strcmp(line, "reset")) {
-		tdhost_reset();
-		return 0;
-	}
 	if (!strncmp(line, "step ", 5))
 		return step(line + 5);
 	if (sscanf(line, "status %u %u %u %lli", &leaf, &skip, &times, &status) == 4)

@@ -217,19 +217,6 @@ static int on_die(struct notifier_block *block, unsigned long event, void *data)
 
 static struct notifier_block die_block = { .notifier_call = on_die };
 
-/* Forgets vCPUs, steps, statuses and the truth. */
-void tdhost_reset(void)
-{
-	unsigned long flags;
-
-	raw_spin_lock_irqsave(&lock, flags);
-	memset(vcpus, 0, sizeof(vcpus));
-	vcpu_count = 0;
-	rule_count = 0;
-	tdhost_truth_clear();
-	raw_spin_unlock_irqrestore(&lock, flags);
-}
-
 int tdhost_add_step(u32 vcpu, const struct tdhost_step *step)
 {
 	unsigned long flags;
@@ -275,9 +262,4 @@ int tdhost_returned(u32 vcpu, u32 reason)
 int tdhost_seamcall_init(void)
 {
 	return register_die_notifier(&die_block);
-}
-
-void tdhost_seamcall_exit(void)
-{
-	unregister_die_notifier(&die_block);
 }

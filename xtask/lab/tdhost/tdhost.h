@@ -12,7 +12,7 @@
 #include <linux/types.h>
 #include <asm/insn.h>
 
-/* vCPUs that are known since the last reset; more are refused by TDH.VP.CREATE. */
+/* vCPUs that are known; more are refused by TDH.VP.CREATE. */
 #define TDHOST_VCPUS 32
 /* Steps that a vCPU can be given. */
 #define TDHOST_STEPS 128
@@ -46,7 +46,6 @@ struct tdhost_step {
 /* truth.c: what happened, in order */
 int tdhost_truth_init(void);
 void tdhost_truth_exit(void);
-void tdhost_truth_clear(void);
 struct dentry;
 void tdhost_truth_files(struct dentry *dir);
 /* Notes an exit of the vCPU's step `id`; its number, from 1 on, or 0 if there is no more room. */
@@ -62,8 +61,6 @@ void tdhost_layout_file(struct dentry *dir);
 
 /* seamcall.c: the TDX module */
 int tdhost_seamcall_init(void);
-void tdhost_seamcall_exit(void);
-void tdhost_reset(void);
 int tdhost_add_step(u32 vcpu, const struct tdhost_step *step);
 /* The `times` next calls of `leaf`, after `skip` that succeed, end with `status`. */
 int tdhost_add_rule(u32 leaf, u32 skip, u32 times, u64 status);

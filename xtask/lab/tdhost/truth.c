@@ -33,13 +33,6 @@ static u32 exit_count, call_count;
 /* Exits, returns and calls that found no room. */
 static u64 dropped;
 
-void tdhost_truth_clear(void)
-{
-	exit_count = 0;
-	call_count = 0;
-	dropped = 0;
-}
-
 u32 tdhost_note_exit(u32 vcpu, u32 id)
 {
 	if (exit_count == TDHOST_EXITS) {

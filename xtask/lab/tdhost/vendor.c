@@ -4,10 +4,8 @@
  * functions and their data kept; only what would touch VMX or the TDX module's loader is done otherwise:
  * looking for their features, and enabling virtualization on a CPU.
  */
-#include <linux/kprobes.h>
-#include <linux/mm.h>
 #include <linux/module.h>
-#include <linux/vmalloc.h>
+#include <linux/slab.h>
 #include <asm/cpufeature.h>
 #include <asm/kvm_host.h>
 #include <asm/tdx.h>
@@ -17,6 +15,7 @@
 #include "tdx.h"
 #include "vmx.h"
 
+#include "reach.h"
 #include "tdhost.h"
 
 /* Private key ids, as firmware would have set them aside. */
@@ -25,37 +24,8 @@
 
 int (*tdhost_decode)(struct insn *insn, const void *at, int length, enum insn_mode mode);
 
-static unsigned long (*lookup)(const char *name);
-
-static void *symbol(const char *name)
-{
-	unsigned long address = lookup(name);
-
-	if (!address)
-		pr_err("the kernel has no symbol %s\n", name);
-	return (void *)address;
-}
-
-/* Writes what may be read-only, through a second mapping of its pages. */
-static int poke(void *address, const void *bytes, size_t length)
-{
-	unsigned int offset = offset_in_page(address);
-	struct page *pages[2];
-	u8 *alias;
-
-	if (!address || length > PAGE_SIZE)
-		return -ENOENT;
-	pages[0] = pfn_to_page(PHYS_PFN(slow_virt_to_phys(address)));
-	pages[1] = pfn_to_page(PHYS_PFN(slow_virt_to_phys(address + length - 1)));
-	alias = vmap(pages, 2, VM_MAP, PAGE_KERNEL);
-	if (!alias)
-		return -ENOMEM;
-	memcpy(alias + offset, bytes, length);
-	vunmap(alias);
-	return 0;
-}
-
-#define POKE(name, type, value) ({ type __value = (value); poke(symbol(name), &__value, sizeof(__value)); })
+#define POKE(name, type, value) \
+	({ type __value = (value); reach_poke(reach_symbol(name), &__value, sizeof(__value)); })
 
 /* What the TDX module would say of itself: nothing that is fixed, 4 pages for a TD and 5 for a vCPU. */
 static int describe_module(void)
@@ -78,7 +48,7 @@ static int describe_module(void)
 	info->td_conf.cpuid_config_values[0][0] = ~0ULL;
 	info->td_conf.cpuid_config_values[0][1] = ~0ULL;
 	/* kvm-intel, which has a pointer of that name, is not loaded yet. */
-	error = poke(symbol("tdx_sysinfo"), info, sizeof(*info));
+	error = reach_poke(reach_symbol("tdx_sysinfo"), info, sizeof(*info));
 	kfree(info);
 	/* Its first member: the module is initialized. */
 	return error ?: POKE("tdx_module_state", bool, true) ?:
@@ -89,14 +59,11 @@ static int describe_module(void)
 /* Before kvm-intel is loaded, whose code is patched by what the CPU can. */
 int tdhost_prepare(void)
 {
-	struct kprobe probe = { .symbol_name = "kallsyms_lookup_name" };
-	int error = register_kprobe(&probe);
+	int error = reach_init();
 
 	if (error)
 		return error;
-	lookup = (void *)probe.addr;
-	unregister_kprobe(&probe);
-	tdhost_decode = symbol("insn_decode");
+	tdhost_decode = reach_symbol("insn_decode");
 	if (!tdhost_decode)
 		return -ENOENT;
 	set_cpu_cap(&boot_cpu_data, X86_FEATURE_TDX_HOST_PLATFORM);
@@ -125,13 +92,13 @@ static void unsetup(void)
 static int setup(void)
 {
 	static const u32 msrs[] = { MSR_SYSCALL_MASK, MSR_LSTAR, MSR_CSTAR, MSR_STAR, MSR_TSC_AUX };
-	int (*add_msr)(u32 msr) = symbol("kvm_add_user_return_msr");
-	void (*set_masks)(bool has_ad_bits) = symbol("kvm_mmu_set_ept_masks");
-	void (*configure)(bool enable, int forced, int max, int huge) = symbol("kvm_configure_mmu");
-	void (*init_caps)(void) = symbol("kvm_initialize_cpu_caps");
-	struct kvm_caps *caps = symbol("kvm_caps");
-	int (*tdx_setup)(void) = symbol("tdx_hardware_setup");
-	bool *enable = symbol("enable_tdx");
+	int (*add_msr)(u32 msr) = reach_symbol("kvm_add_user_return_msr");
+	void (*set_masks)(bool has_ad_bits) = reach_symbol("kvm_mmu_set_ept_masks");
+	void (*configure)(bool enable, int forced, int max, int huge) = reach_symbol("kvm_configure_mmu");
+	void (*init_caps)(void) = reach_symbol("kvm_initialize_cpu_caps");
+	struct kvm_caps *caps = reach_symbol("kvm_caps");
+	int (*tdx_setup)(void) = reach_symbol("tdx_hardware_setup");
+	bool *enable = reach_symbol("enable_tdx");
 	int i, error;
 
 	if (!add_msr || !set_masks || !configure || !init_caps || !caps || !tdx_setup || !enable)
@@ -154,12 +121,12 @@ static int setup(void)
 /* What vt_init() of kvm-intel does, which did not run. */
 int tdhost_start(void)
 {
-	int (*vendor_init)(struct kvm_x86_init_ops *ops) = symbol("kvm_x86_vendor_init");
-	int (*init)(unsigned int size, unsigned int align, struct module *module) = symbol("kvm_init");
-	void (*init_cpu)(int cpu) = symbol("pi_init_cpu");
-	struct kvm_x86_init_ops *init_ops = symbol("vt_init_ops");
-	struct kvm_x86_ops *ops = symbol("vt_x86_ops");
-	struct kvm_caps *caps = symbol("kvm_caps");
+	int (*vendor_init)(struct kvm_x86_init_ops *ops) = reach_symbol("kvm_x86_vendor_init");
+	int (*init)(unsigned int size, unsigned int align, struct module *module) = reach_symbol("kvm_init");
+	void (*init_cpu)(int cpu) = reach_symbol("pi_init_cpu");
+	struct kvm_x86_init_ops *init_ops = reach_symbol("vt_init_ops");
+	struct kvm_x86_ops *ops = reach_symbol("vt_x86_ops");
+	struct kvm_caps *caps = reach_symbol("kvm_caps");
 	int cpu, error;
 
 	if (!vendor_init || !init || !init_cpu || !init_ops || !ops || !caps)

@@ -72,7 +72,7 @@ static int conversions(u64 *memory)
 static int ask_to_accept(phys_addr_t start)
 {
 	static const unsigned long sizes[] = { PAGE_SIZE, LARGE_PAGES * PAGE_SIZE };
-	void (*accept)(phys_addr_t start, unsigned long size) = tdlab_symbol("accept_memory");
+	void (*accept)(phys_addr_t start, unsigned long size) = reach_symbol("accept_memory");
 	int i;
 
 	if (!accept)

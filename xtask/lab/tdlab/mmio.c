@@ -152,7 +152,7 @@ static struct ftrace_ops hook = {
 };
 
 /* Makes accesses to the mapped device page at `va` #VEs. */
-int tdlab_arm(unsigned long va)
+static int arm_page(unsigned long va)
 {
 	struct armed *page = &armed[armed_count];
 	unsigned int level;
@@ -193,17 +193,17 @@ int tdlab_disarm_all(const u64 *args)
 /* `hpet`: from now on the HPET's registers are #VEs, until `disarm`. */
 int tdlab_arm_hpet(const u64 *args)
 {
-	void __iomem **at = tdlab_symbol("hpet_virt_address");
+	void __iomem **at = reach_symbol("hpet_virt_address");
 
 	if (!at || !*at)
 		return -ENODEV;
-	return tdlab_arm((unsigned long)*at);
+	return arm_page((unsigned long)*at);
 }
 
 /* `ioapic`: the same for the first I/O APIC. */
 int tdlab_arm_ioapic(const u64 *args)
 {
-	return tdlab_arm(__fix_to_virt(FIX_IO_APIC_BASE_0));
+	return arm_page(__fix_to_virt(FIX_IO_APIC_BASE_0));
 }
 
 /* `arm <address> <pages>`: the same for a mapping of a device. */
@@ -213,7 +213,7 @@ int tdlab_arm_range(const u64 *args)
 	int error = 0;
 
 	for (page = 0; page < args[1] && !error; page++)
-		error = tdlab_arm(args[0] + page * PAGE_SIZE);
+		error = arm_page(args[0] + page * PAGE_SIZE);
 	return error;
 }
 
@@ -276,10 +276,10 @@ int tdlab_mmio_init(void)
 	struct vm_struct *(*area)(unsigned long size, unsigned long flags);
 	int error;
 
-	area = tdlab_symbol("get_vm_area");
-	handle_ve = tdlab_symbol("exc_virtualization_exception");
-	bad_area = tdlab_symbol("bad_area_nosemaphore");
-	flush_all = tdlab_symbol("flush_tlb_all");
+	area = reach_symbol("get_vm_area");
+	handle_ve = reach_symbol("exc_virtualization_exception");
+	bad_area = reach_symbol("bad_area_nosemaphore");
+	flush_all = reach_symbol("flush_tlb_all");
 	if (!area || !handle_ve || !bad_area || !flush_all)
 		return -ENOENT;
 	device_memory = vzalloc(TDLAB_DEVICE_SIZE);

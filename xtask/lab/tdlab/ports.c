@@ -53,14 +53,14 @@ static int take(struct instruction *it)
 		return -ENOSPC;
 	taken[taken_count] = *it;
 	smp_store_release(&taken_count, taken_count + 1);
-	return tdlab_poke((void *)it->ip, &int3, 1);
+	return reach_poke((void *)it->ip, &int3, 1);
 }
 
 static int take_function(const char *name)
 {
-	unsigned long offset, size, at, start = (unsigned long)tdlab_symbol(name);
+	unsigned long offset, size, at, start = (unsigned long)reach_symbol(name);
 	int (*size_of)(unsigned long, unsigned long *, unsigned long *) =
-		tdlab_symbol("kallsyms_lookup_size_offset");
+		reach_symbol("kallsyms_lookup_size_offset");
 	u8 bytes[MAX_INSN_SIZE];
 	struct instruction it;
 	int length, error = 0;
@@ -86,7 +86,7 @@ int tdlab_arm_ports(const u64 *args)
 	unsigned int i;
 	int error = 0;
 
-	entry = tdlab_symbol("asm_exc_virtualization_exception");
+	entry = reach_symbol("asm_exc_virtualization_exception");
 	if (!entry)
 		return -ENOENT;
 	for (i = 0; i < ARRAY_SIZE(functions) && !error; i++)
@@ -99,7 +99,7 @@ void tdlab_ports_disarm(void)
 	unsigned int i;
 
 	for (i = 0; i < taken_count; i++)
-		tdlab_poke((void *)taken[i].ip, &taken[i].first, 1);
+		reach_poke((void *)taken[i].ip, &taken[i].first, 1);
 	/* The list stays for CPUs that are on their way to the breakpoint. */
 	synchronize_rcu();
 	taken_count = 0;

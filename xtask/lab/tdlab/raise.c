@@ -157,7 +157,7 @@ int tdlab_insn_length(const u8 *bytes, enum tdlab_outcome *mmio, bool *write)
 
 int tdlab_raise_init(void)
 {
-	decode = tdlab_symbol("insn_decode");
+	decode = reach_symbol("insn_decode");
 	return decode ? 0 : -ENOENT;
 }
 

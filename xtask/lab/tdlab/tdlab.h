@@ -11,6 +11,8 @@
 #include <linux/types.h>
 #include <linux/version.h>
 
+#include "reach.h"
+
 /* Names of later kernels. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 16, 0)
 #define rdmsrq_safe rdmsrl_safe
@@ -50,7 +52,6 @@ enum {
 #define QUAL_WRITE 0x182ULL
 /* Exit qualification of port I/O (SDM volume 3, table 28-5). */
 #define QUAL_IO(port, size, in) ((u64)(port) << 16 | (in) << 3 | ((size) - 1))
-#define QUAL_IO_STRING (1 << 4 | 1 << 5)
 
 /* What became of a #VE. */
 enum tdlab_outcome { OUTCOME_OPEN, OUTCOME_HANDLED, OUTCOME_FAILED };
@@ -70,11 +71,9 @@ struct tdlab_ve {
 	u64 seq;
 };
 
-/* kernel.c: symbols that are not exported, and changing what is read-only */
+/* kernel.c: what the kernel believes of itself */
 int tdlab_kernel_init(void);
 void tdlab_kernel_exit(void);
-void *tdlab_symbol(const char *name);
-int tdlab_poke(void *address, const void *bytes, size_t length);
 int tdlab_td_mode(bool on);
 int tdlab_cpu_feature(bool on);
 int tdlab_user_gate(bool on);
@@ -85,8 +84,6 @@ void tdlab_truth_exit(void);
 void tdlab_truth_clear(void);
 u64 tdlab_truth_begin(const struct tdlab_ve *ve);
 void tdlab_truth_end(const struct tdlab_ve *ve, enum tdlab_outcome outcome);
-u64 tdlab_truth_count(void);
-u64 tdlab_truth_unexpected(void);
 void tdlab_count_tdcall(u64 leaf, bool failed);
 void tdlab_count_vmcall(u64 leaf, bool failed);
 void tdlab_note_conversion(u64 start, u64 pages, bool enc, int result);
@@ -174,7 +171,6 @@ int tdlab_mmio_init(void);
 void tdlab_mmio_exit(void);
 void *tdlab_device_va(void);
 int tdlab_mmio_access(u64 gpa, unsigned int size, bool write, u64 *value);
-int tdlab_arm(unsigned long va);
 int tdlab_arm_hpet(const u64 *args);
 int tdlab_arm_ioapic(const u64 *args);
 int tdlab_arm_range(const u64 *args);

@@ -89,16 +89,6 @@ void tdlab_truth_end(const struct tdlab_ve *ve, enum tdlab_outcome outcome)
 		atomic64_inc(&unexpected);
 }
 
-u64 tdlab_truth_count(void)
-{
-	return atomic64_read(&taken);
-}
-
-u64 tdlab_truth_unexpected(void)
-{
-	return atomic64_read(&unexpected);
-}
-
 static int vmcall_index(u64 leaf)
 {
 	if (leaf >= 0x10000 && leaf < 0x10008)
@@ -159,7 +149,7 @@ void tdlab_truth_clear(void)
 
 static void *truth_start(struct seq_file *file, loff_t *at)
 {
-	u64 count = min_t(u64, tdlab_truth_count(), log_entries);
+	u64 count = min_t(u64, atomic64_read(&taken), log_entries);
 
 	return *at < count ? &entries[*at] : NULL;
 }
@@ -221,13 +211,13 @@ static void show_calls(struct seq_file *file, const char *name, u64 leaf, atomic
 
 static int totals_show(struct seq_file *file, void *unused)
 {
-	u64 count = tdlab_truth_count();
+	u64 count = atomic64_read(&taken);
 	int i;
 
 	seq_printf(file, "ve %llu\n", count);
 	seq_printf(file, "handled %llu\n", atomic64_read(&outcomes[OUTCOME_HANDLED]));
 	seq_printf(file, "failed %llu\n", atomic64_read(&outcomes[OUTCOME_FAILED]));
-	seq_printf(file, "unexpected %llu\n", tdlab_truth_unexpected());
+	seq_printf(file, "unexpected %llu\n", atomic64_read(&unexpected));
 	seq_printf(file, "unlogged %llu\n", count > log_entries ? count - log_entries : 0);
 	for (i = 0; i < REASONS; i++)
 		if (atomic64_read(&by_reason[i]))

@@ -21,11 +21,7 @@ mod steps;
 mod trace;
 mod truth;
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
@@ -34,11 +30,11 @@ use super::{
     headers::{Debug, Sources},
     initramfs::{Archive, SCENARIO},
     module::{self, Module},
-    prepare,
-    vm::{Report, Vm},
+    prepare, read,
+    vm::Report,
 };
 
-use crate::{binary, programs, workspace};
+use crate::{programs, workspace};
 
 pub(crate) use self::compare::Way;
 use self::{
@@ -159,23 +155,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// A VM whose files are left in `target/lab/<name>-<release>`.
-fn vm(name: &str, base: &Base, archives: &[&[u8]]) -> Result<Vm> {
-    let name = format!("{name}-{}", base.kernel.release);
-    let mut initramfs = vec![base.archive.clone()];
-    initramfs.extend(archives.iter().map(|archive| archive.to_vec()));
-    Ok(Vm {
-        vmlinuz: base.kernel.vmlinuz.clone(),
-        initramfs,
-        dir: workspace::target().join("lab").join(name),
-        limit: base.limit,
-    })
-}
-
 fn run_steps(args: &Args, base: &Base, files: &[u8], boot: Boot, chosen: &[&Step]) -> Result<()> {
     let sizes = Sizes { storm: args.storm };
-    let vm = vm(boot.name(), base, &[files, &scenario(chosen, sizes)?])?;
-    let report = vm.run_with(boot.devices(), boot.parameters())?;
+    let vm = base.vm(boot.name(), &[files, &scenario(chosen, sizes)?]);
+    let report = vm.run_with(&boot.devices(), boot.parameters())?;
     let dir = vm.dir.display();
     let differ = judge(&report, chosen, sizes, args.way())
         .with_context(|| format!("the files are in {dir}"))?;
@@ -190,7 +173,7 @@ fn run_steps(args: &Args, base: &Base, files: &[u8], boot: Boot, chosen: &[&Step
 fn run_private(base: &Base, files: &[u8]) -> Result<()> {
     let mut archive = Archive::default();
     archive.file(SCENARIO, include_bytes!("guest/private.sh"))?;
-    let vm = vm("guest-private", base, &[files, &archive.finish()?])?;
+    let vm = base.vm("guest-private", &[files, &archive.finish()?]);
     let report = vm.run_to_panic("Unexpected EPT-violation on private memory.")?;
     let truth = truth::read(report.text("truth")?)?;
     if truth.len() as u64 != steps::SHAPES_OF_A_ROUND {
@@ -215,9 +198,6 @@ fn choose(only: &[String]) -> Result<Vec<&'static Step>> {
 
 /// What every boot has: modules, programs, and what is to run around the steps.
 fn files(args: &Args, needs_tdtrace: bool, base: &Base, built: &Path) -> Result<Vec<u8>> {
-    let read = |path: PathBuf| {
-        fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))
-    };
     let mut archive = Archive::default();
     if let Some(around) = args.way().map(Way::around).or_else(|| args.around.clone()) {
         archive.file("lab/around", format!("{around}\n").as_bytes())?;
@@ -226,7 +206,7 @@ fn files(args: &Args, needs_tdtrace: bool, base: &Base, built: &Path) -> Result<
         archive.file("lab/no-btf", b"")?;
     }
     for module in ["tdlab.ko", "tdlab_drv.ko"] {
-        archive.file(&format!("lab/{module}"), &read(built.join(module))?)?;
+        archive.file(&format!("lab/{module}"), &read(&built.join(module))?)?;
     }
     for (list, wanted) in [("quote", "tdx-guest"), ("net", "virtio-net")] {
         let modules = module::closure(&base.kernel, &[wanted])?;
@@ -236,13 +216,9 @@ fn files(args: &Args, needs_tdtrace: bool, base: &Base, built: &Path) -> Result<
         let order: String = modules.iter().map(|module| format!("{}\n", module.name)).collect();
         archive.file(&format!("lab/{list}"), order.as_bytes())?;
     }
-    archive.program("lab/user", &read(built.join("user"))?)?;
-    let tdtrace = match &args.options.tdtrace {
-        None if needs_tdtrace => Some(binary::build()?),
-        tdtrace => tdtrace.clone(),
-    };
-    if let Some(tdtrace) = tdtrace {
-        archive.program("bin/tdtrace", &read(tdtrace)?)?;
+    archive.program("lab/user", &read(&built.join("user"))?)?;
+    if needs_tdtrace || args.options.tdtrace.is_some() {
+        archive.program("bin/tdtrace", &read(&args.options.tdtrace()?)?)?;
     }
     archive.finish()
 }

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 
 use super::{apt::Apt, foreign, kernel::Image};
-use crate::{programs, progress::run};
+use crate::{programs, progress::run, workspace};
 
 /// What a build needs; Debian's kbuild names the compiler that built the kernel.
 pub(super) const NEEDED: &[programs::Program] =
@@ -22,6 +22,9 @@ pub(super) const NEEDED: &[programs::Program] =
 
 /// The suffix of the flavour that the lab's kernels have; all flavours share the rest.
 const FLAVOUR: &str = "-cloud-amd64";
+
+/// Sources that lie beside those of any module when they are built.
+const SHARED: &str = "xtask/lab/shared";
 
 /// What is built from a directory of C sources.
 #[derive(Clone, Debug)]
@@ -77,7 +80,8 @@ fn build_in_tree(
     cache: &Path,
     tree: impl FnOnce() -> Result<Tree>,
 ) -> Result<Built> {
-    let files = read(sources.dir)?;
+    let mut files = read(sources.dir)?;
+    files.extend(read(&workspace::root().join(SHARED))?);
     let mut hash = DefaultHasher::new();
     (&kernel.release, &files).hash(&mut hash);
     let name = format!("{}-{:016x}", kernel.release, hash.finish());

@@ -3,11 +3,11 @@
 //!
 //! [`kernel`] fetches and keeps kernels, [`module`] and [`initramfs`] make what they boot with,
 //! [`vm`] runs one boot and reads its report; a scenario such as [`svm`], [`guest`] or [`tdx_host`]
-//! says what runs in the VM and judges the report; [`verdicts`] boots nothing, it reads a kernel's debug
-//! files. [`headers`] builds modules of our own, [`foreign`] is where that takes another release's
-//! compiler. Kernels, headers, busybox and what was built are kept in the
-//! cache directory, logs in `target/lab`; nothing else on the machine is touched, but for QEMU,
-//! decompressors and compilers, which are installed if they are missing.
+//! says what runs in the VM and judges the report, of which [`hist`] and [`json`] read parts;
+//! [`verdicts`] boots nothing, it reads a kernel's debug files. [`headers`] builds modules of our own,
+//! [`foreign`] is where that takes another release's compiler. Kernels, headers, busybox and what was
+//! built are kept in the cache directory, logs in `target/lab`; nothing else on the machine is
+//! touched, but for QEMU, decompressors and compilers, which are installed if they are missing.
 
 mod all;
 mod apt;
@@ -15,7 +15,9 @@ mod attach;
 mod foreign;
 mod guest;
 mod headers;
+mod hist;
 mod initramfs;
+mod json;
 mod kernel;
 mod module;
 mod reload;
@@ -33,10 +35,11 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use xtask::toolchain::cache_dir;
 
-use self::{apt::Apt, kernel::Series};
+use self::{apt::Apt, kernel::Series, vm::Vm};
 use crate::{
     binary,
     programs::{self, Program},
+    workspace,
 };
 
 /// What every scenario needs; all else comes from packages that are only unpacked.
@@ -90,6 +93,13 @@ pub(crate) struct Options {
     tdtrace: Option<PathBuf>,
 }
 
+impl Options {
+    /// The static tdtrace to run in the VM: the one that was given, or one that is built now.
+    fn tdtrace(&self) -> Result<PathBuf> {
+        self.tdtrace.clone().map_or_else(binary::build, Ok)
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self { kernel: Series::V6_12, timeout: 180, refresh: false, tdtrace: None }
@@ -98,7 +108,7 @@ impl Default for Options {
 
 /// What the lab lacks that it cannot install, as a sentence.
 pub(crate) fn missing() -> Option<String> {
-    [NEEDED, binary::NEEDED, headers::NEEDED].into_iter().find_map(programs::cannot_install)
+    programs::cannot_install(&[NEEDED, binary::NEEDED, headers::NEEDED].concat())
 }
 
 /// Runs the scenario that `args` names.
@@ -108,7 +118,7 @@ pub(crate) fn missing() -> Option<String> {
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.scenario {
         Scenario::Svm(options) => run_svm(options),
-        Scenario::Reload(options) => run_reload(options),
+        Scenario::Reload(options) => reload::run(options),
         Scenario::Verdicts(options) => verdicts::run(options),
         Scenario::Attach(options) => attach::run(options),
         Scenario::Guest(args) => guest::run(args),
@@ -123,14 +133,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// As [`run`].
 pub(crate) fn run_svm(options: &Options) -> Result<()> {
     svm::run(options)
-}
-
-/// Runs the scenario `reload`: tdtrace before KVM and across a reload of its module.
-///
-/// # Errors
-/// As [`run`].
-pub(crate) fn run_reload(options: &Options) -> Result<()> {
-    reload::run(options)
 }
 
 /// Runs the scenario `attach`: programs attached to functions.
@@ -154,6 +156,24 @@ struct Base {
     kernel: kernel::Image,
     archive: Vec<u8>,
     limit: Duration,
+}
+
+impl Base {
+    /// A VM with `archives` behind the base's, whose files are left in `target/lab/<name>-<release>`.
+    fn vm(&self, name: &str, archives: &[&[u8]]) -> Vm {
+        let mut initramfs = vec![self.archive.clone()];
+        initramfs.extend(archives.iter().map(|archive| archive.to_vec()));
+        Vm {
+            vmlinuz: self.kernel.vmlinuz.clone(),
+            initramfs,
+            dir: workspace::target().join("lab").join(format!("{name}-{}", self.kernel.release)),
+            limit: self.limit,
+        }
+    }
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    fs::read(file).with_context(|| format!("{} cannot be read", file.display()))
 }
 
 /// Fetches what is missing and puts the base archive together, with `modules` to be loaded.
@@ -180,7 +200,7 @@ fn busybox(cache: &Path) -> Result<Vec<u8>> {
     for place in ["bin/busybox", "usr/bin/busybox"] {
         let file = dir.join(place);
         if file.exists() {
-            return fs::read(&file).with_context(|| format!("no {}", file.display()));
+            return read(&file);
         }
     }
     bail!("{} holds no busybox; remove it to fetch it again", dir.display())

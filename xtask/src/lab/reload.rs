@@ -3,18 +3,14 @@
 //! What it must have counted of the guests of both loads is known; that kvm itself cannot go while
 //! tdtrace is attached is checked as well.
 
-use std::fs;
-
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::{binary, workspace};
-
 use super::{
-    Base, Options,
+    Options,
     initramfs::{Archive, SCENARIO},
-    prepare,
-    vm::{Report, Vm},
+    prepare, read,
+    vm::Report,
 };
 
 /// Port writes of the guests before and after the reload, as the script asks for them.
@@ -25,28 +21,17 @@ const PORT_WRITES: [u64; 2] = [500, 700];
 /// # Errors
 /// When the VM cannot be prepared or fails, or when a guest was not counted as it should.
 pub(super) fn run(options: &Options) -> Result<()> {
-    let Base { kernel, archive, limit } = prepare(options, &["kvm-amd"])?;
-    let tdtrace = match &options.tdtrace {
-        Some(file) => file.clone(),
-        None => binary::build()?,
-    };
-    let program =
-        fs::read(&tdtrace).with_context(|| format!("{} cannot be read", tdtrace.display()))?;
+    let base = prepare(options, &["kvm-amd"])?;
+    let program = read(&options.tdtrace()?)?;
     let mut scenario = Archive::default();
     scenario.file(SCENARIO, include_bytes!("reload/reload.sh"))?;
     scenario.program("bin/tdtrace", &program)?;
-    let dir = workspace::target().join("lab").join(format!("reload-{}", kernel.release));
-    let vm = Vm {
-        vmlinuz: kernel.vmlinuz,
-        initramfs: vec![archive, scenario.finish()?],
-        dir: dir.clone(),
-        limit,
-    };
+    let vm = base.vm("reload", &[&scenario.finish()?]);
     let report = vm.run()?;
-    judge(&report).with_context(|| format!("the files are in {}", dir.display()))?;
+    judge(&report).with_context(|| format!("the files are in {}", vm.dir.display()))?;
     println!(
         "kernel {}: a guest of each load of kvm_amd counted exactly, kvm pinned while attached; {}",
-        kernel.release,
+        base.kernel.release,
         report.times()
     );
     Ok(())

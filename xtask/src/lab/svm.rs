@@ -12,18 +12,14 @@ mod ring;
 mod times;
 mod trace;
 
-use std::{fs, path::Path};
-
 use anyhow::{Context as _, Result, bail};
 use tdtrace_common::counters::Class;
 
-use crate::{binary, workspace};
-
 use super::{
-    Base, Options,
+    Options,
     initramfs::{Archive, SCENARIO},
-    prepare,
-    vm::{Report, Vm},
+    prepare, read,
+    vm::Report,
 };
 
 use self::{
@@ -98,20 +94,10 @@ const TIMED_GUEST: &str = "--pio 300 --pio-in 200 --mmio-read 200 --cpuid 500 --
 /// # Errors
 /// When the VM cannot be prepared or fails, or when a number differs.
 pub(super) fn run(options: &Options) -> Result<()> {
-    let Base { kernel, archive, limit } = prepare(options, &["kvm-amd"])?;
-    let tdtrace = match &options.tdtrace {
-        Some(file) => file.clone(),
-        None => binary::build()?,
-    };
-    let dir = workspace::target().join("lab").join(format!("svm-{}", kernel.release));
-    let vm = Vm {
-        vmlinuz: kernel.vmlinuz,
-        initramfs: vec![archive, scenario(&tdtrace)?],
-        dir: dir.clone(),
-        limit,
-    };
+    let base = prepare(options, &["kvm-amd"])?;
+    let vm = base.vm("svm", &[&scenario(&read(&options.tdtrace()?)?)?]);
     let report = vm.run()?;
-    let files = || format!("the files are in {}", dir.display());
+    let files = || format!("the files are in {}", vm.dir.display());
     let times = timed(&report).with_context(files)?;
     let (rows, lost) = judge(&report).with_context(files)?;
     let differ = print_times(&times) + print_counts(&rows, &lost);
@@ -151,16 +137,14 @@ fn print_counts(rows: &[Row], lost: &Lost) -> usize {
     rows.iter().filter(|row| !row.agrees(lost)).count() + unaccounted.len()
 }
 
-fn scenario(tdtrace: &Path) -> Result<Vec<u8>> {
-    let program =
-        fs::read(tdtrace).with_context(|| format!("{} cannot be read", tdtrace.display()))?;
+fn scenario(tdtrace: &[u8]) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     archive.file(SCENARIO, include_bytes!("svm/svm.sh"))?;
     archive.file("lab/events", events().as_bytes())?;
     archive.file("lab/guests", guests().as_bytes())?;
     archive.file("lab/timed_guest", TIMED_GUEST.as_bytes())?;
     archive.file("lab/timed", format!("{}\n", trace::EVENTS.join("\n")).as_bytes())?;
-    archive.program("bin/tdtrace", &program)?;
+    archive.program("bin/tdtrace", tdtrace)?;
     archive.finish()
 }
 

@@ -79,9 +79,7 @@ impl Args {
 /// # Errors
 /// When the kernel or the VM cannot be prepared, the VM fails, or a number differs.
 pub(super) fn run(args: &Args) -> Result<()> {
-    programs::ensure(NEEDED)?;
-    programs::ensure(build::NEEDED)?;
-    programs::ensure(binary::NEEDED)?;
+    programs::ensure(&[NEEDED, build::NEEDED, binary::NEEDED].concat())?;
     let cache = cache_dir()?.join("lab");
     let kernel = build::kernel(&cache)?;
     let sources = workspace::root().join("xtask/lab/tdhost");

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde_json::Value;
 
 use super::{Seen, trace};
+use crate::lab::json::{list, number};
 
 /// The file in which the step `bounce` leaves what tracefs counted.
 pub(super) const BOUNCED: &str = "bounced";
@@ -123,15 +124,13 @@ fn equal(what: &str, counted: u64, truth: u64) -> Result<()> {
 
 /// The calls of a report by operation.
 fn read(report: &Value) -> Result<BTreeMap<String, Calls>> {
-    let rows = report["calls"].as_array().ok_or_else(|| anyhow!("the report has no calls"))?;
     let mut calls: BTreeMap<String, Calls> = BTreeMap::new();
-    for row in rows {
-        let number = |name: &str| row[name].as_u64().ok_or_else(|| anyhow!("a call is {row}"));
+    for row in list(report, "calls")? {
         let operation = row["operation"].as_str().ok_or_else(|| anyhow!("a call is {row}"))?;
         let sum = calls.entry(operation.to_owned()).or_default();
-        sum.count += number("count")?;
-        sum.failed += number("failed")?;
-        sum.bytes += number("bytes")?;
+        sum.count += number(row, "count")?;
+        sum.failed += number(row, "failed")?;
+        sum.bytes += number(row, "bytes")?;
     }
     Ok(calls)
 }
@@ -197,7 +196,8 @@ mod tests {
 
     #[test]
     fn bounces_that_were_missed_must_be_said() {
-        let histogram = "{ force:  1 } hitcount:  10  size:  40960\nTotals:\n    Dropped: 0\n";
+        let histogram =
+            "{ force:  1 } hitcount:  10  size:  40960\nTotals:\n    Hits: 10\n    Dropped: 0\n";
         let counted = |count, bytes| Calls { count, bytes, failed: 0 };
         let missed = |count: u64| json!({"lost": {"recursion_misses": {"swiotlb_bounced": count}}});
         bounces(histogram, counted(10, 40960), &missed(0)).unwrap();

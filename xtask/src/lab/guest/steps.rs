@@ -53,31 +53,25 @@ impl Boot {
     }
 
     /// What QEMU is told. The disk has no contents, and the network ends in QEMU.
-    pub(super) fn devices(self) -> &'static [&'static str] {
-        match self {
-            Self::Plain => &[],
-            Self::Devices => &[
-                "-blockdev",
-                "driver=null-co,node-name=disk,size=16777216,read-zeroes=on",
-                "-device",
-                "nvme,serial=lab,drive=disk",
-                "-netdev",
-                "user,id=net,restrict=on",
-                "-device",
-                "virtio-net-pci,netdev=net,romfile=",
-            ],
-            Self::Bounced => &[
-                "-blockdev",
-                "driver=null-co,node-name=disk,size=16777216,read-zeroes=on",
-                "-device",
-                "nvme,serial=lab,drive=disk",
-                "-netdev",
-                "user,id=net,restrict=on",
-                "-device",
-                // Without these it is trusted with addresses of its own.
-                "virtio-net-pci,netdev=net,romfile=,disable-legacy=on,iommu_platform=on",
-            ],
-        }
+    pub(super) fn devices(self) -> Vec<&'static str> {
+        let card = match self {
+            Self::Plain => return Vec::new(),
+            Self::Devices => "virtio-net-pci,netdev=net,romfile=",
+            // Without the last two it is trusted with addresses of its own.
+            Self::Bounced => {
+                "virtio-net-pci,netdev=net,romfile=,disable-legacy=on,iommu_platform=on"
+            }
+        };
+        vec![
+            "-blockdev",
+            "driver=null-co,node-name=disk,size=16777216,read-zeroes=on",
+            "-device",
+            "nvme,serial=lab,drive=disk",
+            "-netdev",
+            "user,id=net,restrict=on",
+            "-device",
+            card,
+        ]
     }
 
     /// Kernel parameters.

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 
 use super::truth::Event;
+use crate::lab::hist::entries;
 
 /// Events of a trace, in its order.
 ///
@@ -54,48 +55,24 @@ fn event(line: &str) -> Option<Event> {
 /// Counts of a histogram with one key.
 ///
 /// # Errors
-/// When a line cannot be read or entries were dropped.
+/// When it is not whole, or has no key.
 pub(super) fn histogram(hist: &str) -> Result<BTreeMap<u64, u64>> {
-    let mut counts = BTreeMap::new();
-    let mut dropped = None;
-    for line in hist.lines().map(str::trim) {
-        if let Some(rest) = line.strip_prefix('{') {
-            let entry = || {
-                let (key, count) = rest.split_once("} hitcount:")?;
-                let (_, key) = key.split_once(':')?;
-                Some((key.trim().parse().ok()?, count.trim().parse().ok()?))
-            };
-            let (key, count) = entry().ok_or_else(|| anyhow!("a histogram has {line:?}"))?;
-            counts.insert(key, count);
-        } else if let Some(count) = line.strip_prefix("Dropped: ") {
-            dropped = Some(count.parse::<u64>().context("a histogram's losses")?);
-        }
-    }
-    if dropped != Some(0) {
-        bail!("a histogram is not complete: dropped {dropped:?}");
-    }
-    Ok(counts)
+    let counts = entries(hist)?.into_iter().map(|entry| {
+        let key = entry.keys.first_key_value().ok_or_else(|| anyhow!("a histogram has no key"))?;
+        Ok((*key.1, entry.hits))
+    });
+    counts.collect()
 }
 
 /// Hits of a histogram, and the sum of its value `name`.
 ///
 /// # Errors
-/// When a line cannot be read or entries were dropped.
+/// When it is not whole, or has no such value.
 pub(super) fn sum(hist: &str, name: &str) -> Result<(u64, u64)> {
-    let (mut hits, mut sum) = (0, 0);
-    for line in hist.lines().filter(|line| line.starts_with('{')) {
-        let entry = || {
-            let (_, values) = line.split_once("} hitcount:")?;
-            let (count, value) = values.split_once(&format!("{name}:"))?;
-            Some((count.trim().parse::<u64>().ok()?, value.trim().parse::<u64>().ok()?))
-        };
-        let (count, value) = entry().ok_or_else(|| anyhow!("a histogram has {line:?}"))?;
-        (hits, sum) = (hits + count, sum + value);
-    }
-    if !hist.lines().any(|line| line.trim() == "Dropped: 0") {
-        bail!("a histogram is not complete");
-    }
-    Ok((hits, sum))
+    entries(hist)?.iter().try_fold((0, 0), |(hits, sum), entry| {
+        let value = entry.values.get(name).ok_or_else(|| anyhow!("a histogram has no {name}"))?;
+        Ok((hits + entry.hits, sum + value))
+    })
 }
 
 /// Hits that the probe `name` missed since the boot.

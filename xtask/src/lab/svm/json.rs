@@ -10,6 +10,7 @@ use tdtrace_common::{
 };
 
 use super::counts::{Item, Lost, Thread, Threads, tracepoint};
+use crate::lab::json::{list, number, numbers};
 
 /// What `tdtrace stat --json` counted.
 #[derive(Debug)]
@@ -175,28 +176,6 @@ fn reason(name: &str) -> Result<u32> {
             None => name.parse().ok(),
         })
         .ok_or_else(|| anyhow!("there is no SVM exit code {name}"))
-}
-
-pub(super) fn list<'a>(value: &'a Value, key: &str) -> Result<&'a [Value]> {
-    let list = value.get(key).and_then(Value::as_array);
-    list.map(Vec::as_slice).ok_or_else(|| anyhow!("there is no list `{key}` in {value}"))
-}
-
-pub(super) fn number(value: &Value, key: &str) -> Result<u64> {
-    let number = value.get(key).and_then(Value::as_u64);
-    number.ok_or_else(|| anyhow!("there is no number `{key}` in {value}"))
-}
-
-pub(super) fn numbers<'a>(value: &'a Value, key: &str) -> Result<Vec<(&'a str, u64)>> {
-    let object = value.get(key).and_then(Value::as_object);
-    object
-        .ok_or_else(|| anyhow!("there is no object `{key}` in {value}"))?
-        .iter()
-        .map(|(name, count)| {
-            let count = count.as_u64().ok_or_else(|| anyhow!("{key}: {name} is no count"))?;
-            Ok((name.as_str(), count))
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -10,10 +10,8 @@ use tdtrace_common::{
     svm,
 };
 
-use super::{
-    json::{list, number, numbers},
-    trace::{EVENTS, Event, Trace},
-};
+use super::trace::{EVENTS, Event, Trace};
+use crate::lab::json::{list, number, numbers};
 
 /// What durations are of: `exit` (a VM exit to the next entry) or `return` (in the VMM), and the reason.
 pub(super) type Class = (&'static str, String);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use serde_json::Value;
 use tdtrace_common::counters::{USERSPACE_EINTR, USERSPACE_OTHER};
 
@@ -11,6 +11,7 @@ use super::{
     steps::{self, Step},
     truth::{Exit, Seamcalls},
 };
+use crate::lab::json::{list, number, numbers};
 
 /// What the VMM says of a KVM_RUN that failed (`vmm.c`).
 const RETURN_EINTR: u64 = 100;
@@ -163,12 +164,12 @@ pub(super) fn told(json: &Value, threads: &BTreeMap<u64, usize>, notes: &[Note])
         for vcpu in list(vm, "vcpus")? {
             let tid = number(vcpu, "tid")?;
             td = threads.get(&tid).copied();
-            for (name, count) in object(vcpu, "exit_reasons")? {
-                let item = Item::Exit { tid, name: name.clone() };
-                add(&mut counts, item, count)?;
+            for (name, count) in numbers(vcpu, "exit_reasons")? {
+                let item = Item::Exit { tid, name: name.to_owned() };
+                add(&mut counts, item, count);
             }
-            for count in object(vcpu, "returns_to_vmm")?.values() {
-                add(&mut counts, Item::Runs { tid }, count)?;
+            for (_, count) in numbers(vcpu, "returns_to_vmm")? {
+                add(&mut counts, Item::Runs { tid }, count);
             }
         }
         let td = td.ok_or_else(|| anyhow!("a VM has vCPUs that nobody made"))?;
@@ -176,7 +177,7 @@ pub(super) fn told(json: &Value, threads: &BTreeMap<u64, usize>, notes: &[Note])
         ensure!(vm["hotspots_omitted"] == 0, "places of TD {td} were left out");
         for row in list(vm, "hotspots")? {
             if let Some(item) = place(td, row)? {
-                add(&mut counts, item, &row["count"])?;
+                add(&mut counts, item, number(row, "count")?);
             }
         }
     }
@@ -283,25 +284,11 @@ pub(super) fn rows(truth: &Counts, told: &Counts) -> Vec<Row> {
     rows.into_iter().map(|(item, (truth, told))| Row { item: item.clone(), truth, told }).collect()
 }
 
-fn add(counts: &mut Counts, item: Item, count: &Value) -> Result<()> {
-    let count = count.as_u64().ok_or_else(|| anyhow!("{count} is no number"))?;
+fn add(counts: &mut Counts, item: Item, count: u64) {
     // KVM_RUN's reasons are all listed, most with 0.
     if count > 0 {
         *counts.entry(item).or_default() += count;
     }
-    Ok(())
-}
-
-fn list<'a>(json: &'a Value, key: &str) -> Result<&'a Vec<Value>> {
-    json[key].as_array().ok_or_else(|| anyhow!("tdtrace's JSON has no list {key}"))
-}
-
-fn object<'a>(json: &'a Value, key: &str) -> Result<&'a serde_json::Map<String, Value>> {
-    json[key].as_object().ok_or_else(|| anyhow!("tdtrace's JSON has no {key}"))
-}
-
-fn number(json: &Value, key: &str) -> Result<u64> {
-    json[key].as_u64().with_context(|| format!("tdtrace's JSON has no number {key}: {json}"))
 }
 
 #[cfg(test)]
