@@ -17,7 +17,7 @@ use tdtrace_common::{
 
 use super::{
     baseline::{self, Baseline},
-    counts::Counts,
+    counts::{Counts, add, sum},
     findings,
     latency::Times,
     ledger::{Ledger, LedgerSample},
@@ -230,7 +230,8 @@ impl Aggregate {
             let (row, total, new) = self.vcpu(vcpu, &of, sample.ended, &mut places);
             counts += row.counts;
             recent += row.recent;
-            exits = (exits.0 + total, exits.1 + new);
+            add(&mut exits.0, total);
+            add(&mut exits.1, new);
             vcpus.push(row);
         }
         vcpus.sort_by_key(|vcpu| vcpu.id);
@@ -299,9 +300,9 @@ impl Aggregate {
         for (place, count) in &sample.hotspots {
             let key = place_order(place);
             let entry = places.entry(key).or_default();
-            entry.0 += count;
+            add(&mut entry.0, *count);
             let old = old.map_or(0, |old| count_at(&old.hotspots, key));
-            entry.1 += count.saturating_sub(old);
+            add(&mut entry.1, count.saturating_sub(old));
         }
         let latency = old.map(|old| Arc::clone(&old.latency));
         let base = self.baseline.as_ref().map_or(&[][..], |base| base.latency_of(sample.key));
@@ -449,9 +450,8 @@ fn count_at(hotspots: &[(Place, u64)], key: (u32, u64, u32)) -> u64 {
 /// `other = class total − Σ places`, where it is not zero.
 fn other(counts: &Counts, hotspots: &[Hotspot]) -> Vec<(Class, u64)> {
     let rest = |class: Class| {
-        let placed: u64 =
-            hotspots.iter().filter(|spot| spot.class == class).map(|spot| spot.tally.total).sum();
-        (class, counts[class].saturating_sub(placed))
+        let placed = hotspots.iter().filter(|spot| spot.class == class);
+        (class, counts[class].saturating_sub(sum(placed.map(|spot| spot.tally.total))))
     };
     Class::ALL
         .into_iter()

@@ -13,6 +13,7 @@ use tdtrace_common::{
 
 use super::{
     aggregate::rate,
+    counts::sum,
     sample::{VcpuSample, VmSample},
     snapshot::{Tally, Vcpu, Vm},
 };
@@ -174,15 +175,13 @@ impl Ledger {
                 ago: now.saturating_sub(region.last_at),
             })
             .collect();
-        regions.sort_by_key(|region| {
-            (Reverse(region.sample.calls.iter().sum::<u64>()), region.sample.gpa)
-        });
+        regions.sort_by_key(|region| (Reverse(sum(region.sample.calls)), region.sample.gpa));
         let bytes = |ledger: &LedgerSample, way| ledger.of(LedgerCount::Bytes, way);
         Self {
             calls: Direction::ALL.map(|way| {
-                let total = vcpus.iter().map(|vcpu| asked(&vcpu.sample, way)).sum();
+                let total = sum(vcpus.iter().map(|vcpu| asked(&vcpu.sample, way)));
                 let old = vcpus.iter().filter_map(|vcpu| vcpu.before.as_deref());
-                tally(total, old.map(|vcpu| asked(vcpu, way)).sum())
+                tally(total, sum(old.map(|vcpu| asked(vcpu, way))))
             }),
             bytes: Direction::ALL.map(|way| tally(bytes(&sample, way), bytes(before, way))),
             mapped: tally(mapped(&sample), mapped(before)),
@@ -205,7 +204,7 @@ impl Ledger {
     /// A number of both directions together.
     #[must_use]
     pub fn both(&self, count: LedgerCount) -> u64 {
-        Direction::ALL.iter().map(|way| self.sample.of(count, *way)).sum()
+        sum(Direction::ALL.map(|way| self.sample.of(count, way)))
     }
 
     /// MapGPA per second, both directions.
@@ -225,7 +224,7 @@ impl Ledger {
     /// How often a region turned from one direction to the other.
     #[must_use]
     pub fn turns(&self) -> u64 {
-        self.regions.iter().map(|region| region.sample.turns).sum()
+        sum(self.regions.iter().map(|region| region.sample.turns))
     }
 
     /// Bytes in the VM's memory slots, if known.
@@ -260,7 +259,7 @@ fn asked(vcpu: &VcpuSample, direction: Direction) -> u64 {
 #[must_use]
 pub fn memory_faults(vm: &Vm, is: impl Fn(bool, u32) -> bool) -> u64 {
     let faults = vm.hotspots.iter().filter(|spot| spot.class == Class::MemoryFault);
-    faults.filter(|spot| is(spot.address != 0, spot.size)).map(|spot| spot.tally.total).sum()
+    sum(faults.filter(|spot| is(spot.address != 0, spot.size)).map(|spot| spot.tally.total))
 }
 
 /// Whether `vm` can have conversions, or has any.

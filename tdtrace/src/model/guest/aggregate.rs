@@ -21,7 +21,10 @@ use super::{
 };
 use crate::{
     decode::{bits::Hex, qualification},
-    model::latency::Histogram,
+    model::{
+        counts::{add, sum},
+        latency::Histogram,
+    },
 };
 
 /// Programs at the end of a #VE; one of them is attached.
@@ -147,7 +150,7 @@ impl GuestAggregate {
             findings: Vec::new(),
             symbols: Arc::clone(&sample.symbols),
             losses: sample.losses.clone(),
-            missed: ENDS.iter().map(|name| sample.losses.missed(name)).sum(),
+            missed: sum(ENDS.iter().map(|name| sample.losses.missed(name))),
             since_reset: None,
         };
         snapshot.findings = findings::evaluate(&snapshot, &self.earlier);
@@ -232,11 +235,6 @@ struct Gathered {
     objects: BTreeMap<Object, u64>,
     timed: u64,
     ns: u64,
-}
-
-/// Adds up. What a recording says may be anything.
-fn add(sum: &mut u64, count: u64) {
-    *sum = sum.saturating_add(count);
 }
 
 /// Places of one instruction are one site, whatever they are about and in whichever context.

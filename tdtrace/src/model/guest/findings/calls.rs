@@ -11,6 +11,7 @@ use super::{
     },
 };
 use crate::model::{
+    counts::sum,
     figure::duration,
     guest::{
         finding::{Finding, Rule, Subject},
@@ -203,8 +204,8 @@ fn bounces(calls: &[Call], earlier: &Earlier, seconds: f64) -> Option<Finding> {
         .map(|call| (call, earlier.calls_since(call)))
         .map(|(call, (count, bytes))| (call, count, bytes))
         .collect();
-    let count: u64 = since.iter().map(|(_, count, _)| count).sum();
-    let bytes: u64 = since.iter().map(|(_, _, bytes)| bytes).sum();
+    let count = sum(since.iter().map(|(_, count, _)| *count));
+    let bytes = sum(since.iter().map(|(_, _, bytes)| *bytes));
     let (buffers, mib) = (count as f64 / seconds, bytes as f64 / seconds / f64::from(1 << 20));
     let limit = if SWIOTLB_BYTES.is_reached(mib) {
         SWIOTLB_BYTES
