@@ -135,6 +135,8 @@ pub struct Ledger {
     pub bytes: [Tally; 2],
     /// Bytes mapped for faults on private memory.
     pub mapped: Tally,
+    /// The same per second of the last interval, which an estimate rests on where rates are mean ones.
+    pub pace: Option<f64>,
     /// Every vCPU was seen from its first KVM_RUN on.
     pub from_start: bool,
     /// Regions, the one with the most conversions first.
@@ -177,6 +179,7 @@ impl Ledger {
             .collect();
         regions.sort_by_key(|region| (Reverse(sum(region.sample.calls)), region.sample.gpa));
         let bytes = |ledger: &LedgerSample, way| ledger.of(LedgerCount::Bytes, way);
+        let mapped = tally(mapped(&sample), mapped(before));
         Self {
             calls: Direction::ALL.map(|way| {
                 let total = sum(vcpus.iter().map(|vcpu| asked(&vcpu.sample, way)));
@@ -184,7 +187,8 @@ impl Ledger {
                 tally(total, sum(old.map(|vcpu| asked(vcpu, way))))
             }),
             bytes: Direction::ALL.map(|way| tally(bytes(&sample, way), bytes(before, way))),
-            mapped: tally(mapped(&sample), mapped(before)),
+            mapped,
+            pace: mapped.rate,
             from_start: !vcpus.is_empty()
                 && vcpus
                     .iter()
@@ -197,8 +201,13 @@ impl Ledger {
 
     /// Nothing happens any more.
     pub fn rest(&mut self) {
-        let tallies = self.calls.iter_mut().chain(&mut self.bytes).chain([&mut self.mapped]);
-        tallies.for_each(|tally| tally.rate = Some(0.0));
+        self.tallies().for_each(|tally| tally.rate = Some(0.0));
+        self.pace = Some(0.0);
+    }
+
+    /// All that have a rate.
+    pub(super) fn tallies(&mut self) -> impl Iterator<Item = &mut Tally> {
+        self.calls.iter_mut().chain(&mut self.bytes).chain([&mut self.mapped])
     }
 
     /// A number of both directions together.
@@ -240,7 +249,7 @@ impl Ledger {
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     pub fn eta(&self) -> Option<f64> {
         let left = self.memory()?.checked_sub(self.mapped.total)?;
-        let pace = self.mapped.rate.filter(|pace| *pace > 0.0 && self.from_start)?;
+        let pace = self.pace.filter(|pace| *pace > 0.0 && self.from_start)?;
         Some(left as f64 / pace)
     }
 }

@@ -457,6 +457,7 @@ impl Snapshot {
         for vm in &mut self.vms {
             mean(&mut vm.exits);
             mean(&mut vm.returns);
+            vm.ledger.tallies().for_each(mean);
             for vcpu in &mut vm.vcpus {
                 mean(&mut vcpu.exits);
                 vcpu.recent = vcpu.counts;
