@@ -54,7 +54,7 @@ const INNER: [&str; 16] = [
 pub struct GuestAggregate {
     before: Option<Before>,
     earlier: Earlier,
-    judged: Judged,
+    pub(super) judged: Judged,
     baseline: Option<GuestBaseline>,
 }
 
@@ -108,6 +108,8 @@ impl GuestAggregate {
             site.verdict =
                 self.judged.of(site, worst.map(|object| (object, site.device.as_deref())));
         }
+        self.judged
+            .keep(|(reason, ip, user)| sites.contains_key(&(*reason, ip.unwrap_or(0), *user)));
         let (mut reasons, mut objects) = (reasons(sample, &sites), objects(sample));
         if let Some(before) = &self.before {
             for (reason, (index, _)) in reasons.iter_mut().zip(&sample.reasons) {
