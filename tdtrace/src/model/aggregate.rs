@@ -5,6 +5,7 @@ use std::{
     array,
     cmp::Reverse,
     collections::{BTreeMap, HashMap, VecDeque},
+    mem,
     sync::Arc,
     time::Duration,
 };
@@ -78,12 +79,13 @@ impl Aggregate {
     }
 
     /// The snapshot of `sample`, with rates since the sample before.
-    pub fn apply(&mut self, sample: Sample) -> Snapshot {
+    pub fn apply(&mut self, mut sample: Sample) -> Snapshot {
         let interval = self.at.map(|at| sample.at.saturating_sub(at));
         self.at = Some(sample.at);
+        // What a reset begins with has none of them.
+        let slow = mem::take(&mut sample.slow);
         let mut last = sample.clone();
         last.vms.retain(|vm| !vm.ended);
-        last.slow.clear();
         self.last = Some(last);
         let since_reset = self.baseline.as_ref().map(|base| sample.at.saturating_sub(base.at()));
         let sample = match &self.baseline {
@@ -108,7 +110,7 @@ impl Aggregate {
         // With the list: the VMs that leave it now are still in it.
         let dropped_vms = self.dropped_vms;
         self.retire(ended);
-        self.slow.take(sample.slower_than, sample.slow, |key| known.get(&key).cloned());
+        self.slow.take(sample.slower_than, slow, |key| known.get(&key).cloned());
         let before = self.seam.replace(Arc::clone(&sample.seam));
         let base = self.baseline.as_ref().map(Baseline::seam);
         let seamcalls = seam::rows(&sample.seam, before.as_deref(), base, interval);
