@@ -266,7 +266,12 @@ impl Aggregate {
             counts,
             recent,
             times: vcpus.iter().filter_map(|vcpu| vcpu.times).reduce(TimeSplit::plus),
-            latency: of.latency(&sample.latency, latency.as_deref().unwrap_or_default(), base),
+            latency: of.latency(
+                &sample.latency,
+                latency.as_deref().unwrap_or_default(),
+                base,
+                interval,
+            ),
             audit: vcpus.iter().filter_map(|vcpu| vcpu.audit).reduce(Audit::plus),
             vcpus,
             hotspots,
@@ -306,8 +311,12 @@ impl Aggregate {
             let old = old.map_or(0, |old| count_at(&old.hotspots, key));
             add(&mut entry.1, count.saturating_sub(old));
         }
-        let latency = old.map(|old| Arc::clone(&old.latency));
+        let latency = old.map_or(&[][..], |old| &old.latency);
         let base = self.baseline.as_ref().map_or(&[][..], |base| base.latency_of(sample.key));
+        // Durations of single vCPUs are delivered of the VM that is looked into. Of one that was not, it
+        // is not known which are of the last interval.
+        let is_new = old.is_some() && latency.is_empty() && base.is_empty();
+        let durations_over = of.interval.filter(|_| !is_new);
         let row = Vcpu {
             vm: of.vm,
             vm_name: Arc::clone(&of.name),
@@ -320,7 +329,7 @@ impl Aggregate {
                 let earlier = old.and_then(|old| old.times).unwrap_or_default();
                 TimeSplit { total, recent: of.interval.map(|_| total.since(&earlier)) }
             }),
-            latency: of.latency(&sample.latency, latency.as_deref().unwrap_or_default(), base),
+            latency: of.latency(&sample.latency, latency, base, durations_over),
             audit,
             isa: of.isa,
             sample: Arc::clone(&sample),
@@ -398,6 +407,7 @@ impl Of {
         samples: &[LatencySample],
         before: &[LatencySample],
         base: &[LatencySample],
+        interval: Option<Duration>,
     ) -> Vec<Latency> {
         let mut rows: Vec<Latency> = samples
             .iter()
@@ -417,9 +427,9 @@ impl Of {
                     class: sample.class,
                     name,
                     halt: is_halt(sample.class, self.isa),
-                    tally: Tally { total, rate: rate(new, self.interval) },
+                    tally: Tally { total, rate: rate(new, interval) },
                     ns: sample.ns,
-                    recent_ns: self.interval.map(recent_ns),
+                    recent_ns: interval.map(recent_ns),
                     max: sample.max,
                     max_is_bound: baseline::is_bound(sample, base),
                     histogram: sample.histogram.clone(),
