@@ -5,6 +5,7 @@ use std::{
     array,
     cmp::Reverse,
     collections::{BTreeMap, HashMap, VecDeque},
+    mem,
     sync::Arc,
     time::Duration,
 };
@@ -17,7 +18,7 @@ use tdtrace_common::{
 
 use super::{
     baseline::{self, Baseline},
-    counts::Counts,
+    counts::{Counts, add, sum},
     findings,
     latency::Times,
     ledger::{Ledger, LedgerSample},
@@ -78,12 +79,13 @@ impl Aggregate {
     }
 
     /// The snapshot of `sample`, with rates since the sample before.
-    pub fn apply(&mut self, sample: Sample) -> Snapshot {
+    pub fn apply(&mut self, mut sample: Sample) -> Snapshot {
         let interval = self.at.map(|at| sample.at.saturating_sub(at));
         self.at = Some(sample.at);
+        // What a reset begins with has none of them.
+        let slow = mem::take(&mut sample.slow);
         let mut last = sample.clone();
         last.vms.retain(|vm| !vm.ended);
-        last.slow.clear();
         self.last = Some(last);
         let since_reset = self.baseline.as_ref().map(|base| sample.at.saturating_sub(base.at()));
         let sample = match &self.baseline {
@@ -108,7 +110,7 @@ impl Aggregate {
         // With the list: the VMs that leave it now are still in it.
         let dropped_vms = self.dropped_vms;
         self.retire(ended);
-        self.slow.take(sample.slower_than, sample.slow, |key| known.get(&key).cloned());
+        self.slow.take(sample.slower_than, slow, |key| known.get(&key).cloned());
         let before = self.seam.replace(Arc::clone(&sample.seam));
         let base = self.baseline.as_ref().map(Baseline::seam);
         let seamcalls = seam::rows(&sample.seam, before.as_deref(), base, interval);
@@ -230,7 +232,8 @@ impl Aggregate {
             let (row, total, new) = self.vcpu(vcpu, &of, sample.ended, &mut places);
             counts += row.counts;
             recent += row.recent;
-            exits = (exits.0 + total, exits.1 + new);
+            add(&mut exits.0, total);
+            add(&mut exits.1, new);
             vcpus.push(row);
         }
         vcpus.sort_by_key(|vcpu| vcpu.id);
@@ -263,7 +266,12 @@ impl Aggregate {
             counts,
             recent,
             times: vcpus.iter().filter_map(|vcpu| vcpu.times).reduce(TimeSplit::plus),
-            latency: of.latency(&sample.latency, latency.as_deref().unwrap_or_default(), base),
+            latency: of.latency(
+                &sample.latency,
+                latency.as_deref().unwrap_or_default(),
+                base,
+                interval,
+            ),
             audit: vcpus.iter().filter_map(|vcpu| vcpu.audit).reduce(Audit::plus),
             vcpus,
             hotspots,
@@ -299,12 +307,16 @@ impl Aggregate {
         for (place, count) in &sample.hotspots {
             let key = place_order(place);
             let entry = places.entry(key).or_default();
-            entry.0 += count;
+            add(&mut entry.0, *count);
             let old = old.map_or(0, |old| count_at(&old.hotspots, key));
-            entry.1 += count.saturating_sub(old);
+            add(&mut entry.1, count.saturating_sub(old));
         }
-        let latency = old.map(|old| Arc::clone(&old.latency));
+        let latency = old.map_or(&[][..], |old| &old.latency);
         let base = self.baseline.as_ref().map_or(&[][..], |base| base.latency_of(sample.key));
+        // Durations of single vCPUs are delivered of the VM that is looked into. Of one that was not, it
+        // is not known which are of the last interval.
+        let is_new = old.is_some() && latency.is_empty() && base.is_empty();
+        let durations_over = of.interval.filter(|_| !is_new);
         let row = Vcpu {
             vm: of.vm,
             vm_name: Arc::clone(&of.name),
@@ -317,7 +329,7 @@ impl Aggregate {
                 let earlier = old.and_then(|old| old.times).unwrap_or_default();
                 TimeSplit { total, recent: of.interval.map(|_| total.since(&earlier)) }
             }),
-            latency: of.latency(&sample.latency, latency.as_deref().unwrap_or_default(), base),
+            latency: of.latency(&sample.latency, latency, base, durations_over),
             audit,
             isa: of.isa,
             sample: Arc::clone(&sample),
@@ -395,6 +407,7 @@ impl Of {
         samples: &[LatencySample],
         before: &[LatencySample],
         base: &[LatencySample],
+        interval: Option<Duration>,
     ) -> Vec<Latency> {
         let mut rows: Vec<Latency> = samples
             .iter()
@@ -414,9 +427,9 @@ impl Of {
                     class: sample.class,
                     name,
                     halt: is_halt(sample.class, self.isa),
-                    tally: Tally { total, rate: rate(new, self.interval) },
+                    tally: Tally { total, rate: rate(new, interval) },
                     ns: sample.ns,
-                    recent_ns: self.interval.map(recent_ns),
+                    recent_ns: interval.map(recent_ns),
                     max: sample.max,
                     max_is_bound: baseline::is_bound(sample, base),
                     histogram: sample.histogram.clone(),
@@ -449,9 +462,8 @@ fn count_at(hotspots: &[(Place, u64)], key: (u32, u64, u32)) -> u64 {
 /// `other = class total − Σ places`, where it is not zero.
 fn other(counts: &Counts, hotspots: &[Hotspot]) -> Vec<(Class, u64)> {
     let rest = |class: Class| {
-        let placed: u64 =
-            hotspots.iter().filter(|spot| spot.class == class).map(|spot| spot.tally.total).sum();
-        (class, counts[class].saturating_sub(placed))
+        let placed = hotspots.iter().filter(|spot| spot.class == class);
+        (class, counts[class].saturating_sub(sum(placed.map(|spot| spot.tally.total))))
     };
     Class::ALL
         .into_iter()

@@ -4,6 +4,16 @@ use std::ops::{AddAssign, Index};
 
 use tdtrace_common::counters::{COUNTS, Class};
 
+/// Adds up. What a recording says may be anything.
+pub(crate) const fn add(sum: &mut u64, count: u64) {
+    *sum = sum.saturating_add(count);
+}
+
+/// All of `counts` together, as [`add`] does.
+pub(crate) fn sum(counts: impl IntoIterator<Item = u64>) -> u64 {
+    counts.into_iter().fold(0, u64::saturating_add)
+}
+
 /// Events by [`Class`] since tdtrace attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts([u64; COUNTS]);
@@ -48,7 +58,7 @@ impl Index<Class> for Counts {
 impl AddAssign for Counts {
     fn add_assign(&mut self, other: Self) {
         for (count, more) in self.0.iter_mut().zip(other.0) {
-            *count += more;
+            add(count, more);
         }
     }
 }

@@ -10,6 +10,7 @@ use tdtrace_common::{
 
 use super::{
     aggregate::rate,
+    counts::{add, sum},
     latency::Histogram,
     places,
     sample::{Isa, place_order},
@@ -178,25 +179,27 @@ fn of_vm(vm: &Vm, scope: Scope, halts: bool, interval: Option<Duration>) -> Vec<
 /// How many of each, without durations.
 fn counted(vm: &Vm, scope: Scope, interval: Option<Duration>) -> Vec<ExitRow> {
     let mut counts: BTreeMap<(Kind, u32), (u64, u64)> = BTreeMap::new();
-    let mut add = |kind, index, total: u64, new: u64| {
+    let mut count = |kind, index, total: u64, new: u64| {
         let entry = counts.entry((kind, index)).or_default();
-        *entry = (entry.0 + total, entry.1 + new);
+        add(&mut entry.0, total);
+        add(&mut entry.1, new);
     };
     for vcpu in scope.vcpus(vm) {
         let (now, before) = (&vcpu.sample, vcpu.before.as_deref());
         for (index, total, new) in reasons_of(vcpu) {
-            add(Kind::Exit, index, total, new);
+            count(Kind::Exit, index, total, new);
         }
         for (index, total, new) in news(&now.userspace, before.map(|old| &*old.userspace)) {
-            add(Kind::Return, index, total, new);
+            count(Kind::Return, index, total, new);
         }
         for (place, total, new) in places_of(vcpu) {
             if class_of(&place) == Some(Class::NestedExit) {
-                add(Kind::Nested, u32::try_from(place.address).unwrap_or(u32::MAX - 1), total, new);
+                let reason = u32::try_from(place.address).unwrap_or(u32::MAX - 1);
+                count(Kind::Nested, reason, total, new);
             }
         }
         for (class, total) in vcpu.counts.iter().filter(|(class, _)| is_event(*class)) {
-            add(Kind::Event, class as u32, total, vcpu.recent[class]);
+            count(Kind::Event, class as u32, total, vcpu.recent[class]);
         }
     }
     let row = |((kind, index), (total, new))| ExitRow {
@@ -209,7 +212,7 @@ fn counted(vm: &Vm, scope: Scope, interval: Option<Duration>) -> Vec<ExitRow> {
         share: None,
         halt: match kind {
             Kind::Exit => is_halt(index, vm.isa),
-            Kind::Return => is_halt(LATENCY_RETURNS + index, vm.isa),
+            Kind::Return => is_halt(LATENCY_RETURNS.saturating_add(index), vm.isa),
             Kind::Nested | Kind::Event => false,
         },
         left_out: false,
@@ -272,7 +275,7 @@ fn name(kind: Kind, index: u32, isa: Isa) -> String {
 fn share(rows: &mut [ExitRow], kind: Kind) {
     let counts = |row: &ExitRow| row.kind == kind && !row.left_out;
     let time = |row: &ExitRow| row.latency.as_ref().map_or(0, Latency::total_ns);
-    let total: u64 = rows.iter().filter(|row| counts(row)).map(time).sum();
+    let total = sum(rows.iter().filter(|row| counts(row)).map(time));
     for row in rows.iter_mut().filter(|row| total > 0 && counts(row)) {
         row.share = row.latency.as_ref().map(|latency| latency.total_ns() as f64 / total as f64);
     }
@@ -295,7 +298,7 @@ fn together(
     all.recent_ns = first.recent_ns.map(|_| [0; PARTS]);
     for part in &parts {
         all.histogram += &part.histogram;
-        all.tally.total += part.tally.total;
+        add(&mut all.tally.total, part.tally.total);
         all.tally.rate = all.tally.rate.map(|rate| rate + part.tally.rate.unwrap_or(0.0));
         if part.max > all.max {
             (all.max, all.max_is_bound) = (part.max, part.max_is_bound);

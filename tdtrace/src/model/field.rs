@@ -325,7 +325,7 @@ fn percent(times: Option<TimeSplit>, isa: Isa, share: Share) -> Value {
     let ns = match share {
         Share::Guest if !software => recent.guest,
         Share::Kernel if !software => recent.part(Part::Kernel),
-        Share::KvmRun if software => recent.guest + recent.part(Part::Kernel),
+        Share::KvmRun if software => recent.guest.saturating_add(recent.part(Part::Kernel)),
         Share::Part(part) => recent.part(part),
         _ => return Value::None,
     };

@@ -9,6 +9,7 @@ use tdtrace_common::td::TdExit;
 
 use super::{
     aggregate::rate,
+    counts::add,
     exits,
     finding::{Finding, Rule},
     snapshot::{Tally, Vcpu, Vm, is_halt},
@@ -55,7 +56,8 @@ impl<'a> Counted<'a> {
         let mut reasons: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
         for (index, total, new) in vm.vcpus.iter().flat_map(exits::reasons_of) {
             let sum = reasons.entry(index).or_default();
-            *sum = (sum.0.saturating_add(total), sum.1.saturating_add(new));
+            add(&mut sum.0, total);
+            add(&mut sum.1, new);
         }
         Self { vm, interval, reasons }
     }
@@ -64,22 +66,28 @@ impl<'a> Counted<'a> {
     fn exits(&self, kinds: &[TdExit]) -> Tally {
         let index = |kind: &TdExit| u32::try_from(kind.reason_index()).ok();
         let found = kinds.iter().filter_map(index).filter_map(|index| self.reasons.get(&index));
-        self.tally(found.fold((0, 0), |sum, add| (sum.0 + add.0, sum.1 + add.1)))
+        self.tally(found.copied())
     }
 
     /// All halts.
     fn halts(&self) -> Tally {
         let halts = self.reasons.iter().filter(|(index, _)| is_halt(**index, self.vm.isa));
-        self.tally(halts.fold((0, 0), |sum, (_, add)| (sum.0 + add.0, sum.1 + add.1)))
+        self.tally(halts.map(|(_, counts)| *counts))
     }
 
     /// Halts of one vCPU.
     fn halts_of(&self, vcpu: &Vcpu) -> Tally {
         let halts = exits::reasons_of(vcpu).filter(|(index, ..)| is_halt(*index, self.vm.isa));
-        self.tally(halts.fold((0, 0), |sum, (_, total, new)| (sum.0 + total, sum.1 + new)))
+        self.tally(halts.map(|(_, total, new)| (total, new)))
     }
 
-    fn tally(&self, (total, new): (u64, u64)) -> Tally {
+    /// Totals and those of the last interval, all together.
+    fn tally(&self, counts: impl Iterator<Item = (u64, u64)>) -> Tally {
+        let (mut total, mut new) = (0, 0);
+        for count in counts {
+            add(&mut total, count.0);
+            add(&mut new, count.1);
+        }
         Tally { total, rate: rate(new, self.interval) }
     }
 

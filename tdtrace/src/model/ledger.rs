@@ -13,6 +13,7 @@ use tdtrace_common::{
 
 use super::{
     aggregate::rate,
+    counts::sum,
     sample::{VcpuSample, VmSample},
     snapshot::{Tally, Vcpu, Vm},
 };
@@ -134,6 +135,8 @@ pub struct Ledger {
     pub bytes: [Tally; 2],
     /// Bytes mapped for faults on private memory.
     pub mapped: Tally,
+    /// The same per second of the last interval, which an estimate rests on where rates are mean ones.
+    pub pace: Option<f64>,
     /// Every vCPU was seen from its first KVM_RUN on.
     pub from_start: bool,
     /// Regions, the one with the most conversions first.
@@ -174,18 +177,18 @@ impl Ledger {
                 ago: now.saturating_sub(region.last_at),
             })
             .collect();
-        regions.sort_by_key(|region| {
-            (Reverse(region.sample.calls.iter().sum::<u64>()), region.sample.gpa)
-        });
+        regions.sort_by_key(|region| (Reverse(sum(region.sample.calls)), region.sample.gpa));
         let bytes = |ledger: &LedgerSample, way| ledger.of(LedgerCount::Bytes, way);
+        let mapped = tally(mapped(&sample), mapped(before));
         Self {
             calls: Direction::ALL.map(|way| {
-                let total = vcpus.iter().map(|vcpu| asked(&vcpu.sample, way)).sum();
+                let total = sum(vcpus.iter().map(|vcpu| asked(&vcpu.sample, way)));
                 let old = vcpus.iter().filter_map(|vcpu| vcpu.before.as_deref());
-                tally(total, old.map(|vcpu| asked(vcpu, way)).sum())
+                tally(total, sum(old.map(|vcpu| asked(vcpu, way))))
             }),
             bytes: Direction::ALL.map(|way| tally(bytes(&sample, way), bytes(before, way))),
-            mapped: tally(mapped(&sample), mapped(before)),
+            mapped,
+            pace: mapped.rate,
             from_start: !vcpus.is_empty()
                 && vcpus
                     .iter()
@@ -198,14 +201,19 @@ impl Ledger {
 
     /// Nothing happens any more.
     pub fn rest(&mut self) {
-        let tallies = self.calls.iter_mut().chain(&mut self.bytes).chain([&mut self.mapped]);
-        tallies.for_each(|tally| tally.rate = Some(0.0));
+        self.tallies().for_each(|tally| tally.rate = Some(0.0));
+        self.pace = Some(0.0);
+    }
+
+    /// All that have a rate.
+    pub(super) fn tallies(&mut self) -> impl Iterator<Item = &mut Tally> {
+        self.calls.iter_mut().chain(&mut self.bytes).chain([&mut self.mapped])
     }
 
     /// A number of both directions together.
     #[must_use]
     pub fn both(&self, count: LedgerCount) -> u64 {
-        Direction::ALL.iter().map(|way| self.sample.of(count, *way)).sum()
+        sum(Direction::ALL.map(|way| self.sample.of(count, way)))
     }
 
     /// MapGPA per second, both directions.
@@ -225,7 +233,7 @@ impl Ledger {
     /// How often a region turned from one direction to the other.
     #[must_use]
     pub fn turns(&self) -> u64 {
-        self.regions.iter().map(|region| region.sample.turns).sum()
+        sum(self.regions.iter().map(|region| region.sample.turns))
     }
 
     /// Bytes in the VM's memory slots, if known.
@@ -241,7 +249,7 @@ impl Ledger {
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     pub fn eta(&self) -> Option<f64> {
         let left = self.memory()?.checked_sub(self.mapped.total)?;
-        let pace = self.mapped.rate.filter(|pace| *pace > 0.0 && self.from_start)?;
+        let pace = self.pace.filter(|pace| *pace > 0.0 && self.from_start)?;
         Some(left as f64 / pace)
     }
 }
@@ -260,7 +268,7 @@ fn asked(vcpu: &VcpuSample, direction: Direction) -> u64 {
 #[must_use]
 pub fn memory_faults(vm: &Vm, is: impl Fn(bool, u32) -> bool) -> u64 {
     let faults = vm.hotspots.iter().filter(|spot| spot.class == Class::MemoryFault);
-    faults.filter(|spot| is(spot.address != 0, spot.size)).map(|spot| spot.tally.total).sum()
+    sum(faults.filter(|spot| is(spot.address != 0, spot.size)).map(|spot| spot.tally.total))
 }
 
 /// Whether `vm` can have conversions, or has any.

@@ -37,8 +37,8 @@ impl PoisonSample {
     #[must_use]
     pub fn since(&self, base: &Self) -> Self {
         let earlier = |key: &PoisonKey| {
-            let found = base.pages.iter().find(|(other, _)| other == key);
-            found.map_or(0, |(_, count)| *count)
+            let found = base.pages.binary_search_by_key(key, |(key, _)| *key);
+            found.map_or(0, |at| base.pages[at].1)
         };
         let since = self.pages.iter().map(|(key, n)| (*key, n.saturating_sub(earlier(key))));
         Self {

@@ -8,7 +8,7 @@ use tdtrace_common::{
 };
 
 use super::{
-    counts::Counts,
+    counts::{self, Counts},
     latency::{Histogram, Times},
     ledger::LedgerSample,
     poison::PoisonSample,
@@ -181,26 +181,26 @@ impl Losses {
     pub fn add(&mut self, other: &Self) {
         for (loss, class, count) in &other.causes {
             match self.causes.iter_mut().find(|(l, c, _)| l == loss && c == class) {
-                Some((.., known)) => *known += count,
+                Some((.., known)) => counts::add(known, *count),
                 None => self.causes.push((*loss, *class, *count)),
             }
         }
         for (name, count) in &other.misses {
             match self.misses.iter_mut().find(|(known, _)| known == name) {
-                Some((_, known)) => *known += count,
+                Some((_, known)) => counts::add(known, *count),
                 None => self.misses.push((name.clone(), *count)),
             }
         }
         for (class, count) in &other.outside {
             match self.outside.iter_mut().find(|(known, _)| known == class) {
-                Some((_, known)) => *known += count,
+                Some((_, known)) => counts::add(known, *count),
                 None => self.outside.push((*class, *count)),
             }
         }
-        self.hotspots += other.hotspots;
-        self.unpaired += other.unpaired;
-        self.durations += other.durations;
-        self.slow += other.slow;
+        counts::add(&mut self.hotspots, other.hotspots);
+        counts::add(&mut self.unpaired, other.unpaired);
+        counts::add(&mut self.durations, other.durations);
+        counts::add(&mut self.slow, other.slow);
     }
 }
 

@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use tdtrace_common::counters::Class;
 
 use super::{
+    counts::{add, sum},
     sample::Sample,
     snapshot::{Hotspot, Vcpu},
 };
@@ -105,19 +106,19 @@ pub fn mark(hotspots: &mut [Hotspot], vcpus: &[Vcpu], seen: Seen) {
         .filter(|spot| spot.class == Class::MmioReadUnsatisfied)
         .map(|spot| ((spot.address, spot.size), spot.tally.total))
         .collect();
-    let total = |class| vcpus.iter().map(|vcpu| vcpu.counts[class]).sum::<u64>();
+    let total = |class| sum(vcpus.iter().map(|vcpu| vcpu.counts[class]));
     let mut returns: HashMap<u32, u64> = HashMap::new();
     for (index, count) in vcpus.iter().flat_map(|vcpu| &vcpu.sample.userspace) {
-        *returns.entry(*index).or_default() += count;
+        add(returns.entry(*index).or_default(), *count);
     }
     let proof = Proof {
         seen,
         td: total(Class::TdAnswer) > 0,
-        incomplete: unsatisfied.values().sum::<u64>() < total(Class::MmioReadUnsatisfied),
+        incomplete: sum(unsatisfied.values().copied()) < total(Class::MmioReadUnsatisfied),
         unsatisfied,
         in_flight: IN_FLIGHT * vcpus.len() as u64,
         returns,
-        pio: total(Class::PioIn) + total(Class::PioOut),
+        pio: total(Class::PioIn).saturating_add(total(Class::PioOut)),
     };
     for spot in hotspots {
         spot.served = proof.of(spot);

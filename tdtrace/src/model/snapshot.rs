@@ -15,7 +15,7 @@ use tdtrace_common::{
 };
 
 use super::{
-    counts::Counts,
+    counts::{self, Counts},
     finding::Finding,
     findings,
     latency::{Histogram, Times},
@@ -89,16 +89,19 @@ impl Audit {
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self {
-            kvm_exits: self.kvm_exits + other.kvm_exits,
+            kvm_exits: self.kvm_exits.saturating_add(other.kvm_exits),
             seen_exits: match (self.seen_exits, other.seen_exits) {
                 (None, None) => None,
                 // One that fires no kvm_exit has nothing to be held against.
-                (one, two) => Some(one.unwrap_or(self.kvm_exits) + two.unwrap_or(other.kvm_exits)),
+                (one, two) => {
+                    let two = two.unwrap_or(other.kvm_exits);
+                    Some(one.unwrap_or(self.kvm_exits).saturating_add(two))
+                }
             },
-            kvm_runs: self.kvm_runs + other.kvm_runs,
-            seen_runs: self.seen_runs + other.seen_runs,
-            kvm_hypercalls: self.kvm_hypercalls + other.kvm_hypercalls,
-            seen_hypercalls: self.seen_hypercalls + other.seen_hypercalls,
+            kvm_runs: self.kvm_runs.saturating_add(other.kvm_runs),
+            seen_runs: self.seen_runs.saturating_add(other.seen_runs),
+            kvm_hypercalls: self.kvm_hypercalls.saturating_add(other.kvm_hypercalls),
+            seen_hypercalls: self.seen_hypercalls.saturating_add(other.seen_hypercalls),
         }
     }
 }
@@ -151,7 +154,7 @@ impl Vcpu {
 fn named(counts: &[(u32, u64)], name: impl Fn(u32) -> String) -> BTreeMap<String, u64> {
     let mut named = BTreeMap::new();
     for (index, count) in counts {
-        *named.entry(name(*index)).or_default() += count;
+        counts::add(named.entry(name(*index)).or_default(), *count);
     }
     named
 }
@@ -241,7 +244,7 @@ impl Latency {
     /// All nanoseconds together.
     #[must_use]
     pub fn total_ns(&self) -> u64 {
-        self.ns.iter().sum()
+        counts::sum(self.ns)
     }
 
     /// Nanoseconds of `part`.
@@ -379,7 +382,7 @@ impl Vm {
 fn sum(maps: impl Iterator<Item = BTreeMap<String, u64>>) -> BTreeMap<String, u64> {
     let mut total = BTreeMap::new();
     for (name, count) in maps.flatten() {
-        *total.entry(name).or_default() += count;
+        counts::add(total.entry(name).or_default(), count);
     }
     total
 }
@@ -454,6 +457,7 @@ impl Snapshot {
         for vm in &mut self.vms {
             mean(&mut vm.exits);
             mean(&mut vm.returns);
+            vm.ledger.tallies().for_each(mean);
             for vcpu in &mut vm.vcpus {
                 mean(&mut vcpu.exits);
                 vcpu.recent = vcpu.counts;
@@ -504,7 +508,8 @@ pub fn reason_name(index: u32, isa: Isa) -> String {
         _ if index == REASON_OTHER as u32 => return "other".to_owned(),
         _ if index == REASON_UNDEFINED as u32 => (vmx::UNDEFINED, vmx::exit_reason(vmx::UNDEFINED)),
         _ if isa == Isa::Svm && index >= high => {
-            (0x400 + index - high, svm::exit_code(0x400 + index - high))
+            let code = (index - high).saturating_add(0x400);
+            (code, svm::exit_code(code))
         }
         _ if isa == Isa::Svm => (index, svm::exit_code(index)),
         _ => (index, vmx::exit_reason(index)),

@@ -1,10 +1,9 @@
 //! A guest's snapshot as text and JSON, and its events as lines of JSON. Pure.
 
-use std::fmt::Write as _;
-
 use serde_json::{Map, Value, json};
 use tdtrace_common::guest::VeEvent;
 
+use super::hex;
 use crate::{
     decode::bits::Hex,
     model::guest::{
@@ -149,14 +148,6 @@ fn stack_json(stack: &[(u64, Option<std::sync::Arc<str>>)]) -> Vec<Value> {
         .iter()
         .map(|(ip, name)| name.as_deref().map_or_else(|| json!(Hex(*ip)), |name| json!(name)))
         .collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// The snapshot for people: at most `limit` rows of each table.

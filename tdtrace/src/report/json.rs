@@ -11,7 +11,7 @@ use tdtrace_common::{
 
 use super::{Show, conversions, findings::findings_json, poison, seam, slow, text::kept_places};
 use crate::model::{
-    counts::Counts,
+    counts::{Counts, add},
     exits::{self, ExitRow, Kind, Scope},
     field::{HOTSPOT_FIELDS, VM_FIELDS, to_json as row_to_json},
     filter::keeps,
@@ -147,7 +147,7 @@ fn vm_json(snapshot: &Snapshot, vm: &Vm, show: Show<'_>) -> Option<Value> {
 fn named(rows: &[ExitRow], kind: Kind) -> Value {
     let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
     for row in rows.iter().filter(|row| row.kind == kind) {
-        *counts.entry(&row.reason).or_default() += row.tally.total;
+        add(counts.entry(&row.reason).or_default(), row.tally.total);
     }
     json!(counts)
 }

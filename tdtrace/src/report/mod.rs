@@ -16,6 +16,8 @@ pub use json::to_json;
 pub use table::{Cells, table};
 pub use text::header;
 
+use std::fmt::Write as _;
+
 use crate::model::{filter::Filter, snapshot::Snapshot};
 
 /// What of a snapshot is printed.
@@ -36,6 +38,15 @@ pub fn to_text(snapshot: &Snapshot, show: Show<'_>) -> String {
 /// `text` without what could steer a terminal: a recording's names may be anybody's.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect()
+}
+
+/// Instruction bytes as digits.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 #[cfg(test)]

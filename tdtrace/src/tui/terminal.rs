@@ -137,7 +137,8 @@ impl<S: Side> Screen<S> {
         }
         let Some(action) = keymap::action(key, S::Views::SIDE) else { return Ok(()) };
         self.state.apply(action, &self.rows);
-        if std::mem::take(&mut self.state.reset) {
+        // Detached, nothing is counted from now on, and what was counted stays.
+        if std::mem::take(&mut self.state.reset) && !self.detached {
             self.snapshot = self.side.reset()?;
         }
         if self.state.detached != self.detached {
@@ -248,6 +249,8 @@ mod tests {
         let mut screen = screen(&mut source);
         press(&mut screen, KeyCode::Char('D'));
         assert!(screen.detached && screen.snapshot.is_some());
+        press(&mut screen, KeyCode::Char('z'));
+        assert_eq!(screen.snapshot.as_ref().unwrap().since_reset, None);
         press(&mut screen, KeyCode::Char('D'));
         assert!(!screen.detached && screen.snapshot.is_none());
         assert_eq!(source.1, [false, true]);

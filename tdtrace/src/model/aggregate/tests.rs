@@ -348,3 +348,25 @@ fn a_reset_forgets_vms_that_ended_and_keeps_the_numbers_of_the_others() {
     let next = aggregate.apply(sample(3_000, vec![vm(1, 1), vm(0, 2)], vec![]));
     assert_eq!(ids(&next), [2, 3]);
 }
+
+#[test]
+fn durations_of_a_vcpu_that_is_looked_into_have_a_rate_from_the_second_sample_on() {
+    let samples = crate::model::testing::samples();
+    let latency = |sample: &Sample| Arc::clone(&sample.vms[0].latency);
+    let mut aggregate = Aggregate::new();
+    let mut of = |sample: &Sample, asked: bool| {
+        let mut sample = sample.clone();
+        let durations = latency(&sample);
+        let vcpu = Arc::make_mut(&mut sample.vcpus[0]);
+        vcpu.latency = if asked { durations } else { Arc::default() };
+        let snapshot = aggregate.apply(sample);
+        let row = snapshot.vms[0].vcpus[0].latency.iter().find(|row| row.class == 32);
+        row.map(|row| (row.tally.rate, row.recent_ns.is_some()))
+    };
+    assert_eq!(of(&samples[0], false), None);
+    assert_eq!(of(&samples[1], true), Some((None, false)));
+    let count =
+        |sample| latency(sample).iter().find(|row| row.class == 32).unwrap().histogram.count();
+    let new = count(&samples[2]) - count(&samples[1]);
+    assert_eq!(of(&samples[2], true), Some((Some(new as f64), true)));
+}

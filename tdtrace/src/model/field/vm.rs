@@ -11,6 +11,7 @@ use super::{
     text, total,
 };
 use crate::model::{
+    counts::sum,
     figure, ledger,
     snapshot::{Span, Vm},
 };
@@ -23,17 +24,22 @@ impl Row for Vm {
     }
 }
 
+/// Events of `classes` together.
+fn of<const N: usize>(vm: &Vm, classes: [Class; N]) -> u64 {
+    sum(classes.map(|class| vm.counts[class]))
+}
+
 fn pio(vm: &Vm) -> u64 {
-    vm.counts[Class::PioIn] + vm.counts[Class::PioOut]
+    of(vm, [Class::PioIn, Class::PioOut])
 }
 
 /// Accesses, not events: a read that the VMM serves is two events and one access.
 fn mmio(vm: &Vm) -> u64 {
-    vm.counts[Class::MmioRead] + vm.counts[Class::MmioWrite] + vm.counts[Class::FastMmio]
+    of(vm, [Class::MmioRead, Class::MmioWrite, Class::FastMmio])
 }
 
 fn msr(vm: &Vm) -> u64 {
-    vm.counts[Class::MsrRead] + vm.counts[Class::MsrWrite]
+    of(vm, [Class::MsrRead, Class::MsrWrite])
 }
 
 fn percentile(vm: &Vm, span: Span, halts: bool, fraction: f64) -> Value {

@@ -8,6 +8,7 @@ use super::{
     trouble::together,
 };
 use crate::model::{
+    counts::sum,
     finding::{Finding, Rule},
     limit::{Limit, per_second},
     snapshot::Hotspot,
@@ -66,7 +67,7 @@ fn fw_cfg(counted: &Counted<'_>) -> Option<Finding> {
 fn evidence(counted: &Counted<'_>, classes: &[Class], first: String, limit: Limit) -> Vec<String> {
     let mut evidence = vec![first, limit.sentence()];
     let other = counted.vm.other.iter().filter(|(class, _)| classes.contains(class));
-    let other: u64 = other.map(|(_, count)| *count).sum();
+    let other = sum(other.map(|(_, count)| *count));
     if other > 0 {
         evidence
             .push(format!("{other} accesses of this kind found no place and may be more of it."));

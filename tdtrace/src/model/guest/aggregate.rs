@@ -21,7 +21,10 @@ use super::{
 };
 use crate::{
     decode::{bits::Hex, qualification},
-    model::latency::Histogram,
+    model::{
+        counts::{add, sum},
+        latency::Histogram,
+    },
 };
 
 /// Programs at the end of a #VE; one of them is attached.
@@ -51,7 +54,7 @@ const INNER: [&str; 16] = [
 pub struct GuestAggregate {
     before: Option<Before>,
     earlier: Earlier,
-    judged: Judged,
+    pub(super) judged: Judged,
     baseline: Option<GuestBaseline>,
 }
 
@@ -105,6 +108,8 @@ impl GuestAggregate {
             site.verdict =
                 self.judged.of(site, worst.map(|object| (object, site.device.as_deref())));
         }
+        self.judged
+            .keep(|(reason, ip, user)| sites.contains_key(&(*reason, ip.unwrap_or(0), *user)));
         let (mut reasons, mut objects) = (reasons(sample, &sites), objects(sample));
         if let Some(before) = &self.before {
             for (reason, (index, _)) in reasons.iter_mut().zip(&sample.reasons) {
@@ -147,7 +152,7 @@ impl GuestAggregate {
             findings: Vec::new(),
             symbols: Arc::clone(&sample.symbols),
             losses: sample.losses.clone(),
-            missed: ENDS.iter().map(|name| sample.losses.missed(name)).sum(),
+            missed: sum(ENDS.iter().map(|name| sample.losses.missed(name))),
             since_reset: None,
         };
         snapshot.findings = findings::evaluate(&snapshot, &self.earlier);
@@ -232,11 +237,6 @@ struct Gathered {
     objects: BTreeMap<Object, u64>,
     timed: u64,
     ns: u64,
-}
-
-/// Adds up. What a recording says may be anything.
-fn add(sum: &mut u64, count: u64) {
-    *sum = sum.saturating_add(count);
 }
 
 /// Places of one instruction are one site, whatever they are about and in whichever context.

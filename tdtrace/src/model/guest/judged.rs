@@ -31,7 +31,7 @@ impl Made {
 /// Reason, address, and whether it is a process's.
 type Key = (u32, Option<u64>, bool);
 
-/// Verdicts made so far.
+/// Verdicts on the sites of the last sample.
 #[derive(Debug, Default)]
 pub(super) struct Judged {
     verdicts: HashMap<Key, (Made, Arc<Verdict>)>,
@@ -60,6 +60,11 @@ impl Judged {
         let made = Made { target, code: site.code.clone(), bytes: site.bytes.clone() };
         self.verdicts.insert(key, (made, Arc::clone(&verdict)));
         Some(verdict)
+    }
+
+    /// Forgets verdicts on sites that are no more: a recording may have others in each sample.
+    pub(super) fn keep(&mut self, is_there: impl Fn(&Key) -> bool) {
+        self.verdicts.retain(|key, _| is_there(key));
     }
 }
 
@@ -92,4 +97,26 @@ fn memory(worst: Option<(Object, Option<&Device>)>) -> Target {
     };
     let ram = sharing != Sharing::Private && device.is_some_and(|device| device.ram);
     Target::Memory { gla: None, sharing, ram }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::model::guest::{aggregate::GuestAggregate, sample::GuestSample, testing};
+
+    #[test]
+    fn verdicts_are_kept_only_of_sites_that_there_are() {
+        let mut sample = testing::sample(20, 1);
+        let mut aggregate = GuestAggregate::new();
+        let judged = |aggregate: &GuestAggregate| aggregate.judged.verdicts.len();
+        let verdicts = |aggregate: &mut GuestAggregate, sample: &GuestSample| {
+            aggregate.apply(sample).sites.iter().filter(|site| site.verdict.is_some()).count()
+        };
+        let before = verdicts(&mut aggregate, &sample);
+        assert!(before > 0 && judged(&aggregate) == before);
+        for (key, _) in &mut sample.places {
+            key.ip ^= 1 << 20;
+        }
+        assert_eq!(verdicts(&mut aggregate, &sample), before);
+        assert_eq!(judged(&aggregate), before);
+    }
 }

@@ -1,6 +1,7 @@
 //! Differences, balances and estimates.
 
 use super::*;
+use crate::model::testing::{after, samples};
 
 fn region(gpa: u64, calls: [u64; 2], turns: u64) -> RegionSample {
     let bytes = calls.map(|calls| calls * KIB_4);
@@ -9,7 +10,8 @@ fn region(gpa: u64, calls: [u64; 2], turns: u64) -> RegionSample {
 
 fn ledger(mapped: u64, rate: Option<f64>) -> Ledger {
     let sample = LedgerSample { memory_pages: 1024, ..LedgerSample::default() };
-    Ledger { sample, mapped: Tally { total: mapped, rate }, from_start: true, ..Ledger::default() }
+    let mapped = Tally { total: mapped, rate };
+    Ledger { sample, mapped, pace: rate, from_start: true, ..Ledger::default() }
 }
 
 #[test]
@@ -54,4 +56,22 @@ fn there_is_an_estimate_only_where_size_pace_and_beginning_are_known() {
     assert_eq!(ledger(5 << 20, Some(1.0)).eta(), None);
     assert_eq!(Ledger { from_start: false, ..ledger(0, Some(1.0)) }.eta(), None);
     assert_eq!(Ledger { sample: LedgerSample::default(), ..ledger(0, Some(1.0)) }.eta(), None);
+}
+
+#[test]
+fn mean_rates_are_those_of_conversions_too_and_an_estimate_keeps_its_pace() {
+    let mut samples = samples();
+    for vcpu in samples.iter_mut().flat_map(|sample| &mut sample.vcpus) {
+        Arc::make_mut(vcpu).kvm.as_mut().unwrap().0.exits = 0;
+    }
+    let last = after(samples);
+    let mean = last.clone().with_mean_rates();
+    let (last, mean) = (&last.vms[1].ledger, &mean.vms[1].ledger);
+    let tallies = mean.calls.iter().chain(&mean.bytes).chain([&mean.mapped]);
+    for tally in tallies {
+        assert_eq!(tally.rate, Some(tally.total as f64 / 8.0));
+    }
+    assert_ne!(mean.mapped.rate, last.mapped.rate);
+    assert!(last.eta().is_some());
+    assert_eq!(mean.eta(), last.eta());
 }

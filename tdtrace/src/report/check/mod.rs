@@ -11,8 +11,7 @@ pub use junit::to_junit;
 pub use sarif::to_sarif;
 pub use text::{rules, to_text};
 
-use std::fmt::Write as _;
-
+use super::hex;
 use crate::{check::outcome::Outcome, source::owner::is_invisible};
 
 /// Characters of one text from a guest that are printed at most: names, evidence, reasons.
@@ -27,15 +26,6 @@ fn plain(text: &str) -> String {
         shown.push('…');
     }
     shown
-}
-
-/// Instruction bytes as digits.
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// What somebody has to know beside the findings: each is a sentence.

@@ -66,7 +66,7 @@ fn legend(times: &Times, software: bool) -> String {
     let mut named = figure::SPLIT;
     if software {
         // Both look the same from outside; the bar shows them with the cell of the kernel.
-        shares = [0, shares[0] + shares[1], shares[2], shares[3], shares[4]];
+        shares = [0, shares[0].saturating_add(shares[1]), shares[2], shares[3], shares[4]];
         named[1].1 = "in KVM_RUN";
     }
     let skip = usize::from(software);

@@ -12,6 +12,8 @@ mod sites;
 mod tests;
 mod unseen;
 
+use std::sync::Arc;
+
 use ratatui::{
     Frame,
     layout::Rect,
@@ -185,6 +187,16 @@ fn style(site: &Site, theme: &Theme) -> Style {
         (_, Some(verdict)) if verdict.kind != Kind::Undecided => theme.dim,
         _ => Style::new(),
     }
+}
+
+/// A stack on one line, the innermost frame first; `None` if it is not known.
+fn frames(stack: &[(u64, Option<Arc<str>>)]) -> Option<String> {
+    let frame = |(ip, name): &(u64, Option<Arc<str>>)| match name {
+        Some(name) => name.to_string(),
+        None => format!("{ip:#x}"),
+    };
+    let frames: Vec<String> = stack.iter().map(frame).collect();
+    (!frames.is_empty()).then(|| frames.join(" ← "))
 }
 
 /// There are no rows: says why.

@@ -5,6 +5,7 @@ use tdtrace_common::latency::{BUCKETS, bucket, bucket_start};
 
 use crate::{
     model::{
+        counts::sum,
         field::thousands,
         figure::{EIGHTHS, duration},
         latency::Histogram,
@@ -45,7 +46,7 @@ impl Bars {
         let counts = (0..columns)
             .map(|column| {
                 let from = first + column * buckets;
-                (from..from + buckets).map(|index| histogram.get(index)).sum()
+                sum((from..from + buckets).map(|index| histogram.get(index)))
             })
             .collect();
         Some(Self { first, buckets, counts, cells: (width / columns).clamp(1, COLUMN) })

@@ -3,16 +3,24 @@
 use std::sync::Arc;
 
 use ratatui::{Terminal, backend::TestBackend, style::Color};
-use tdtrace_common::td::TdExit;
+use tdtrace_common::{
+    counters::{COUNTS, Class, KvmStat, Loss, USERSPACE_OTHER},
+    latency::{BUCKETS, PARTS},
+    ledger::LEDGER_COUNTS,
+    td::TdExit,
+};
 
 use super::*;
 use crate::{
     model::{
         aggregate::Aggregate,
+        counts::Counts,
+        latency::{Histogram, Times},
         ledger::LedgerSample,
-        sample::{Sample, VcpuSample},
-        testing::{after, on_tdx_host, samples, snapshot, software, vcpu},
+        sample::{LatencySample, Losses, Sample, VcpuSample, place_order},
+        testing::{after, on_tdx_host, place, samples, snapshot, software, vcpu},
     },
+    report,
     tui::{
         keymap::{Action, Edit},
         state::{Help, Views as _},
@@ -364,5 +372,96 @@ fn no_size_panics_with_seamcalls() {
         let mut state = state(View::Seamcalls);
         state.apply(Action::Bottom, &Rows::default());
         screen(Some(&snapshot), &state, width, height);
+    }
+}
+
+/// `sample` with every count as large as a recording can say.
+fn huge(mut sample: Sample) -> Sample {
+    const MAX: u64 = u64::MAX;
+    let durations = |latency: &[LatencySample]| {
+        let huge = |row: &LatencySample| {
+            let mut histogram = Histogram::default();
+            (0..BUCKETS).for_each(|bucket| histogram.add(bucket, MAX));
+            LatencySample { class: row.class, ns: [MAX; PARTS], max: MAX, histogram }
+        };
+        latency.iter().map(huge).collect::<Arc<[LatencySample]>>()
+    };
+    let latency = durations(&sample.vms[0].latency);
+    for vm in &mut sample.vms {
+        vm.latency = Arc::clone(&latency);
+        vm.ledger.counts = [MAX; LEDGER_COUNTS];
+        vm.ledger.memory_pages = MAX;
+        for region in &mut vm.ledger.regions {
+            (region.calls, region.bytes, region.turns) = ([MAX; 2], [MAX; 2], MAX);
+        }
+    }
+    let kinds = TdExit::ALL.iter().map(|kind| (kind.reason_index() as u32, MAX));
+    let reasons: Vec<(u32, u64)> = kinds.chain([(12, MAX), (u32::MAX, MAX)]).collect();
+    let places = Class::ALL.map(|class| (place(class, 6, 4), MAX));
+    for vcpu in &mut sample.vcpus {
+        let vcpu = Arc::make_mut(vcpu);
+        vcpu.counts = Counts::new([MAX; COUNTS]);
+        vcpu.reasons.clone_from(&reasons);
+        vcpu.userspace = vec![(2, MAX), (6, MAX), (USERSPACE_OTHER as u32, MAX), (u32::MAX, MAX)];
+        vcpu.hotspots = places.to_vec();
+        vcpu.hotspots.extend([(place(Class::MemoryFault, 1, 133), MAX)]);
+        vcpu.hotspots.sort_by_key(|(place, _)| place_order(place));
+        let last = KvmStat {
+            exits: MAX,
+            fpu_reload: MAX,
+            hypercalls: MAX,
+            seen_exits: MAX,
+            seen_runs: MAX,
+            seen_hypercalls: MAX,
+            ..KvmStat::default()
+        };
+        vcpu.kvm = Some((KvmStat::default(), last));
+        vcpu.times = Some(Times { guest: MAX, parts: [MAX; PARTS] });
+        vcpu.latency = Arc::clone(&latency);
+    }
+    let losses = Losses {
+        causes: vec![(Loss::Unattributed, Class::UserspaceExit, MAX)],
+        misses: vec![("kvm_exit".to_owned(), MAX)],
+        hotspots: MAX,
+        unpaired: MAX,
+        durations: MAX,
+        slow: MAX,
+        outside: vec![(Class::HostInterrupt, MAX)],
+    };
+    sample.losses = losses.clone();
+    sample.losses.add(&losses);
+    for function in &mut Arc::make_mut(&mut sample.seam).functions {
+        (function.calls, function.missed, function.ns, function.max) = (MAX, MAX, MAX, MAX);
+        (function.retried, function.kick_ns, function.unpaired) = (MAX, MAX, MAX);
+        (0..BUCKETS).for_each(|bucket| function.histogram.add(bucket, MAX));
+    }
+    sample.slow.iter_mut().for_each(|slow| slow.ns = [MAX; PARTS]);
+    sample
+}
+
+#[test]
+fn counts_as_large_as_a_recording_can_say_panic_nowhere() {
+    for make in [huge, |sample| huge(software(sample))] {
+        let mut samples = on_tdx_host();
+        samples.truncate(3);
+        samples[2].vms[1].ended = true;
+        let mut aggregate = Aggregate::new();
+        let mut snapshots = Vec::new();
+        for sample in samples {
+            snapshots.push(aggregate.apply(make(sample)));
+        }
+        snapshots.push(snapshots[1].clone().with_mean_rates());
+        snapshots.push(aggregate.reset().unwrap());
+        for snapshot in &snapshots {
+            let show = report::Show { hotspots: 99, filter: None };
+            assert!(!report::to_text(snapshot, show).is_empty());
+            assert!(report::to_json(snapshot, show).is_object());
+            for view in View::ALL {
+                for scope in [Scope::All, Scope::Vm(1), Scope::Vcpu(1, 1), Scope::Vm(2)] {
+                    let state = State { scope, halts: true, ..state(view) };
+                    screen(Some(snapshot), &state, 200, 60);
+                }
+            }
+        }
     }
 }

@@ -11,6 +11,7 @@ use super::{
     },
 };
 use crate::model::{
+    counts::sum,
     figure::duration,
     guest::{
         finding::{Finding, Rule, Subject},
@@ -130,9 +131,15 @@ fn slow_quote((index, call): Numbered<'_>) -> Option<Finding> {
     if !QUOTE_TIME.is_reached(longest as f64 / 1e9) {
         return None;
     }
-    let mean = call.mean_ns.map_or_else(|| "not known".to_owned(), duration);
-    let first =
-        format!("The longest of {} took {}, the mean is {mean}.", call.count, duration(longest));
+    let (count, took) = (call.count, duration(longest));
+    let first = match call.mean_ns {
+        // Since a reset, the longest may be no more than known not to be shorter.
+        Some(mean) if longest <= mean => format!("{count} took {took} on average."),
+        Some(mean) => {
+            format!("The longest of {count} took {took}, the mean is {}.", duration(mean))
+        }
+        None => format!("The longest of {count} took {took}, the mean is not known."),
+    };
     // How many of them were slow is not counted: one is certain.
     Some(finding(Rule::SlowQuote, index, 1, vec![first, QUOTE_TIME.sentence()]))
 }
@@ -152,7 +159,8 @@ fn slow_conversion((index, call): Numbered<'_>) -> Option<Finding> {
         first.push_str(&format!(", {:.1} ms for 2 MiB", each / 1e6));
     }
     let mut evidence = vec![first + "."];
-    evidence.extend(call.max_ns.map(|max| format!("The longest took {}.", duration(max))));
+    let longest = call.max_ns.filter(|longest| *longest > mean);
+    evidence.extend(longest.map(|longest| format!("The longest took {}.", duration(longest))));
     evidence.push(MAP_GPA_TIME.sentence());
     Some(finding(Rule::SlowConversion, index, call.count, evidence))
 }
@@ -203,8 +211,8 @@ fn bounces(calls: &[Call], earlier: &Earlier, seconds: f64) -> Option<Finding> {
         .map(|call| (call, earlier.calls_since(call)))
         .map(|(call, (count, bytes))| (call, count, bytes))
         .collect();
-    let count: u64 = since.iter().map(|(_, count, _)| count).sum();
-    let bytes: u64 = since.iter().map(|(_, _, bytes)| bytes).sum();
+    let count = sum(since.iter().map(|(_, count, _)| *count));
+    let bytes = sum(since.iter().map(|(_, _, bytes)| *bytes));
     let (buffers, mib) = (count as f64 / seconds, bytes as f64 / seconds / f64::from(1 << 20));
     let limit = if SWIOTLB_BYTES.is_reached(mib) {
         SWIOTLB_BYTES

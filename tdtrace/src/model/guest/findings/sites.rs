@@ -7,6 +7,7 @@ use super::{
 use crate::{
     decode::insn::{MmioForm, Verdict as Decoded},
     model::{
+        counts::sum,
         figure::duration,
         guest::{
             finding::Rule,
@@ -86,8 +87,8 @@ fn verdict(site: &Site) -> impl Iterator<Item = String> {
 fn objects(site: &Site, wanted: impl Fn(&Object) -> bool) -> Option<(Object, u64)> {
     let found = || site.objects.iter().filter(|(object, _)| wanted(object));
     let most = found().max_by_key(|(_, count)| *count)?;
-    let sum = found().map(|(_, count)| *count).sum::<u64>();
-    Some((most.0, sum.min(foreign(site))))
+    let all = sum(found().map(|(_, count)| *count));
+    Some((most.0, all.min(foreign(site))))
 }
 
 fn memory(site: &Site) -> Option<Broken> {

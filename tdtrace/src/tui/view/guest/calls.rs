@@ -3,7 +3,7 @@
 use ratatui::{Frame, layout::Rect, style::Style, text::Line};
 use tdtrace_common::guest::Operation;
 
-use super::{Shown, below, nothing};
+use super::{Shown, below, frames, nothing};
 use crate::{
     model::{field::pick, guest::snapshot::Call},
     tui::{
@@ -61,14 +61,9 @@ const fn meaning(operation: Operation) -> &'static str {
 }
 
 fn stack(call: &Call, width: usize) -> Vec<Line<'static>> {
-    let frame = |(ip, name): &(u64, Option<std::sync::Arc<str>>)| match name {
-        Some(name) => name.to_string(),
-        None => format!("{ip:#x}"),
-    };
-    let frames: Vec<String> = call.stack.iter().map(frame).collect();
-    let text = match frames.as_slice() {
-        [] => "its stack is not known".to_owned(),
-        frames => format!("stack {}", frames.join(" ← ")),
+    let text = match frames(&call.stack) {
+        Some(frames) => format!("stack {frames}"),
+        None => "its stack is not known".to_owned(),
     };
     wrap(&text, width.saturating_sub(2))
         .into_iter()

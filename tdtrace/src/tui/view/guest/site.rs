@@ -8,7 +8,7 @@ use ratatui::{
     widgets::Paragraph,
 };
 
-use super::{Shown, opened, style};
+use super::{Shown, frames, opened, style};
 use crate::{
     model::{
         field::{Value, thousands},
@@ -48,7 +48,7 @@ pub(super) fn lines(site: &Site, width: usize, theme: &Theme) -> Vec<Line<'stati
     text.part("where", &[contexts(site)], Style::new());
     let process = format!("{} (process {}, thread {})", site.comm, site.pid, site.tid);
     text.part("first by", &[process], Style::new());
-    text.part("stack", &stack(site), Style::new());
+    text.part("stack", frames(&site.stack).as_slice(), Style::new());
     text.lines
 }
 
@@ -165,13 +165,4 @@ fn code(site: &Site) -> Vec<String> {
 fn contexts(site: &Site) -> String {
     let context = |(name, count): &(&str, u64)| format!("{name} {}×", thousands(*count));
     site.contexts.iter().map(context).collect::<Vec<_>>().join(", ")
-}
-
-fn stack(site: &Site) -> Vec<String> {
-    let frame = |(ip, name): &(u64, Option<std::sync::Arc<str>>)| match name {
-        Some(name) => name.to_string(),
-        None => format!("{ip:#x}"),
-    };
-    let frames: Vec<String> = site.stack.iter().map(frame).collect();
-    if frames.is_empty() { Vec::new() } else { vec![frames.join(" ← ")] }
 }

@@ -1,3 +1,5 @@
+use tdtrace_common::guest::{CallKey, CallValue};
+
 use super::*;
 
 /// The rules that `calls` break within one second, with counts and the index of the subject.
@@ -111,4 +113,36 @@ fn bounces_are_heavy_by_bytes_or_by_number_all_callers_together() {
     assert_eq!(broken(vec![bounce("nvme", 10, 256 * mib - 1)]), []);
     assert_eq!(broken(vec![bounce("net", 50_000, mib)]).len(), 1);
     assert_eq!(broken(vec![bounce("net", 49_999, mib)]), []);
+}
+
+#[test]
+fn after_a_reset_the_mean_is_not_passed_off_as_the_longest() {
+    use crate::model::guest::{aggregate::GuestAggregate, sample::GuestSample};
+    let sample = |seconds, timed: u64, operation: Operation| {
+        let key = CallKey { stack: -1, operation: operation as u32 };
+        let value = CallValue {
+            count: timed,
+            timed,
+            ns: timed * 4_000_000_000,
+            max_ns: 9_000_000_000,
+            ..CallValue::default()
+        };
+        let at = Duration::from_secs(seconds);
+        GuestSample { at, calls: vec![(key, value)], ..GuestSample::default() }
+    };
+    for (operation, rule) in
+        [(Operation::Report, Rule::SlowQuote), (Operation::MapShared, Rule::SlowConversion)]
+    {
+        let mut aggregate = GuestAggregate::new();
+        let said = |snapshot: &GuestSnapshot| {
+            let finding = snapshot.findings.iter().find(|finding| finding.rule == rule).unwrap();
+            finding.evidence.join(" ")
+        };
+        let before = said(&aggregate.apply(&sample(1, 3, operation)));
+        assert!(before.contains("longest") && before.contains("9.0 s"), "{before}");
+        aggregate.reset(&sample(1, 3, operation));
+        let since = said(&aggregate.apply(&sample(2, 5, operation)));
+        assert!(since.contains("2 ") && since.contains("4.0 s"), "{since}");
+        assert!(!since.contains("longest"), "{since}");
+    }
 }
