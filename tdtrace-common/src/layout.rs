@@ -1,15 +1,11 @@
 //! Where the programs find fields in kernel structures.
 //!
-//! The user side resolves every offset from BTF (vmlinux and the split BTF of the kvm modules) and
-//! passes them in one read-only global. No offset stands in the source; a field that BTF does not
-//! have is [`ABSENT`], and what needs it is off.
+//! The user side resolves every offset from BTF (vmlinux and the split BTF of the kvm modules) and puts
+//! it into the instructions, see [`crate::constant`]; those of a guest it passes in a read-only global. No
+//! offset stands in the source; a field that BTF does not have is [`ABSENT`], and what needs it is off.
 
 /// The offset of a field that the running kernel does not have.
 pub const ABSENT: u32 = u32::MAX;
-
-/// The number of a helper that no kernel has, "tdtr" in ASCII. The programs call it where they mean
-/// `bpf_rdonly_cast`, and the user side puts that function in its place.
-pub const CAST: i32 = 0x7464_7472;
 
 /// One field of [`KernelLayout`]: what it is called here and where BTF has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 
 #![no_std]
 
+pub mod constant;
 pub mod counters;
 pub mod guest;
 pub mod kvm;

@@ -7,10 +7,10 @@
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_get_smp_processor_id, bpf_ktime_get_ns,
 };
-use tdtrace_common::{layout::ABSENT, synthetic::SyntheticCpu};
+use tdtrace_common::synthetic::SyntheticCpu;
 
 use crate::{
-    kernel::offset,
+    kernel::{ABSENT, offset},
     maps::{SYNTHETIC_CPUS, is_synthetic},
 };
 
@@ -70,7 +70,7 @@ pub(crate) fn thread() -> u64 {
 /// A word of the current `task_struct`. The verifier knows the pointer's type, so that the field is
 /// loaded without a call: the offset is its constant, and it checks that a word is there.
 #[inline(always)]
-fn task_word(offset: u32) -> u64 {
+fn task_word(offset: u64) -> u64 {
     // SAFETY: as said above.
     unsafe {
         let task = bpf_get_current_task_btf().cast::<u8>();
@@ -106,5 +106,5 @@ pub(crate) fn running_vcpu() -> Option<u64> {
     if link == 0 {
         return None;
     }
-    Some(link.wrapping_sub(u64::from(link_offset)))
+    Some(link.wrapping_sub(link_offset))
 }

@@ -8,29 +8,39 @@ use aya_ebpf::{
     helpers::{bpf_get_current_task, bpf_probe_read_kernel, generated},
 };
 use tdtrace_common::{
+    constant::CAST,
     counters::{KvmStat, REASON_OTHER, VM_BUGGED, VM_DEAD, svm_reason_index, vmx_reason_index},
-    layout::{ABSENT, CAST},
     vmx,
 };
 
 use crate::maps::is_direct;
 
-/// The offset in `LAYOUT.$field`, as the verifier's constant.
+/// The offset in field `$field` of the layout. A full register, so that no upper half has to be cleared
+/// before it is added to an address.
 macro_rules! offset {
-    ($field:ident) => {{
-        // SAFETY: a plain static; volatile, because the user side overrides its value at load.
-        unsafe { core::ptr::read_volatile(&raw const $crate::maps::LAYOUT.$field) }
-    }};
+    ($field:ident) => {
+        $crate::maps::constant::<
+            {
+                tdtrace_common::constant::of_field(core::mem::offset_of!(
+                    tdtrace_common::layout::KernelLayout,
+                    $field
+                ))
+            },
+        >()
+    };
 }
 pub(crate) use offset;
 
+/// [`tdtrace_common::layout::ABSENT`] as an instruction has it, with its sign extended.
+pub(crate) const ABSENT: u64 = u64::MAX;
+
 /// Reads a `T` at `base + offset`; `None` when the kernel has no such field or the address is bad.
 #[inline(always)]
-pub(crate) fn read<T: Copy>(base: u64, offset: u32) -> Option<T> {
+pub(crate) fn read<T: Copy>(base: u64, offset: u64) -> Option<T> {
     if offset == ABSENT {
         return None;
     }
-    let address = base.wrapping_add(u64::from(offset)) as *const T;
+    let address = base.wrapping_add(offset) as *const T;
     // SAFETY: the call checks the address and fails on a bad one.
     unsafe { bpf_probe_read_kernel(address) }.ok()
 }
@@ -61,7 +71,7 @@ fn cast(address: u64) -> *const u8 {
 /// kernel hands it to the tracepoint or holds it; `None` when the kernel has no such field. Where that is
 /// allowed it is a load, which takes a tenth of the time of [`read`], and 0 if the address is bad after all.
 #[inline(always)]
-pub(crate) fn load<T: Copy>(base: u64, offset: u32) -> Option<T> {
+pub(crate) fn load<T: Copy>(base: u64, offset: u64) -> Option<T> {
     if !is_direct() {
         return read(base, offset);
     }
@@ -75,8 +85,8 @@ pub(crate) fn load<T: Copy>(base: u64, offset: u32) -> Option<T> {
 
 /// Reads a `T` at `base + offset` into `room`, for a `T` that is too large to be handed on by value.
 #[inline(always)]
-pub(crate) fn read_into<T: Copy>(base: u64, offset: u32, room: &mut MaybeUninit<T>) -> Option<&T> {
-    let address = base.wrapping_add(u64::from(offset)) as *const c_void;
+pub(crate) fn read_into<T: Copy>(base: u64, offset: u64, room: &mut MaybeUninit<T>) -> Option<&T> {
+    let address = base.wrapping_add(offset) as *const c_void;
     // SAFETY: the call checks the address, fails on a bad one and writes as much as a `T` is long.
     let result = unsafe {
         generated::bpf_probe_read_kernel(room.as_mut_ptr().cast(), size_of::<T>() as u32, address)
@@ -138,7 +148,7 @@ pub(crate) fn read_kvm_stat(vcpu: u64, stat: &mut KvmStat) {
 }
 
 #[inline(always)]
-fn take_kvm_stat(stat: &mut KvmStat, counter: impl Fn(u32) -> u64) {
+fn take_kvm_stat(stat: &mut KvmStat, counter: impl Fn(u64) -> u64) {
     stat.exits = counter(offset!(stat_exits));
     stat.fpu_reload = counter(offset!(stat_fpu_reload));
     stat.io_exits = counter(offset!(stat_io_exits));
@@ -183,5 +193,5 @@ fn vmx_reason(vcpu: u64) -> Option<u32> {
     if vt == ABSENT {
         return load(vcpu, offset!(vmx_exit_reason));
     }
-    load(vcpu.wrapping_add(u64::from(vt)), offset!(vt_exit_reason))
+    load(vcpu.wrapping_add(vt), offset!(vt_exit_reason))
 }

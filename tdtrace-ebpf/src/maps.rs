@@ -1,7 +1,7 @@
 //! The maps and the read-only globals. Maps whose size depends on the machine have one entry here; a
 //! load that uses them says how many.
 
-use core::{cell::UnsafeCell, ptr::NonNull};
+use core::{arch::asm, cell::UnsafeCell, ptr::NonNull};
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_NOEXIST},
@@ -11,73 +11,69 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, Queue, RingBuf},
 };
 use tdtrace_common::{
+    constant::Switch,
     counters::{
         COUNTS, Class, CpuMemo, HotspotKey, HotspotValue, KvmObject, Loss, MEMOS, VcpuSlot, VmEntry,
     },
     latency::LatencyRow,
-    layout::KernelLayout,
     ledger::VmLedger,
     synthetic::{SyntheticCpu, SyntheticPage},
     td::TdWindow,
 };
 
-/// Whether the programs take the time; without, the verifier removes what does.
-#[unsafe(no_mangle)]
-static TIMED: u8 = 1;
-
 /// Durations of more nanoseconds than that are sent one by one; 0: none.
 #[unsafe(no_mangle)]
 static SLOWER_THAN: u64 = 0;
 
-/// Whether this load is for synthetic TDs.
-#[unsafe(no_mangle)]
-static SYNTHETIC: u8 = 0;
-
-/// Whether the kernel lets programs load from its memory without a call; see `kernel::load`.
-#[unsafe(no_mangle)]
-static DIRECT: u8 = 0;
-
-/// Offsets of the running kernel.
-#[unsafe(no_mangle)]
-pub(crate) static LAYOUT: KernelLayout = KernelLayout::EMPTY;
-
-/// Whether to log through aya-log; the verifier removes the code when it is 0.
-#[unsafe(no_mangle)]
-static DEBUG: u8 = 0;
+/// The constant that `NUMBER` stands for. The user side puts it into this instruction; the compiler knows
+/// nothing of it, and the verifier removes what it makes unreachable.
+#[inline(always)]
+pub(crate) fn constant<const NUMBER: i32>() -> u64 {
+    let value: u64;
+    // SAFETY: sets a register and nothing else.
+    unsafe {
+        asm!(
+            "{value} = {number}",
+            value = out(reg) value,
+            number = const NUMBER,
+            options(pure, nomem, nostack),
+        );
+    }
+    value
+}
 
 /// Whether `--debug-ebpf` was given.
 #[inline(always)]
 pub(crate) fn debug() -> bool {
-    // SAFETY: a plain static; volatile, because the user side overrides its value at load.
-    unsafe { core::ptr::read_volatile(&raw const DEBUG) != 0 }
+    constant::<{ Switch::Debug.number() }>() != 0
 }
 
 /// Whether durations are wanted.
 #[inline(always)]
 pub(crate) fn is_timed() -> bool {
-    // SAFETY: as above.
-    unsafe { core::ptr::read_volatile(&raw const TIMED) != 0 }
+    constant::<{ Switch::Timed.number() }>() != 0
 }
 
 /// Whether programs may load from the kernel's memory directly.
 #[inline(always)]
 pub(crate) fn is_direct() -> bool {
-    // SAFETY: as above.
-    unsafe { core::ptr::read_volatile(&raw const DIRECT) != 0 }
-}
-
-/// Above how many nanoseconds a duration is sent; 0: none.
-#[inline(always)]
-pub(crate) fn slower_than() -> u64 {
-    // SAFETY: as above.
-    unsafe { core::ptr::read_volatile(&raw const SLOWER_THAN) }
+    constant::<{ Switch::Direct.number() }>() != 0
 }
 
 /// Whether clock, thread and vCPU come from [`SYNTHETIC_CPUS`].
 #[inline(always)]
 pub(crate) fn is_synthetic() -> bool {
-    // SAFETY: as above.
-    unsafe { core::ptr::read_volatile(&raw const SYNTHETIC) != 0 }
+    constant::<{ Switch::Synthetic.number() }>() != 0
+}
+
+/// Above how many nanoseconds a duration is sent; 0: none.
+#[inline(always)]
+pub(crate) fn slower_than() -> u64 {
+    if constant::<{ Switch::SendsSlow.number() }>() == 0 {
+        return 0;
+    }
+    // SAFETY: a plain static; volatile, because the user side overrides its value at load.
+    unsafe { core::ptr::read_volatile(&raw const SLOWER_THAN) }
 }
 
 #[map]
@@ -130,7 +126,7 @@ pub(crate) fn fresh_row() -> Option<u32> {
     // SAFETY: 8-byte aligned. vCPUs on other CPUs take rows at the same time; as assembly, because the
     // target has no `AtomicU64::fetch_add`.
     unsafe {
-        core::arch::asm!(
+        asm!(
             "{index} = atomic_fetch_add((u64 *)({taken} + 0), {index})",
             index = inout(reg) index,
             taken = in(reg) taken,
@@ -240,6 +236,6 @@ pub(crate) fn add(word: *mut u64, number: u64) {
     // SAFETY: an 8-byte aligned word of a map's value. As assembly, because the target has no
     // `AtomicU64::fetch_add`.
     unsafe {
-        core::arch::asm!("lock *(u64 *)({word} + 0) += {number}", word = in(reg) word, number = in(reg) number);
+        asm!("lock *(u64 *)({word} + 0) += {number}", word = in(reg) word, number = in(reg) number);
     }
 }

@@ -8,13 +8,12 @@ use core::mem::MaybeUninit;
 
 use tdtrace_common::{
     counters::{Class, REASON_OTHER, vmx_reason_index},
-    layout::ABSENT,
     ledger::Direction,
     td::{REASON_TD, TdExit, TdRegisters, TdWindow},
 };
 
 use crate::{
-    kernel::{load, offset, read, read_into},
+    kernel::{ABSENT, load, offset, read, read_into},
     ledger,
     maps::{TD_WINDOW, is_direct},
     slot::Slot,
@@ -22,7 +21,7 @@ use crate::{
 
 /// The offset of the window in a `vcpu_tdx`.
 #[inline(always)]
-fn base() -> u32 {
+fn base() -> u64 {
     offset!(tdx_vt).wrapping_add(offset!(vt_exit_reason))
 }
 
@@ -50,7 +49,7 @@ pub(crate) fn is_known() -> bool {
 /// The word at `offset` of the `vcpu_tdx`, from the window; read by itself where it lies elsewhere. Only
 /// one of the two is left when the verifier has put the offsets in.
 #[inline(always)]
-fn word(vcpu: u64, window: &TdWindow, offset: u32) -> u64 {
+fn word(vcpu: u64, window: &TdWindow, offset: u64) -> u64 {
     let delta = offset.wrapping_sub(base()) as usize;
     if delta < size_of::<TdWindow>() && delta.is_multiple_of(8) {
         window[delta / 8]
@@ -80,9 +79,9 @@ fn registers(vcpu: u64, shared_bit: u64) -> Option<(TdRegisters, u64)> {
 }
 
 #[inline(always)]
-fn gather(shared_bit: u64, word: impl Fn(u32) -> u64) -> (TdRegisters, u64) {
+fn gather(shared_bit: u64, word: impl Fn(u64) -> u64) -> (TdRegisters, u64) {
     let args = offset!(tdx_vp_enter_args);
-    let register = |offset: u32| word(args.wrapping_add(offset));
+    let register = |offset: u64| word(args.wrapping_add(offset));
     let registers = TdRegisters {
         ret: word(offset!(tdx_vp_enter_ret)),
         r10: register(offset!(tdx_args_r10)),

@@ -80,7 +80,7 @@ pub(super) fn context() -> (u32, u32) {
     };
     // SAFETY: no preconditions.
     let cpu = unsafe { bpf_get_smp_processor_id() };
-    let count = read::<u64>(addresses.per_cpu_offset, cpu.wrapping_mul(8)).and_then(|base| {
+    let count = read::<u64>(addresses.per_cpu_offset, u64::from(cpu) * 8).and_then(|base| {
         read::<u32>(base.wrapping_add(addresses.preempt_count).wrapping_add(within), 0)
     });
     match count {

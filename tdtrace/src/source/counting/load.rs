@@ -19,9 +19,9 @@ use tdtrace_common::{
 
 use super::{
     cost::{self, Cost},
-    direct::Direct,
     log::Log,
     losses,
+    object::{Constants, Direct},
     seam::{self, Seam},
     sizes::{MAX_VMS, Sizes},
     vcpus::{Overflow, Vcpu},
@@ -30,10 +30,6 @@ use crate::{
     model::sample::{Losses, ProbeState},
     probe::table::{PROBES, SET_ATTRIBUTES_BY_IOCTL},
 };
-
-/// The compiled programs; `build.rs` made them. Aligned, because the parser reads them in place.
-pub(crate) static OBJECT: &[u8] =
-    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tdtrace-ebpf.o"));
 
 /// What a load is told.
 pub(crate) struct Load<'l> {
@@ -118,23 +114,22 @@ impl Loaded {
     /// # Errors
     /// When the kernel refuses a map.
     pub(crate) fn new(load: &Load<'_>) -> Result<Self> {
-        let told = load.synthetic.is_some_and(|sizes| sizes.told);
-        let [timed, debug, synthetic, direct] =
-            [load.timed, load.debug, told, load.direct.is_some()].map(u8::from);
-        let object = load.direct.map(|direct| direct.put_into(OBJECT));
+        let constants = Constants {
+            layout: load.layout,
+            timed: load.timed,
+            sends_slow: load.slower_than.is_some(),
+            synthetic: load.synthetic.is_some_and(|sizes| sizes.told),
+            debug: load.debug,
+            direct: load.direct,
+        };
         let mut loader = EbpfLoader::new();
         size(&mut loader, load);
         if let Some(arguments) = &load.seam {
             loader.override_global("SEAM_ARGUMENTS", arguments, true);
         }
         let mut ebpf = loader
-            .override_global("LAYOUT", load.layout, true)
-            .override_global("TIMED", &timed, true)
             .override_global("SLOWER_THAN", &slower_than(load.slower_than), true)
-            .override_global("DEBUG", &debug, true)
-            .override_global("SYNTHETIC", &synthetic, true)
-            .override_global("DIRECT", &direct, true)
-            .load(object.as_deref().unwrap_or(OBJECT))
+            .load(&constants.put_in()?)
             .map_err(|error| anyhow!(error))
             .context("the kernel refuses the eBPF maps; `tdtrace doctor` says what is missing")?;
         let log = load.debug.then(|| Log::follow(&mut ebpf)).transpose()?;

@@ -3,17 +3,17 @@
 //! [`load`] loads the object, [`attach`] attaches its programs, [`slots`] maps the counting arrays,
 //! [`vcpus`] reads vCPUs from them and [`durations`] their durations, [`ledgers`] the conversions of VMs,
 //! [`losses`] what was not counted, [`seam`] SEAMCALLs, [`poison`] broken memory. [`sizes`] says how large the
-//! maps are, [`cost`] what the programs take, [`direct`] how they read the kernel's memory. Who runs a VM is
+//! maps are, [`cost`] what the programs take, [`object`] what they are told. Who runs a VM is
 //! for those to say who use this.
 
 pub(crate) mod attach;
 pub mod cost;
-pub(crate) mod direct;
 mod durations;
 mod ledgers;
 pub(crate) mod load;
 mod log;
 pub(crate) mod losses;
+pub(crate) mod object;
 mod poison;
 pub(crate) mod privilege;
 mod seam;
@@ -71,6 +71,8 @@ pub(crate) struct Counters {
     freed_vms: HashMap<u32, u32>,
     /// What vCPUs lost whose slots were given back.
     ended: Losses,
+    /// Durations of VMs that came after the entries had been read; they are delivered with their VM.
+    early: Vec<SlowEvent>,
 }
 
 impl Counters {
@@ -86,8 +88,8 @@ impl Counters {
         let durations = Durations::new(MappedArray::new(map("LATENCY_ROWS")?)?);
         let ledgers = Ledgers::new(map("LEDGERS")?)?;
         let vms = MappedArray::new(map("VMS")?)?;
-        let (freed_vms, ended) = (HashMap::new(), Losses::default());
-        Ok(Self { loaded, reading, vcpus, durations, ledgers, vms, freed_vms, ended })
+        let (freed_vms, ended, early) = (HashMap::new(), Losses::default(), Vec::new());
+        Ok(Self { loaded, reading, vcpus, durations, ledgers, vms, freed_vms, ended, early })
     }
 
     /// The load.
@@ -116,7 +118,7 @@ impl Counters {
         let gone = tgids.into_iter().filter(|tgid| owners.is_gone(*tgid)).collect();
         let entries = self.entries();
         // Before the slots: whose they are is known then.
-        let slow = self.loaded.slow()?;
+        let sent = self.loaded.slow()?;
         self.durations.read(&self.vcpus, &self.vcpus.moved_vms(&self.vms));
         let mut detailed: HashMap<u32, Vec<LatencySample>> = HashMap::new();
         for slot in detail.iter().flat_map(|key| self.vcpus.slots_of(*key, &self.vms)) {
@@ -124,8 +126,8 @@ impl Counters {
         }
         self.vcpus.read(&self.vms, now);
         self.vcpus.add_places(&self.loaded.hotspots()?);
-        let slow = self.slow_samples(&slow);
         let vms = self.vm_samples(&entries, &gone, owners);
+        let slow = self.slow_samples(sent, &vms);
         let losses = self.losses()?;
         let detail = |vcpu: &Vcpu| {
             if let Some(durations) = detailed.remove(&vcpu.index) {
@@ -141,22 +143,32 @@ impl Counters {
         Ok(Counted { vms, vcpus, losses, slow, seam, poison })
     }
 
-    /// The durations that were sent, with whose they are.
-    fn slow_samples(&self, events: &[SlowEvent]) -> Vec<SlowSample> {
-        let of_slots: HashMap<(u32, u32), &Arc<VcpuSample>> =
-            if events.is_empty() { HashMap::new() } else { self.vcpus.by_life().collect() };
-        let sample = |event: &SlowEvent| {
-            let vcpu = of_slots.get(&(event.slot, event.life))?;
-            Some(SlowSample {
+    /// The durations that were `sent`, with whose they are. Those of VMs that are not among `vms` yet wait.
+    fn slow_samples(&mut self, sent: Vec<SlowEvent>, vms: &[VmSample]) -> Vec<SlowSample> {
+        let mut events = std::mem::take(&mut self.early);
+        events.extend(sent);
+        if events.is_empty() {
+            return Vec::new();
+        }
+        let of_slots: HashMap<(u32, u32), &Arc<VcpuSample>> = self.vcpus.by_life().collect();
+        let listed: HashSet<VmKey> = vms.iter().map(|vm| vm.key).collect();
+        let mut samples = Vec::with_capacity(events.len());
+        for event in events {
+            let Some(vcpu) = of_slots.get(&(event.slot, event.life)) else { continue };
+            if !listed.contains(&vcpu.vm) {
+                self.early.push(event);
+                continue;
+            }
+            samples.push(SlowSample {
                 at: Duration::from_nanos(event.at),
                 vm: vcpu.vm,
                 vcpu: vcpu.id,
                 tid: event.tid,
                 class: event.class,
                 ns: event.parts,
-            })
-        };
-        events.iter().filter_map(sample).collect()
+            });
+        }
+        samples
     }
 
     fn entries(&self) -> Vec<(u32, Box<VmEntry>)> {

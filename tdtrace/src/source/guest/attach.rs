@@ -12,7 +12,7 @@ use aya::{
 
 use super::{
     super::{
-        counting::{load::OBJECT, privilege},
+        counting::{object::OBJECT, privilege},
         function::{self, Function, failure, program},
     },
     Options,

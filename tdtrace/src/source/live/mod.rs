@@ -15,8 +15,8 @@ use super::{
     counting::{
         Counted, Counters, Reading,
         cost::Cost,
-        direct::Direct,
         load::{Load, Loaded},
+        object::Direct,
         privilege,
         sizes::Sizes,
     },

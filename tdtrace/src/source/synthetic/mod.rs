@@ -29,8 +29,8 @@ use super::{
     counting::{
         Counters, Reading,
         cost::Cost,
-        direct::Direct,
         load::{Load, Loaded, SyntheticSizes},
+        object::Direct,
         privilege,
         sizes::Sizes,
     },
