@@ -446,9 +446,8 @@ pub struct VmEntry {
 
 const _: () = assert!(size_of::<VmEntry>() == CACHE_LINE);
 
-/// What one CPU remembers between events; a guess that the slot itself confirms or refutes. A line of its
-/// own, because every event reads it.
-#[repr(C, align(64))]
+/// What one CPU remembers between events; a guess that the slot itself confirms or refutes.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CpuMemo {
     /// Slot of the vCPU seen last.
@@ -456,14 +455,6 @@ pub struct CpuMemo {
     /// Thread (high half) and slot (low half) of the last `kvm_fpu(0)`, written as one word.
     pub leaving: u64,
 }
-
-impl CpuMemo {
-    /// Nothing.
-    pub const NONE: Self = Self { slot: 0, leaving: 0 };
-}
-
-/// CPUs that remember by themselves; a power of two. Beyond, two share what they remember.
-pub const MEMOS: usize = 1024;
 
 /// Value of the hotspot map, padded so that an element (48 bytes of kernel header, 24 of key) fills
 /// whole cache lines and two vCPUs never share one.

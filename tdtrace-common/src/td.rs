@@ -109,25 +109,32 @@ td_exits! {
     EptPending = 34, "EPT_VIOLATION not accepted";
 }
 
-/// The registers of a TD's exit that say what it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TdRegisters {
+/// A register of a TD's exit, or what else says what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Register {
     /// RAX: what TDH.VP.ENTER returned.
-    pub ret: u64,
+    Ret,
     /// R10: 0 for a TDVMCALL of the GHCI.
-    pub r10: u64,
+    R10,
     /// R11: the leaf.
-    pub r11: u64,
+    R11,
     /// R12: the first argument.
-    pub r12: u64,
+    R12,
     /// R13: the second argument.
-    pub r13: u64,
+    R13,
     /// R14: the third argument.
-    pub r14: u64,
+    R14,
     /// Extended exit qualification.
-    pub ext_qualification: u64,
+    ExtQualification,
     /// The guest physical address of an EPT violation, with the shared bit.
-    pub gpa: u64,
+    Gpa,
+}
+
+/// An exit of a TD. A register is read when it is asked for: most kinds need few.
+#[derive(Clone, Copy)]
+pub struct TdRegisters<F> {
+    /// Reads one.
+    pub read: F,
     /// The bit that makes a guest physical address a shared one, 0 if it is not known.
     pub shared_bit: u64,
 }
@@ -135,21 +142,28 @@ pub struct TdRegisters {
 /// Extended exit qualification, bits 3:0: the page is pending.
 const PENDING: u64 = 6;
 
-impl TdRegisters {
+impl<F: Fn(Register) -> u64> TdRegisters<F> {
+    /// One register.
+    #[inline(always)]
+    pub fn get(&self, register: Register) -> u64 {
+        (self.read)(register)
+    }
+
     /// The VMX exit reason that TDH.VP.ENTER returned, `None` if it returned another status.
     #[must_use]
     #[inline(always)]
-    pub const fn exit_reason(&self) -> Option<u32> {
-        if self.ret >> 32 == 0 { Some((self.ret & REASON_MASK) as u32 & 0xffff) } else { None }
+    pub fn exit_reason(&self) -> Option<u32> {
+        let ret = self.get(Register::Ret);
+        (ret >> 32 == 0).then_some((ret & REASON_MASK) as u32 & 0xffff)
     }
 
     /// What kind of exit it is; `None` for one that other VMs have as well.
     #[must_use]
     #[inline(always)]
-    pub const fn kind(&self) -> Option<TdExit> {
+    pub fn kind(&self) -> Option<TdExit> {
         match self.exit_reason() {
             None => Some(self.status()),
-            Some(TDCALL) if self.r10 != 0 => Some(TdExit::KvmHypercall),
+            Some(TDCALL) if self.get(Register::R10) != 0 => Some(TdExit::KvmHypercall),
             Some(TDCALL) => Some(self.leaf()),
             Some(EPT_VIOLATION) => Some(self.violation()),
             Some(_) => None,
@@ -157,13 +171,13 @@ impl TdRegisters {
     }
 
     #[inline(always)]
-    const fn leaf(&self) -> TdExit {
-        let writes = self.r13 != 0;
-        match self.r11 {
+    fn leaf(&self) -> TdExit {
+        let writes = || self.get(Register::R13) != 0;
+        match self.get(Register::R11) {
             10 => TdExit::Cpuid,
             12 => TdExit::Hlt,
             30 => {
-                if writes {
+                if writes() {
                     TdExit::IoOut
                 } else {
                     TdExit::IoIn
@@ -172,7 +186,7 @@ impl TdRegisters {
             31 => TdExit::Rdmsr,
             32 => TdExit::Wrmsr,
             48 => {
-                if writes {
+                if writes() {
                     TdExit::MmioWrite
                 } else {
                     TdExit::MmioRead
@@ -182,7 +196,7 @@ impl TdRegisters {
             65 => TdExit::Pconfig,
             GET_INFO => TdExit::GetInfo,
             MAP_GPA => {
-                if self.r12 & self.shared_bit != 0 {
+                if self.get(Register::R12) & self.shared_bit != 0 {
                     TdExit::MapShared
                 } else {
                     TdExit::MapPrivate
@@ -197,12 +211,13 @@ impl TdRegisters {
     }
 
     #[inline(always)]
-    const fn status(&self) -> TdExit {
-        let operand = (self.ret & REASON_MASK) as u32;
-        if self.ret & tdx::SW_ERROR == tdx::SW_ERROR {
+    fn status(&self) -> TdExit {
+        let ret = self.get(Register::Ret);
+        let operand = (ret & REASON_MASK) as u32;
+        if ret & tdx::SW_ERROR == tdx::SW_ERROR {
             return TdExit::SoftwareError;
         }
-        match (self.ret >> 32) as u32 {
+        match (ret >> 32) as u32 {
             0x8000_0200 => match operand {
                 0x92 => TdExit::BusySept,
                 0xa9 => TdExit::BusyEpoch,
@@ -220,10 +235,10 @@ impl TdRegisters {
     }
 
     #[inline(always)]
-    const fn violation(&self) -> TdExit {
-        if self.gpa & self.shared_bit != 0 {
+    fn violation(&self) -> TdExit {
+        if self.get(Register::Gpa) & self.shared_bit != 0 {
             TdExit::EptShared
-        } else if self.ext_qualification & 0xf == PENDING {
+        } else if self.get(Register::ExtQualification) & 0xf == PENDING {
             TdExit::EptPending
         } else {
             TdExit::EptPrivate
@@ -269,37 +284,48 @@ mod tests {
 
     const SHARED: u64 = 1 << 51;
 
-    fn call(r11: u64, r12: u64, r13: u64) -> TdRegisters {
-        TdRegisters { ret: 77, r11, r12, r13, shared_bit: SHARED, ..TdRegisters::default() }
+    /// The kind of an exit with these registers; all others are 0.
+    fn kind(registers: &[(Register, u64)]) -> Option<TdExit> {
+        let read = |wanted| {
+            registers
+                .iter()
+                .find(|(register, _)| *register == wanted)
+                .map_or(0, |(_, value)| *value)
+        };
+        TdRegisters { read, shared_bit: SHARED }.kind()
+    }
+
+    fn call(r11: u64, r12: u64, r13: u64) -> [(Register, u64); 4] {
+        [(Register::Ret, 77), (Register::R11, r11), (Register::R12, r12), (Register::R13, r13)]
     }
 
     #[test]
     fn every_leaf_is_a_kind_of_its_own() {
         for (leaf, name) in tdx::TDVMCALL_LEAVES {
-            let kind = call(u64::from(*leaf), 0, 0).kind().unwrap();
+            let kind = kind(&call(u64::from(*leaf), 0, 0)).unwrap();
             assert!(kind.is_tdvmcall() && kind.name().contains(name), "{leaf:#x} is {kind:?}");
         }
-        assert_eq!(call(0x10009, 0, 0).kind(), Some(TdExit::UnknownLeaf));
+        assert_eq!(kind(&call(0x10009, 0, 0)), Some(TdExit::UnknownLeaf));
     }
 
     #[test]
     fn directions_are_told_apart() {
-        assert_eq!(call(48, 4, 0).kind(), Some(TdExit::MmioRead));
-        assert_eq!(call(48, 4, 1).kind(), Some(TdExit::MmioWrite));
-        assert_eq!(call(30, 1, 1).kind(), Some(TdExit::IoOut));
-        assert_eq!(call(0x10001, SHARED | 0x1000, 0).kind(), Some(TdExit::MapShared));
-        assert_eq!(call(0x10001, 0x1000, 0).kind(), Some(TdExit::MapPrivate));
+        assert_eq!(kind(&call(48, 4, 0)), Some(TdExit::MmioRead));
+        assert_eq!(kind(&call(48, 4, 1)), Some(TdExit::MmioWrite));
+        assert_eq!(kind(&call(30, 1, 1)), Some(TdExit::IoOut));
+        assert_eq!(kind(&call(0x10001, SHARED | 0x1000, 0)), Some(TdExit::MapShared));
+        assert_eq!(kind(&call(0x10001, 0x1000, 0)), Some(TdExit::MapPrivate));
     }
 
     #[test]
     fn a_hypercall_of_kvm_is_no_tdvmcall_leaf() {
-        let registers = TdRegisters { r10: 12, ..call(0x10001, 0, 0) };
-        assert_eq!(registers.kind(), Some(TdExit::KvmHypercall));
+        let registers = [(Register::Ret, 77), (Register::R10, 12), (Register::R11, 0x10001)];
+        assert_eq!(kind(&registers), Some(TdExit::KvmHypercall));
     }
 
     #[test]
     fn a_status_outranks_the_registers() {
-        for (status, kind) in [
+        for (status, expected) in [
             (0x8000_0200_0000_0092, TdExit::BusySept),
             (0x8000_0200_0000_00a9, TdExit::BusyEpoch),
             (0x8000_0200_0000_0001, TdExit::Busy),
@@ -308,25 +334,25 @@ mod tests {
             (tdx::SW_ERROR | 0xd, TdExit::SoftwareError),
             (0xc000_0100_0000_0001, TdExit::OtherStatus),
         ] {
-            let registers = TdRegisters { ret: status, ..call(48, 4, 0) };
-            assert_eq!(registers.kind(), Some(kind));
-            assert_eq!(registers.exit_reason(), None);
+            let mut registers = call(48, 4, 0);
+            registers[0].1 = status;
+            assert_eq!(kind(&registers), Some(expected));
         }
     }
 
     #[test]
     fn violations_are_split_by_the_shared_bit_and_by_acceptance() {
-        let violation = |gpa, ext_qualification| TdRegisters {
-            ret: 48,
-            gpa,
-            ext_qualification,
-            shared_bit: SHARED,
-            ..TdRegisters::default()
+        let violation = |gpa, qualification| {
+            kind(&[
+                (Register::Ret, 48),
+                (Register::Gpa, gpa),
+                (Register::ExtQualification, qualification),
+            ])
         };
-        assert_eq!(violation(SHARED | 0x1000, 6).kind(), Some(TdExit::EptShared));
-        assert_eq!(violation(0x1000, 6).kind(), Some(TdExit::EptPending));
-        assert_eq!(violation(0x1000, 0).kind(), Some(TdExit::EptPrivate));
-        assert_eq!(TdRegisters { ret: 1, ..violation(0, 0) }.kind(), None);
+        assert_eq!(violation(SHARED | 0x1000, 6), Some(TdExit::EptShared));
+        assert_eq!(violation(0x1000, 6), Some(TdExit::EptPending));
+        assert_eq!(violation(0x1000, 0), Some(TdExit::EptPrivate));
+        assert_eq!(kind(&[(Register::Ret, 1)]), None);
     }
 
     #[test]

@@ -97,8 +97,10 @@ fn remember_leaving(slot: &mut Slot) {
         // If there is no room, a thread that migrates now is not found: that is counted then.
         let _ = SLOT_BY_THREAD.insert(tid, index, u64::from(BPF_ANY));
     }
-    // SAFETY: written as one word; what another CPU may have written is compared before it is used.
-    unsafe { (*memo()).leaving = u64::from(tid) << 32 | u64::from(index) };
+    if let Some(memo) = memo() {
+        // SAFETY: this CPU's value, written as one word.
+        unsafe { (*memo).leaving = u64::from(tid) << 32 | u64::from(index) };
+    }
 }
 
 /// The vCPU in slot `index` goes on in another thread: nothing else would take the entry away.
@@ -115,8 +117,8 @@ fn forget_thread(tid: u32, index: u32) {
 fn leaving() -> Option<Slot> {
     let tid = context::tid();
     // SAFETY: only the address is made.
-    let memo = unsafe { &raw const (*memo()).leaving };
-    // SAFETY: a word that is read as one.
+    let memo = unsafe { &raw const (*memo()?).leaving };
+    // SAFETY: this CPU's value, read as one word.
     if (unsafe { *memo } >> 32) as u32 == tid
         && let Some(slot) = take_leaving(memo.cast(), tid)
     {

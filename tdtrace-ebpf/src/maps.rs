@@ -1,19 +1,19 @@
 //! The maps and the read-only globals. Maps whose size depends on the machine have one entry here; a
 //! load that uses them says how many.
 
-use core::{arch::asm, cell::UnsafeCell, ptr::NonNull};
+use core::{arch::asm, ptr::NonNull};
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_NOEXIST},
     cty::c_void,
-    helpers::{bpf_get_smp_processor_id, bpf_map_lookup_elem},
+    helpers::bpf_map_lookup_elem,
     macros::map,
     maps::{Array, HashMap, PerCpuArray, Queue, RingBuf},
 };
 use tdtrace_common::{
     constant::Switch,
     counters::{
-        COUNTS, Class, CpuMemo, HotspotKey, HotspotValue, KvmObject, Loss, MEMOS, VcpuSlot, VmEntry,
+        COUNTS, Class, CpuMemo, HotspotKey, HotspotValue, KvmObject, Loss, VcpuSlot, VmEntry,
     },
     latency::LatencyRow,
     ledger::VmLedger,
@@ -166,26 +166,13 @@ pub(crate) static VM_BY_PROCESS: HashMap<u32, u32> = HashMap::with_max_entries(1
 #[map]
 pub(crate) static HOTSPOTS: HashMap<HotspotKey, HotspotValue> = HashMap::with_max_entries(1, 0);
 
-/// What each CPU remembers. No per-CPU map: of a global the program knows the address, so the number of the
-/// CPU is all that has to be looked up, and every event waits for it.
-#[unsafe(no_mangle)]
-static CPU_MEMOS: Shared<[CpuMemo; MEMOS]> = Shared(UnsafeCell::new([CpuMemo::NONE; MEMOS]));
-
-#[repr(transparent)]
-struct Shared<T>(UnsafeCell<T>);
-
-// SAFETY: handed out as raw pointers only.
-unsafe impl<T> Sync for Shared<T> {}
+#[map]
+static MEMO: PerCpuArray<CpuMemo> = PerCpuArray::with_max_entries(1, 0);
 
 /// What this CPU remembers.
 #[inline(always)]
-pub(crate) fn memo() -> *mut CpuMemo {
-    // SAFETY: no preconditions.
-    let cpu = unsafe { bpf_get_smp_processor_id() } as usize;
-    // Hidden from the compiler, which proves the mask away and leaves the verifier without a bound.
-    let cpu = core::hint::black_box(cpu) & (MEMOS - 1);
-    // SAFETY: within the array.
-    unsafe { CPU_MEMOS.0.get().cast::<CpuMemo>().add(cpu) }
+pub(crate) fn memo() -> Option<*mut CpuMemo> {
+    MEMO.get_ptr_mut(0)
 }
 
 /// The slot whose index stands at `index`; `None` beyond the last one. The map reads it from there: to put it

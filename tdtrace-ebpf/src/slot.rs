@@ -172,7 +172,7 @@ pub(crate) fn count_running<C: EbpfContext>(ctx: &C, class: Class, address: u64,
 /// The slot of `vcpu`, made if it has none.
 #[inline(always)]
 pub(crate) fn of<C: EbpfContext>(ctx: &C, vcpu: u64, class: Class) -> Option<Slot> {
-    let memo = memo();
+    let memo = memo()?;
     // SAFETY: only the address is made. The lower half of the word; a torn or stale guess is caught by the
     // comparison below.
     let guess = unsafe { &raw const (*memo).slot }.cast::<u32>();

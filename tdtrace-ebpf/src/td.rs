@@ -9,7 +9,7 @@ use core::mem::MaybeUninit;
 use tdtrace_common::{
     counters::{Class, REASON_OTHER, vmx_reason_index},
     ledger::Direction,
-    td::{REASON_TD, TdExit, TdRegisters, TdWindow},
+    td::{REASON_TD, Register, TdExit, TdRegisters, TdWindow},
 };
 
 use crate::{
@@ -67,36 +67,20 @@ fn window<'a>(vcpu: u64) -> Option<&'a TdWindow> {
     read_into(vcpu, base(), unsafe { &mut *room })
 }
 
-/// The registers of the exit that `vcpu`, of a TD, just had, and the vector in R9; `None` if they cannot
-/// be read: zeroes would be an exit of another kind.
+/// Where `register` of a TD's exit lies in the `vcpu_tdx`.
 #[inline(always)]
-fn registers(vcpu: u64, shared_bit: u64) -> Option<(TdRegisters, u64)> {
-    if is_direct() {
-        return Some(gather(shared_bit, |offset| load(vcpu, offset).unwrap_or(0)));
+fn place(register: Register) -> u64 {
+    let argument = |offset: u64| offset!(tdx_vp_enter_args).wrapping_add(offset);
+    match register {
+        Register::Ret => offset!(tdx_vp_enter_ret),
+        Register::R10 => argument(offset!(tdx_args_r10)),
+        Register::R11 => argument(offset!(tdx_args_r11)),
+        Register::R12 => argument(offset!(tdx_args_r12)),
+        Register::R13 => argument(offset!(tdx_args_r13)),
+        Register::R14 => argument(offset!(tdx_args_r14)),
+        Register::ExtQualification => offset!(tdx_ext_exit_qualification),
+        Register::Gpa => offset!(tdx_exit_gpa),
     }
-    let window = window(vcpu)?;
-    Some(gather(shared_bit, |offset| word(vcpu, window, offset)))
-}
-
-#[inline(always)]
-fn gather(shared_bit: u64, word: impl Fn(u64) -> u64) -> (TdRegisters, u64) {
-    let args = offset!(tdx_vp_enter_args);
-    let register = |offset: u64| word(args.wrapping_add(offset));
-    let registers = TdRegisters {
-        ret: word(offset!(tdx_vp_enter_ret)),
-        r10: register(offset!(tdx_args_r10)),
-        r11: register(offset!(tdx_args_r11)),
-        r12: register(offset!(tdx_args_r12)),
-        r13: register(offset!(tdx_args_r13)),
-        r14: register(offset!(tdx_args_r14)),
-        ext_qualification: word(offset!(tdx_ext_exit_qualification)),
-        gpa: word(offset!(tdx_exit_gpa)),
-        shared_bit,
-    };
-    let intr_info = offset!(tdx_vt).wrapping_add(offset!(vt_exit_intr_info));
-    let word = word(intr_info & !7);
-    let intr_info = if intr_info & 7 == 0 { word } else { word >> 32 };
-    (registers, intr_info & 0xff)
 }
 
 /// VMX exit reason: an interrupt of the host.
@@ -105,45 +89,60 @@ const EXTERNAL_INTERRUPT: u32 = 1;
 /// Counts the exit of a TD's vCPU by what it was, with its place. Its index of `VcpuSlot::reasons`.
 #[inline(always)]
 pub(crate) fn exits(slot: &mut Slot, vcpu: u64) -> usize {
-    let shared_bit = slot.get().shared_bit;
-    let Some((registers, vector)) = registers(vcpu, shared_bit) else {
+    let index = if is_direct() {
+        count_exit(slot, |offset| load(vcpu, offset).unwrap_or(0))
+    } else if let Some(window) = window(vcpu) {
+        count_exit(slot, |offset| word(vcpu, window, offset))
+    } else {
+        // Zeroes would be an exit of another kind.
         slot.get().td_exit = 0;
         return REASON_OTHER;
-    };
-    let index = match registers.kind() {
-        Some(kind) => {
-            count_access(slot, kind, &registers);
-            kind.reason_index()
-        }
-        None => {
-            let reason = registers.exit_reason().unwrap_or(0);
-            if reason == EXTERNAL_INTERRUPT {
-                slot.count(Class::HostInterrupt);
-                slot.count_place(Class::HostInterrupt, vector, 0);
-            }
-            vmx_reason_index(reason)
-        }
     };
     slot.get().td_exit = index as u16 + 1;
     index
 }
 
+/// The same, with the words of the `vcpu_tdx` by their offsets.
+#[inline(always)]
+fn count_exit(slot: &mut Slot, word: impl Fn(u64) -> u64) -> usize {
+    let registers =
+        TdRegisters { read: |register| word(place(register)), shared_bit: slot.get().shared_bit };
+    if let Some(kind) = registers.kind() {
+        count_access(slot, kind, &registers);
+        return kind.reason_index();
+    }
+    let reason = registers.exit_reason().unwrap_or(0);
+    if reason == EXTERNAL_INTERRUPT {
+        let intr_info = offset!(tdx_vt).wrapping_add(offset!(vt_exit_intr_info));
+        let vector = word(intr_info & !7) >> (8 * (intr_info & 7)) & 0xff;
+        slot.count(Class::HostInterrupt);
+        slot.count_place(Class::HostInterrupt, vector, 0);
+    }
+    vmx_reason_index(reason)
+}
+
 /// The access that the guest asked for, under the class that it has with other VMs.
 #[inline(always)]
-fn count_access(slot: &mut Slot, kind: TdExit, registers: &TdRegisters) {
-    let TdRegisters { r10, r11, r12, r13, r14, shared_bit, gpa, .. } = *registers;
+fn count_access<F: Fn(Register) -> u64>(slot: &mut Slot, kind: TdExit, registers: &TdRegisters<F>) {
+    let get = |register| registers.get(register);
+    let low = |register| get(register) & 0xffff_ffff;
+    let address = || get(Register::R14) & !registers.shared_bit;
     let (class, address, size) = match kind {
-        TdExit::Cpuid => (Class::Cpuid, r12 & 0xffff_ffff, 0),
-        TdExit::Rdmsr => (Class::MsrRead, r12 & 0xffff_ffff, 0),
-        TdExit::Wrmsr => (Class::MsrWrite, r12 & 0xffff_ffff, 0),
-        TdExit::IoIn => (Class::PioIn, r14 & 0xffff, r12),
-        TdExit::IoOut => (Class::PioOut, r14 & 0xffff, r12),
-        TdExit::MmioRead => (Class::MmioRead, r14 & !shared_bit, r12),
-        TdExit::MmioWrite => (Class::MmioWrite, r14 & !shared_bit, r12),
-        TdExit::KvmHypercall => (Class::Hypercall, r10, 0),
-        TdExit::UnknownLeaf => (Class::TdUnknownLeaf, r11, 0),
-        TdExit::MapShared | TdExit::MapPrivate => return ledger::asks(slot, r12, r13),
-        TdExit::EptPrivate | TdExit::EptPending => return ledger::faults(slot, gpa),
+        TdExit::Cpuid => (Class::Cpuid, low(Register::R12), 0),
+        TdExit::Rdmsr => (Class::MsrRead, low(Register::R12), 0),
+        TdExit::Wrmsr => (Class::MsrWrite, low(Register::R12), 0),
+        TdExit::IoIn => (Class::PioIn, get(Register::R14) & 0xffff, get(Register::R12)),
+        TdExit::IoOut => (Class::PioOut, get(Register::R14) & 0xffff, get(Register::R12)),
+        TdExit::MmioRead => (Class::MmioRead, address(), get(Register::R12)),
+        TdExit::MmioWrite => (Class::MmioWrite, address(), get(Register::R12)),
+        TdExit::KvmHypercall => (Class::Hypercall, get(Register::R10), 0),
+        TdExit::UnknownLeaf => (Class::TdUnknownLeaf, get(Register::R11), 0),
+        TdExit::MapShared | TdExit::MapPrivate => {
+            return ledger::asks(slot, get(Register::R12), get(Register::R13));
+        }
+        TdExit::EptPrivate | TdExit::EptPending => {
+            return ledger::faults(slot, get(Register::Gpa));
+        }
         _ => return,
     };
     slot.count_index(class as usize);
