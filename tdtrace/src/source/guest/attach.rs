@@ -38,11 +38,12 @@ pub enum Prefer {
 }
 
 /// Maps that are used after loading.
-const MAPS: [&str; 9] = [
+const MAPS: [&str; 10] = [
     "GUEST_CONTROL",
     "GUEST_STATE",
     "GUEST_LOSSES",
     "GUEST_STACKS",
+    "GUEST_STACKS_BESIDE",
     "VE_ENTRIES",
     "VE_PLACES",
     "VE_STATS",
@@ -52,8 +53,9 @@ const MAPS: [&str; 9] = [
 
 /// #VE handlers and calls that can run at the same time: several a CPU, if tasks are preempted in them.
 const RUNNING: u32 = 4096;
-/// Stacks that are kept.
-const STACKS: u32 = 8192;
+/// Stacks that each of two maps keeps. The kernel makes a power of two places, so one more than such a
+/// power makes twice as many places for next to nothing: the fewer meet.
+const STACKS: u32 = (1 << 13) + 1;
 /// Operations and callers.
 const CALLS: u32 = 4096;
 /// Bytes of the buffer between two looks; a power of two pages.
@@ -125,6 +127,7 @@ fn load(
         .map_max_entries("VE_ENTRIES", RUNNING)
         .map_max_entries("VE_PLACES", options.max_places)
         .map_max_entries("GUEST_STACKS", STACKS)
+        .map_max_entries("GUEST_STACKS_BESIDE", STACKS)
         .map_max_entries("CALLS", CALLS)
         .map_max_entries("CALL_ENTRIES", RUNNING)
         .map_max_entries("VE_EVENTS", if options.stream { EVENT_BYTES } else { 4096 })

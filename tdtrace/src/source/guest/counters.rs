@@ -5,8 +5,8 @@ use std::{collections::HashMap, sync::Arc};
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData, PerCpuArray, RingBuf, StackTraceMap};
 use tdtrace_common::guest::{
-    CallKey, CallValue, Entry, EntryKey, GuestControl, GuestLoss, GuestState, VE_REASONS, VeEvent,
-    VeKey, VeStats, VeValue,
+    CallKey, CallValue, Entry, EntryKey, GuestControl, GuestLoss, GuestState, STACK_BESIDE,
+    VE_REASONS, VeEvent, VeKey, VeStats, VeValue,
 };
 
 use super::{
@@ -76,8 +76,10 @@ impl Attached {
     /// The frames of a stack; empty if it is gone.
     pub(super) fn stack(&self, number: i32) -> Arc<[u64]> {
         let frames = || {
-            let map = StackTraceMap::try_from(self.map("GUEST_STACKS").ok()?).ok()?;
-            let stack = map.get(&u32::try_from(number).ok()?, 0).ok()?;
+            let is_beside = number & STACK_BESIDE != 0;
+            let name = if is_beside { "GUEST_STACKS_BESIDE" } else { "GUEST_STACKS" };
+            let map = StackTraceMap::try_from(self.map(name).ok()?).ok()?;
+            let stack = map.get(&u32::try_from(number & !STACK_BESIDE).ok()?, 0).ok()?;
             Some(stack.frames().iter().map(|frame| frame.ip).collect())
         };
         frames().unwrap_or_default()
