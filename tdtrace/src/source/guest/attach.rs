@@ -6,7 +6,6 @@ use std::{path::Path, sync::Arc};
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::Map,
     programs::{RawTracePoint, links::FdLink},
 };
 
@@ -37,20 +36,6 @@ pub enum Prefer {
     Kprobe,
 }
 
-/// Maps that are used after loading.
-const MAPS: [&str; 10] = [
-    "GUEST_CONTROL",
-    "GUEST_STATE",
-    "GUEST_LOSSES",
-    "GUEST_STACKS",
-    "GUEST_STACKS_BESIDE",
-    "VE_ENTRIES",
-    "VE_PLACES",
-    "VE_STATS",
-    "VE_EVENTS",
-    "CALLS",
-];
-
 /// #VE handlers and calls that can run at the same time: several a CPU, if tasks are preempted in them.
 const RUNNING: u32 = 4096;
 /// Stacks that each of two maps keeps. The kernel makes a power of two places, so one more than such a
@@ -64,7 +49,6 @@ const EVENT_BYTES: u32 = 8 << 20;
 /// The loaded object with its links.
 pub(super) struct Attached {
     pub(super) ebpf: Ebpf,
-    pub(super) maps: Vec<(&'static str, Map)>,
     /// Programs that are attached.
     pub(super) programs: Vec<&'static str>,
     /// Links of those that are kprobes, as far as the kernel has such links.
@@ -88,15 +72,9 @@ pub(super) fn attach(options: &Options, symbols: Option<&Symbols>) -> Result<Att
     privilege::check(&facts)?;
     let set = BtfSet::running(Path::new("/")).ok();
     let resolved = guest::resolve(set.as_ref().map(|set| &*set.vmlinux));
-    let mut ebpf = load(options, set.as_ref(), &resolved, symbols)?;
-    let mut maps = Vec::new();
-    for name in MAPS {
-        let map = ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))?;
-        maps.push((name, map));
-    }
+    let ebpf = load(options, set.as_ref(), &resolved, symbols)?;
     let mut attached = Attached {
         ebpf,
-        maps,
         programs: Vec::new(),
         kprobes: Vec::new(),
         release: facts.release.known().map_or("?", String::as_str).into(),

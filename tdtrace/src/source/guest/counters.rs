@@ -20,13 +20,11 @@ const BATCH: usize = 1 << 16;
 
 impl Attached {
     fn map(&self, name: &str) -> Result<&Map> {
-        let found = self.maps.iter().find(|(known, _)| *known == name);
-        found.map(|(_, map)| map).with_context(|| format!("the object has no map {name}"))
+        self.ebpf.map(name).with_context(|| format!("the object has no map {name}"))
     }
 
     fn map_mut(&mut self, name: &str) -> Result<&mut Map> {
-        let found = self.maps.iter_mut().find(|(known, _)| *known == name);
-        found.map(|(_, map)| map).with_context(|| format!("the object has no map {name}"))
+        self.ebpf.map_mut(name).with_context(|| format!("the object has no map {name}"))
     }
 
     /// What the programs tell.
