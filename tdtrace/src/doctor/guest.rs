@@ -204,11 +204,12 @@ impl Machine<'_> {
     }
 
     fn in_module(&self, name: &str, module: &str) -> Result<&'static str, Obstacle> {
+        let how = self.kprobe(name)?;
         if !self.guest.modules.contains(&module) {
             let why = format!("{name} is in {module}, which is not loaded; attached when it is");
             return Err((Status::Limited, why, format!("modprobe {module}")));
         }
-        self.kprobe(name)
+        Ok(how)
     }
 
     fn function(&self, name: &str, fentry: bool, kprobe: bool) -> Result<&'static str, Obstacle> {
