@@ -6,6 +6,7 @@ use std::{path::Path, sync::Arc};
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Btf, Ebpf, EbpfLoader,
+    maps::{MapData, RingBuf},
     programs::{RawTracePoint, links::FdLink},
 };
 
@@ -49,6 +50,8 @@ const EVENT_BYTES: u32 = 8 << 20;
 /// The loaded object with its links.
 pub(super) struct Attached {
     pub(super) ebpf: Ebpf,
+    /// Single #VEs, if they are streamed. Mapped once, because mapping costs time for each page.
+    pub(super) events: Option<RingBuf<MapData>>,
     /// Programs that are attached.
     pub(super) programs: Vec<&'static str>,
     /// Links of those that are kprobes, as far as the kernel has such links.
@@ -72,9 +75,16 @@ pub(super) fn attach(options: &Options, symbols: Option<&Symbols>) -> Result<Att
     privilege::check(&facts)?;
     let set = BtfSet::running(Path::new("/")).ok();
     let resolved = guest::resolve(set.as_ref().map(|set| &*set.vmlinux));
-    let ebpf = load(options, set.as_ref(), &resolved, symbols)?;
+    let mut ebpf = load(options, set.as_ref(), &resolved, symbols)?;
+    let events = if options.stream {
+        let map = ebpf.take_map("VE_EVENTS").context("the object has no map VE_EVENTS")?;
+        Some(RingBuf::try_from(map).context("the map VE_EVENTS cannot be mapped")?)
+    } else {
+        None
+    };
     let mut attached = Attached {
         ebpf,
+        events,
         programs: Vec::new(),
         kprobes: Vec::new(),
         release: facts.release.known().map_or("?", String::as_str).into(),

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use anyhow::{Context as _, Result};
-use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData, PerCpuArray, RingBuf, StackTraceMap};
+use aya::maps::{Array, HashMap as BpfHashMap, Map, PerCpuArray, StackTraceMap};
 use tdtrace_common::guest::{
     CallKey, CallValue, Entry, EntryKey, GuestControl, GuestLoss, GuestState, STACK_BESIDE,
     VE_REASONS, VeEvent, VeKey, VeStats, VeValue,
@@ -103,8 +103,7 @@ impl Attached {
 
     /// Events that are there.
     pub(super) fn events(&mut self) -> Vec<VeEvent> {
-        let Ok(map) = self.map_mut("VE_EVENTS") else { return Vec::new() };
-        let Ok(mut ring) = RingBuf::<&mut MapData>::try_from(map) else { return Vec::new() };
+        let Some(ring) = &mut self.events else { return Vec::new() };
         let mut events = Vec::new();
         while events.len() < BATCH
             && let Some(item) = ring.next()
