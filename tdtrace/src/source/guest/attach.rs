@@ -1,7 +1,7 @@
 //! Loading the object for a guest and attaching what this kernel has. Each probe attaches by itself;
 //! one that does not is listed with the reason and with what it hides.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
@@ -38,7 +38,7 @@ pub enum Prefer {
 }
 
 /// #VE handlers and calls that can run at the same time: several a CPU, if tasks are preempted in them.
-const RUNNING: u32 = 4096;
+pub(super) const RUNNING: u32 = 4096;
 /// Stacks that each of two maps keeps. The kernel makes a power of two places, so one more than such a
 /// power makes twice as many places for next to nothing: the fewer meet.
 const STACKS: u32 = (1 << 13) + 1;
@@ -46,6 +46,9 @@ const STACKS: u32 = (1 << 13) + 1;
 const CALLS: u32 = 4096;
 /// Bytes of the buffer between two looks; a power of two pages.
 const EVENT_BYTES: u32 = 8 << 20;
+
+/// How long a module in which nothing could be attached is left alone.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// The loaded object with its links.
 pub(super) struct Attached {
@@ -64,6 +67,8 @@ pub(super) struct Attached {
     pub(super) layout_assumed: bool,
     /// Each probe and whether it counts.
     pub(super) probes: Arc<[GuestProbeState]>,
+    /// When a module is tried again in which nothing could be attached.
+    again: Duration,
 }
 
 pub(super) fn attach(options: &Options, symbols: Option<&Symbols>) -> Result<Attached> {
@@ -91,6 +96,7 @@ pub(super) fn attach(options: &Options, symbols: Option<&Symbols>) -> Result<Att
         is_td,
         layout_assumed: resolved.assumed,
         probes: Arc::new([]),
+        again: Duration::ZERO,
     };
     attached.attach_probes(&resolved, options.prefer)?;
     Ok(attached)
@@ -153,9 +159,12 @@ impl Attached {
         Ok(())
     }
 
-    /// Attaches what lies in modules that were not there before; whether anything was attached.
-    pub(super) fn attach_modules(&mut self) -> Result<bool> {
-        let mut attached = false;
+    /// Attaches what lies in modules that were not there before. Where that fails it is tried again only
+    /// after a while: each attempt loads the programs.
+    pub(super) fn attach_modules(&mut self, now: Duration) -> Result<()> {
+        if now < self.again {
+            return Ok(());
+        }
         for (index, probe) in GUEST_PROBES.iter().enumerate() {
             let Place::Function { module: Some(module), .. } = probe.place else { continue };
             let is_attached = self.probes.get(index).is_none_or(|state| state.how.is_some());
@@ -167,9 +176,11 @@ impl Attached {
             states[index].how = how.map(Into::into);
             states[index].missing = missing;
             self.probes = states.into();
-            attached |= how.is_some();
+            if how.is_none() {
+                self.again = now + AGAIN;
+            }
         }
-        Ok(attached)
+        Ok(())
     }
 
     /// Attaches `probe`: how, and why not or not better.

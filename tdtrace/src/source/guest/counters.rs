@@ -11,7 +11,7 @@ use tdtrace_common::guest::{
 
 use super::{
     super::{counting::losses::recursion_misses, missed::missed},
-    attach::Attached,
+    attach::{Attached, RUNNING},
 };
 use crate::model::guest::sample::GuestLosses;
 
@@ -90,8 +90,10 @@ impl Attached {
         unfinished: &HashMap<EntryKey, u64>,
     ) -> Result<HashMap<EntryKey, u64>> {
         let mut map = BpfHashMap::<_, EntryKey, Entry>::try_from(self.map_mut("VE_ENTRIES")?)?;
+        // The kernel begins anew behind a key that has gone meanwhile, so the list could go on and on.
+        let entries = map.iter().take(RUNNING as usize).flatten();
         let now: Vec<(EntryKey, u64)> =
-            map.iter().flatten().map(|(key, entry)| (key, entry.sequence)).collect();
+            entries.map(|(key, entry)| (key, entry.sequence)).collect();
         let (stale, fresh): (Vec<_>, Vec<_>) =
             now.into_iter().partition(|(key, number)| unfinished.get(key) == Some(number));
         for (key, _) in stale {

@@ -228,8 +228,8 @@ impl GuestSource for GuestLive {
             self.control.clock = u64::from(self.watch.state().used);
             self.attached.set_control(self.control)?;
         }
-        self.attached.attach_modules()?;
         let now = monotonic();
+        self.attached.attach_modules(now)?;
         if now.saturating_sub(self.swept) >= STALE {
             self.swept = now;
             self.unfinished = self.attached.sweep(&self.unfinished)?;
