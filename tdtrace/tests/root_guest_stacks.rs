@@ -17,19 +17,20 @@ fn load() -> Ebpf {
         .map_max_entries("CALLS", 16)
         .load(OBJECT)
         .expect("root");
-    let mut control = Array::try_from(ebpf.map_mut("GUEST_CONTROL").expect("the map")).unwrap();
-    control.set(0, GuestControl { on: 1, clock: 0, hpet: 0 }, 0).unwrap();
+    let mut control =
+        Array::try_from(ebpf.map_mut("GUEST_CONTROL").expect("the map")).expect("an array");
+    control.set(0, GuestControl { on: 1, clock: 0, hpet: 0 }, 0).expect("it can be written");
     ebpf
 }
 
 /// A bounce of `bytes`, on this CPU out of a system call or on `cpu` out of an interrupt.
 fn bounce(ebpf: &mut Ebpf, bytes: u64, cpu: Option<u32>) {
     let program = ebpf.program_mut("swiotlb_bounced").expect("the program");
-    let program: &mut RawTracePoint = program.try_into().unwrap();
+    let program: &mut RawTracePoint = program.try_into().expect("a raw tracepoint");
     let mut options = RawTracePointRunOptions::new();
     options.args[2] = bytes;
     options.cpu = cpu;
-    program.test_run(options).unwrap();
+    program.test_run(options).expect("two CPUs");
 }
 
 /// Keeps this thread on CPU 0.
@@ -44,8 +45,8 @@ fn stay() {
 }
 
 fn frames(ebpf: &Ebpf, name: &str) -> Vec<u64> {
-    let map = StackTraceMap::try_from(ebpf.map(name).expect("the map")).unwrap();
-    map.get(&0, 0).unwrap().frames().iter().map(|frame| frame.ip).collect()
+    let map = StackTraceMap::try_from(ebpf.map(name).expect("the map")).expect("stacks");
+    map.get(&0, 0).expect("a stack").frames().iter().map(|frame| frame.ip).collect()
 }
 
 #[test]

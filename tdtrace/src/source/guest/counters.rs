@@ -92,8 +92,7 @@ impl Attached {
         let mut map = BpfHashMap::<_, EntryKey, Entry>::try_from(self.map_mut("VE_ENTRIES")?)?;
         // The kernel begins anew behind a key that has gone meanwhile, so the list could go on and on.
         let entries = map.iter().take(RUNNING as usize).flatten();
-        let now: Vec<(EntryKey, u64)> =
-            entries.map(|(key, entry)| (key, entry.sequence)).collect();
+        let now: Vec<(EntryKey, u64)> = entries.map(|(key, entry)| (key, entry.sequence)).collect();
         let (stale, fresh): (Vec<_>, Vec<_>) =
             now.into_iter().partition(|(key, number)| unfinished.get(key) == Some(number));
         for (key, _) in stale {
