@@ -165,7 +165,7 @@ pub(crate) fn thread() -> u64 {
 /// The kernel's stack, or the error that becomes its number. Nothing is evicted for it.
 #[inline(always)]
 pub(crate) fn stack(ctx: &impl StackIdContext) -> i32 {
-    // Frames are compared, not hashes alone: one number never means two stacks.
+    // Frames are compared, not hashes alone, which two stacks may share.
     const EXACT: u64 = 0;
     if let Ok(stack) = ctx.get_stackid(&GUEST_STACKS, EXACT) {
         return stack as i32;
