@@ -357,6 +357,10 @@ pub struct VeEvent {
     pub comm: [u8; 16],
 }
 
+/// The bit of a stack's number that says that it is kept beside the others, because another one has the
+/// place that its hash names.
+pub const STACK_BESIDE: i32 = 1 << 30;
+
 /// Why something of a guest was not counted, or only in part. The number is the index into the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u32)]
@@ -367,7 +371,7 @@ pub enum GuestLoss {
     Unpaired = 1,
     /// A place found no room; it is counted by its reason.
     Places = 2,
-    /// A stack found no room, or its place was taken by another.
+    /// A stack found no room, or its place was taken by another, beside the others, too.
     Stacks = 3,
     /// An event found no room in the buffer.
     Events = 4,

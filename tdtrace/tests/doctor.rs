@@ -348,6 +348,8 @@ fn without_btf_functions_of_a_td_are_probed_by_kprobe_and_without_that_not_at_al
     let step = "use a kernel with CONFIG_KPROBE_EVENTS";
     assert_eq!(report.first_step.as_deref(), Some(step));
     assert_eq!(report.summary, format!("tdtrace cannot count here. First: {step}."));
+    // To load its module would not help.
+    assert_eq!(guest_probe(&report, "quote").check.next.as_deref(), Some(step));
 }
 
 #[test]

@@ -10,8 +10,8 @@ use aya_ebpf::{
 use tdtrace_common::{
     guest::{
         CallEntry, CallEntryKey, CallKey, CallValue, Entry, EntryKey, GuestAddresses, GuestControl,
-        GuestLoss, GuestState, NO_ADDRESS, OPERATIONS, VE_REASONS, VeEvent, VeInfo, VeKey, VeStats,
-        VeValue,
+        GuestLoss, GuestState, NO_ADDRESS, OPERATIONS, STACK_BESIDE, VE_REASONS, VeEvent, VeInfo,
+        VeKey, VeStats, VeValue,
     },
     layout::GuestLayout,
 };
@@ -98,6 +98,10 @@ pub(crate) static VE_EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
 #[map]
 static GUEST_STACKS: StackTrace = StackTrace::with_max_entries(1, 0);
 
+/// Stacks whose place in [`GUEST_STACKS`] another one has.
+#[map]
+static GUEST_STACKS_BESIDE: StackTrace = StackTrace::with_max_entries(1, 0);
+
 #[map]
 pub(crate) static CALLS: HashMap<CallKey, CallValue> = HashMap::with_max_entries(1, 0);
 
@@ -161,10 +165,15 @@ pub(crate) fn thread() -> u64 {
 /// The kernel's stack, or the error that becomes its number. Nothing is evicted for it.
 #[inline(always)]
 pub(crate) fn stack(ctx: &impl StackIdContext) -> i32 {
-    // Stacks are compared by their hash: 32 bits, as many as tell them apart anyway.
-    const FAST_STACK_CMP: u64 = 1 << 9;
-    match ctx.get_stackid(&GUEST_STACKS, FAST_STACK_CMP) {
-        Ok(stack) => stack as i32,
+    // Frames are compared, not hashes alone, which two stacks may share.
+    const EXACT: u64 = 0;
+    if let Ok(stack) = ctx.get_stackid(&GUEST_STACKS, EXACT) {
+        return stack as i32;
+    }
+    // A stack has one place, which its hash names, and where another one is the kernel does not keep it
+    // (kernel/bpf/stackmap.c:stackid_fastpath). Few meet there, so that fewer meet again beside.
+    match ctx.get_stackid(&GUEST_STACKS_BESIDE, EXACT) {
+        Ok(stack) => stack as i32 | STACK_BESIDE,
         Err(error) => {
             lose(GuestLoss::Stacks);
             error

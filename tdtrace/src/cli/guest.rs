@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use clap::Subcommand;
 
-use super::{files::Files, guest_source::GuestSourceArgs};
+use super::{files::Files, guest_source::GuestSourceArgs, stat::exit_code};
 use crate::{
     model::guest::{aggregate::GuestAggregate, order::Order, snapshot::GuestSnapshot},
     report::guest as report,
@@ -279,11 +279,4 @@ fn stop_on_signals() -> Result<Arc<Stop>> {
     })?;
     is_ready.recv().map_err(|_| anyhow!("SIGINT and SIGTERM cannot be caught"))?;
     Ok(stop)
-}
-
-/// The command's code, or 128 plus the signal that ended it, as a shell does.
-fn exit_code(status: ExitStatus) -> ExitCode {
-    use std::os::unix::process::ExitStatusExt as _;
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
-    ExitCode::from(u8::try_from(code).unwrap_or(1))
 }

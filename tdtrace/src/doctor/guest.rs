@@ -2,7 +2,7 @@
 //!
 //! [`GuestFacts::read`] reads procfs, sysfs and debug files below a root; the rest is pure.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use super::{BtfSource, Check, ProbeReport, Report, Section, Status, machine::why};
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct GuestFacts {
     /// The kernel's symbols, or why there are none.
-    pub symbols: Result<Symbols, String>,
+    pub symbols: Result<Arc<Symbols>, String>,
     /// Whether the kernel has kprobes.
     pub kprobes: bool,
     /// Modules that probes lie in and that are loaded.
@@ -40,10 +40,12 @@ impl GuestFacts {
             Place::Tracepoint { .. } => None,
         });
         let options = sites::Options { root: root.into(), ..sites::Options::default() };
-        let debug = sites::Sites::running(options).map_err(|error| format!("{error:#}"));
+        let symbols = Symbols::read(root).map(Arc::new).map_err(|error| format!("{error:#}"));
+        let debug = symbols.clone().and_then(|symbols| {
+            sites::Sites::with_symbols(symbols, options).map_err(|error| format!("{error:#}"))
+        });
         Self {
-            symbols: Symbols::read(&root.join("proc/kallsyms"))
-                .map_err(|error| format!("{error:#}")),
+            symbols,
             kprobes: root.join("sys/bus/event_source/devices/kprobe").exists(),
             modules: modules.filter(|name| root.join("sys/module").join(name).exists()).collect(),
             debug: debug.and_then(|sites| match sites.kernel_file() {
@@ -202,11 +204,12 @@ impl Machine<'_> {
     }
 
     fn in_module(&self, name: &str, module: &str) -> Result<&'static str, Obstacle> {
+        let how = self.kprobe(name)?;
         if !self.guest.modules.contains(&module) {
             let why = format!("{name} is in {module}, which is not loaded; attached when it is");
             return Err((Status::Limited, why, format!("modprobe {module}")));
         }
-        self.kprobe(name)
+        Ok(how)
     }
 
     fn function(&self, name: &str, fentry: bool, kprobe: bool) -> Result<&'static str, Obstacle> {

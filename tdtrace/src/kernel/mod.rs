@@ -17,3 +17,4 @@ pub mod tracefs;
 
 pub use facts::Facts;
 pub use seen::Seen;
+pub(crate) use seen::first_line;

@@ -81,7 +81,7 @@ pub(super) fn unreadable<T>(error: &std::io::Error) -> Seen<T> {
 }
 
 /// The first line without what could steer a terminal, at most 200 characters.
-pub(super) fn first_line(text: &str) -> String {
+pub(crate) fn first_line(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default().trim();
     line.chars().map(|c| if c.is_control() { '?' } else { c }).take(200).collect()
 }

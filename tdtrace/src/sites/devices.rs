@@ -8,6 +8,7 @@ use tdtrace_common::counters::Class;
 
 use crate::{
     decode::bits::Hex,
+    kernel::first_line,
     model::{places, sample::Isa},
 };
 
@@ -204,19 +205,13 @@ fn resources(text: &str) -> Vec<Resource> {
         let depth = (range.len() - range.trim_start().len()) / 2;
         let (first, last) = range.trim().split_once('-')?;
         let number = |text| u64::from_str_radix(text, 16).ok();
-        let name = printable(name);
+        let name = first_line(name);
         Some(Resource { first: number(first)?, last: number(last)?, depth, name })
     };
     let mut resources: Vec<Resource> = text.lines().filter_map(line).collect();
     // The file is in this order already; where it is not, look-ups still name the outermost first.
     resources.sort_by_key(|range| range.depth);
     resources
-}
-
-/// The first line without what could steer a terminal.
-fn printable(text: &str) -> String {
-    let line = text.lines().next().unwrap_or_default().trim();
-    line.chars().map(|c| if c.is_control() { '?' } else { c }).take(200).collect()
 }
 
 fn pci(root: &Path) -> Vec<Pci> {
@@ -234,7 +229,7 @@ fn device(dir: &Path, address: &str) -> Option<Pci> {
         u32::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok()
     };
     let driver = fs::read_link(dir.join("driver")).ok();
-    let driver = driver.and_then(|path| Some(printable(path.file_name()?.to_str()?)));
+    let driver = driver.and_then(|path| Some(first_line(path.file_name()?.to_str()?)));
     let bar = |line: &str| {
         let mut words = line.split_ascii_whitespace();
         let mut word = || u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok();
@@ -246,7 +241,7 @@ fn device(dir: &Path, address: &str) -> Option<Pci> {
         .map(|line| bar(line).unwrap_or_default())
         .collect();
     Some(Pci {
-        address: printable(address),
+        address: first_line(address),
         vendor: number("vendor")? as u16,
         device: number("device")? as u16,
         class: number("class")?,

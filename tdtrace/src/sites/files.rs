@@ -4,13 +4,8 @@ use std::{cell::OnceCell, fs::File, io::Read as _, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{
-    CODE, Lines, Options, Search, Site,
-    image::Image,
-    modules,
-    symbols::{self, Symbols},
-};
-use crate::verdict::Frame;
+use super::{CODE, Lines, Options, Search, Site, image::Image, modules};
+use crate::{kernel::symbols::Symbols, verdict::Frame};
 
 /// Text of a small file that is read at most.
 const SMALL: u64 = 1 << 16;
@@ -98,12 +93,6 @@ fn read(root: &Path, path: &str, limit: u64) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(root.join(path))?.take(limit).read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-pub(super) fn kallsyms(root: &Path) -> Result<Symbols> {
-    let text = read(root, "proc/kallsyms", symbols::LIMIT);
-    let text = text.context("/proc/kallsyms cannot be read; is procfs mounted?")?;
-    Ok(Symbols::parse_kallsyms(&String::from_utf8_lossy(&text))?)
 }
 
 pub(super) fn release(root: &Path) -> Result<String> {

@@ -16,10 +16,8 @@ use object::{
     ObjectSymbol as _, RelocationFlags, RelocationTarget, SectionKind, SymbolKind, elf,
 };
 
-use super::{
-    bytes::{self, Bytes},
-    symbols::{Symbol, Symbols},
-};
+use super::bytes::{self, Bytes};
+use crate::kernel::symbols::{Symbol, Symbols};
 
 /// Where the first section of a module is put.
 const MODULE_BASE: u64 = 0x10_0000;
@@ -132,11 +130,8 @@ impl Image {
             }
             let base = if self.is_module { section.addresses.start } else { 0 };
             let address = base.wrapping_add(symbol.address());
-            symbols.push(
-                name,
-                None,
-                Symbol { address, size: symbol.size(), global: symbol.is_global() },
-            );
+            let (size, global) = (symbol.size(), symbol.is_global());
+            symbols.push(name, Symbol { address, size, global });
         }
         symbols.sort();
         symbols

@@ -12,13 +12,13 @@ pub mod image;
 pub mod kcore;
 pub mod modules;
 mod place;
-pub mod symbols;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -26,13 +26,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 pub use dwarf::Lines;
 pub use place::{NoPlace, Place};
 
-use self::{
-    files::Opened,
-    image::Image,
-    modules::Search,
-    symbols::{Function, Symbols},
+use self::{files::Opened, image::Image, modules::Search};
+use crate::{
+    kernel::symbols::{Function, Symbols},
+    verdict::Frame,
 };
-use crate::verdict::Frame;
 
 /// Bytes of code that are read at an address.
 pub const CODE: usize = 15;
@@ -83,7 +81,7 @@ pub struct Site {
 /// What addresses mean.
 enum Origin {
     /// Those of the running kernel, so many bytes behind those of its file.
-    Running { symbols: Symbols, slide: Option<u64> },
+    Running { symbols: Arc<Symbols>, slide: Option<u64> },
     /// Those of the files.
     Files,
 }
@@ -104,12 +102,29 @@ impl Sites {
     /// kallsyms cannot be read or hides its addresses, or `options` name a vmlinux of another
     /// build. That no debug file is found is no error; each [`Site`] says so.
     pub fn running(options: Options) -> Result<Self> {
-        let symbols = files::kallsyms(&options.root)?;
+        let symbols = Arc::new(Symbols::read(&options.root)?);
+        Self::with_symbols(symbols, options)
+    }
+
+    /// The same where its symbols have been read.
+    ///
+    /// # Errors
+    /// As [`Self::running`], but for kallsyms.
+    pub fn with_symbols(symbols: Arc<Symbols>, options: Options) -> Result<Self> {
         let release = files::release(&options.root)?;
         let kernel = files::running_kernel(&options, &release)?;
         let slide = kernel.as_ref().ok().and_then(|kernel| slide(&symbols, kernel));
         let origin = Origin::Running { symbols, slide };
         Ok(Self { origin, options, release, kernel, modules: HashMap::new() })
+    }
+
+    /// Modules came or went, and these are the symbols since. The kernel's debug file stays open; those of
+    /// modules are looked for again.
+    pub fn modules_changed(&mut self, now: Arc<Symbols>) {
+        if let Origin::Running { symbols, .. } = &mut self.origin {
+            *symbols = now;
+            self.modules.clear();
+        }
     }
 
     /// The code in files, of whatever kernel: the vmlinux that `options` name and modules.
@@ -240,7 +255,7 @@ impl Sites {
             self.load(module);
         }
         let (symbols, filter) = match (&self.origin, module) {
-            (Origin::Running { symbols, .. }, module) => (symbols, module),
+            (Origin::Running { symbols, .. }, module) => (&**symbols, module),
             (Origin::Files, module) => {
                 let opened = module.map_or(Some(&self.kernel), |module| self.modules.get(module));
                 match opened {

@@ -153,6 +153,24 @@ fn a_module_of_another_build_is_refused() {
 }
 
 #[test]
+fn a_module_that_comes_is_found_and_the_kernels_file_stays_open() {
+    let machine = Machine::with_debug_files();
+    let path = machine.0.path().join("proc/kallsyms");
+    let all = fs::read_to_string(&path).unwrap();
+    let before: String = all.split_inclusive('\n').filter(|line| !line.contains('[')).collect();
+    fs::write(&path, before).unwrap();
+    let mut sites = machine.sites();
+    assert_eq!(sites.at(TEXT + 0x10).function, None);
+    fs::write(&path, all).unwrap();
+    let kernel = format!("usr/lib/debug/boot/vmlinux-{RELEASE}");
+    fs::remove_file(machine.0.path().join(kernel)).unwrap();
+    sites.modules_changed(Arc::new(Symbols::read(machine.0.path()).unwrap()));
+    assert_eq!(functions(&sites.at(TEXT + 0x10)), ["acme_isr"]);
+    let read = 0xffff_ffff_8100_0010_u64.wrapping_add(SLIDE);
+    assert_eq!(functions(&sites.at(read)), ["readl", "core_read"]);
+}
+
+#[test]
 fn hidden_addresses_are_an_error_with_its_next_step() {
     let machine = Machine::new();
     machine.put("proc/kallsyms", "0000000000000000 T _text\n");

@@ -1,12 +1,12 @@
 //! Loading the object for a guest and attaching what this kernel has. Each probe attaches by itself;
 //! one that does not is listed with the reason and with what it hides.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::Map,
+    maps::{MapData, RingBuf},
     programs::{RawTracePoint, links::FdLink},
 };
 
@@ -37,32 +37,24 @@ pub enum Prefer {
     Kprobe,
 }
 
-/// Maps that are used after loading.
-const MAPS: [&str; 9] = [
-    "GUEST_CONTROL",
-    "GUEST_STATE",
-    "GUEST_LOSSES",
-    "GUEST_STACKS",
-    "VE_ENTRIES",
-    "VE_PLACES",
-    "VE_STATS",
-    "VE_EVENTS",
-    "CALLS",
-];
-
 /// #VE handlers and calls that can run at the same time: several a CPU, if tasks are preempted in them.
-const RUNNING: u32 = 4096;
-/// Stacks that are kept.
-const STACKS: u32 = 8192;
+pub(super) const RUNNING: u32 = 4096;
+/// Stacks that each of two maps keeps. The kernel makes a power of two places, so one more than such a
+/// power makes twice as many places for next to nothing: the fewer meet.
+const STACKS: u32 = (1 << 13) + 1;
 /// Operations and callers.
 const CALLS: u32 = 4096;
 /// Bytes of the buffer between two looks; a power of two pages.
 const EVENT_BYTES: u32 = 8 << 20;
 
+/// How long a module in which nothing could be attached is left alone.
+const AGAIN: Duration = Duration::from_secs(2);
+
 /// The loaded object with its links.
 pub(super) struct Attached {
     pub(super) ebpf: Ebpf,
-    pub(super) maps: Vec<(&'static str, Map)>,
+    /// Single #VEs, if they are streamed. Mapped once, because mapping costs time for each page.
+    pub(super) events: Option<RingBuf<MapData>>,
     /// Programs that are attached.
     pub(super) programs: Vec<&'static str>,
     /// Links of those that are kprobes, as far as the kernel has such links.
@@ -75,6 +67,8 @@ pub(super) struct Attached {
     pub(super) layout_assumed: bool,
     /// Each probe and whether it counts.
     pub(super) probes: Arc<[GuestProbeState]>,
+    /// When a module is tried again in which nothing could be attached.
+    again: Duration,
 }
 
 pub(super) fn attach(options: &Options, symbols: Option<&Symbols>) -> Result<Attached> {
@@ -87,20 +81,22 @@ pub(super) fn attach(options: &Options, symbols: Option<&Symbols>) -> Result<Att
     let set = BtfSet::running(Path::new("/")).ok();
     let resolved = guest::resolve(set.as_ref().map(|set| &*set.vmlinux));
     let mut ebpf = load(options, set.as_ref(), &resolved, symbols)?;
-    let mut maps = Vec::new();
-    for name in MAPS {
-        let map = ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))?;
-        maps.push((name, map));
-    }
+    let events = if options.stream {
+        let map = ebpf.take_map("VE_EVENTS").context("the object has no map VE_EVENTS")?;
+        Some(RingBuf::try_from(map).context("the map VE_EVENTS cannot be mapped")?)
+    } else {
+        None
+    };
     let mut attached = Attached {
         ebpf,
-        maps,
+        events,
         programs: Vec::new(),
         kprobes: Vec::new(),
         release: facts.release.known().map_or("?", String::as_str).into(),
         is_td,
         layout_assumed: resolved.assumed,
         probes: Arc::new([]),
+        again: Duration::ZERO,
     };
     attached.attach_probes(&resolved, options.prefer)?;
     Ok(attached)
@@ -125,6 +121,7 @@ fn load(
         .map_max_entries("VE_ENTRIES", RUNNING)
         .map_max_entries("VE_PLACES", options.max_places)
         .map_max_entries("GUEST_STACKS", STACKS)
+        .map_max_entries("GUEST_STACKS_BESIDE", STACKS)
         .map_max_entries("CALLS", CALLS)
         .map_max_entries("CALL_ENTRIES", RUNNING)
         .map_max_entries("VE_EVENTS", if options.stream { EVENT_BYTES } else { 4096 })
@@ -162,9 +159,12 @@ impl Attached {
         Ok(())
     }
 
-    /// Attaches what lies in modules that were not there before; whether anything was attached.
-    pub(super) fn attach_modules(&mut self) -> Result<bool> {
-        let mut attached = false;
+    /// Attaches what lies in modules that were not there before. Where that fails it is tried again only
+    /// after a while: each attempt loads the programs.
+    pub(super) fn attach_modules(&mut self, now: Duration) -> Result<()> {
+        if now < self.again {
+            return Ok(());
+        }
         for (index, probe) in GUEST_PROBES.iter().enumerate() {
             let Place::Function { module: Some(module), .. } = probe.place else { continue };
             let is_attached = self.probes.get(index).is_none_or(|state| state.how.is_some());
@@ -176,9 +176,11 @@ impl Attached {
             states[index].how = how.map(Into::into);
             states[index].missing = missing;
             self.probes = states.into();
-            attached |= how.is_some();
+            if how.is_none() {
+                self.again = now + AGAIN;
+            }
         }
-        Ok(attached)
+        Ok(())
     }
 
     /// Attaches `probe`: how, and why not or not better.

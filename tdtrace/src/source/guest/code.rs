@@ -2,9 +2,11 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
+use anyhow::Result;
 use tdtrace_common::guest::{VE_USER, VeKey};
 
 use crate::{
+    kernel::symbols::Symbols,
     model::guest::{aggregate::object, shared_bit::SharedBit, snapshot::Object},
     sites::{
         Options, Site as Code, Sites,
@@ -25,7 +27,7 @@ pub(super) struct Known {
 }
 
 impl Known {
-    pub(super) fn new(options: Options) -> Self {
+    pub(super) fn new(options: Options, symbols: &Result<Arc<Symbols>>) -> Self {
         let mut known = Self {
             options,
             sites: None,
@@ -33,12 +35,17 @@ impl Known {
             devices: BTreeMap::new(),
             symbols: Arc::default(),
         };
-        known.open();
+        known.open(symbols);
         known
     }
 
-    fn open(&mut self) {
-        let (sites, symbols) = match Sites::running(self.options.clone()) {
+    fn open(&mut self, symbols: &Result<Arc<Symbols>>) {
+        let opened = match symbols {
+            Ok(symbols) => Sites::with_symbols(Arc::clone(symbols), self.options.clone())
+                .map_err(|why| format!("{why:#}")),
+            Err(why) => Err(format!("{why:#}")),
+        };
+        let (sites, text) = match opened {
             Ok(sites) => {
                 let text = match sites.kernel_file() {
                     Ok(path) => format!("debug information of {}", path.display()),
@@ -46,15 +53,18 @@ impl Known {
                 };
                 (Some(sites), text)
             }
-            Err(why) => (None, format!("no symbols: {why:#}")),
+            Err(why) => (None, format!("no symbols: {why}")),
         };
         self.sites = sites;
-        self.symbols = symbols.into();
+        self.symbols = text.into();
     }
 
-    /// Modules came or went: the symbols are read again before the next look.
-    pub(super) fn modules_changed(&mut self) {
-        self.open();
+    /// Modules came or went, and these are the symbols since.
+    pub(super) fn modules_changed(&mut self, symbols: &Result<Arc<Symbols>>) {
+        match (symbols, &mut self.sites) {
+            (Ok(symbols), Some(sites)) => sites.modules_changed(Arc::clone(symbols)),
+            _ => self.open(symbols),
+        }
     }
 
     /// Looks up what is new among `keys`.

@@ -3,15 +3,15 @@
 use std::{collections::HashMap, sync::Arc};
 
 use anyhow::{Context as _, Result};
-use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData, PerCpuArray, RingBuf, StackTraceMap};
+use aya::maps::{Array, HashMap as BpfHashMap, Map, PerCpuArray, StackTraceMap};
 use tdtrace_common::guest::{
-    CallKey, CallValue, Entry, EntryKey, GuestControl, GuestLoss, GuestState, VE_REASONS, VeEvent,
-    VeKey, VeStats, VeValue,
+    CallKey, CallValue, Entry, EntryKey, GuestControl, GuestLoss, GuestState, STACK_BESIDE,
+    VE_REASONS, VeEvent, VeKey, VeStats, VeValue,
 };
 
 use super::{
     super::{counting::losses::recursion_misses, missed::missed},
-    attach::Attached,
+    attach::{Attached, RUNNING},
 };
 use crate::model::guest::sample::GuestLosses;
 
@@ -20,13 +20,11 @@ const BATCH: usize = 1 << 16;
 
 impl Attached {
     fn map(&self, name: &str) -> Result<&Map> {
-        let found = self.maps.iter().find(|(known, _)| *known == name);
-        found.map(|(_, map)| map).with_context(|| format!("the object has no map {name}"))
+        self.ebpf.map(name).with_context(|| format!("the object has no map {name}"))
     }
 
     fn map_mut(&mut self, name: &str) -> Result<&mut Map> {
-        let found = self.maps.iter_mut().find(|(known, _)| *known == name);
-        found.map(|(_, map)| map).with_context(|| format!("the object has no map {name}"))
+        self.ebpf.map_mut(name).with_context(|| format!("the object has no map {name}"))
     }
 
     /// What the programs tell.
@@ -76,8 +74,10 @@ impl Attached {
     /// The frames of a stack; empty if it is gone.
     pub(super) fn stack(&self, number: i32) -> Arc<[u64]> {
         let frames = || {
-            let map = StackTraceMap::try_from(self.map("GUEST_STACKS").ok()?).ok()?;
-            let stack = map.get(&u32::try_from(number).ok()?, 0).ok()?;
+            let is_beside = number & STACK_BESIDE != 0;
+            let name = if is_beside { "GUEST_STACKS_BESIDE" } else { "GUEST_STACKS" };
+            let map = StackTraceMap::try_from(self.map(name).ok()?).ok()?;
+            let stack = map.get(&u32::try_from(number & !STACK_BESIDE).ok()?, 0).ok()?;
             Some(stack.frames().iter().map(|frame| frame.ip).collect())
         };
         frames().unwrap_or_default()
@@ -90,8 +90,9 @@ impl Attached {
         unfinished: &HashMap<EntryKey, u64>,
     ) -> Result<HashMap<EntryKey, u64>> {
         let mut map = BpfHashMap::<_, EntryKey, Entry>::try_from(self.map_mut("VE_ENTRIES")?)?;
-        let now: Vec<(EntryKey, u64)> =
-            map.iter().flatten().map(|(key, entry)| (key, entry.sequence)).collect();
+        // The kernel begins anew behind a key that has gone meanwhile, so the list could go on and on.
+        let entries = map.iter().take(RUNNING as usize).flatten();
+        let now: Vec<(EntryKey, u64)> = entries.map(|(key, entry)| (key, entry.sequence)).collect();
         let (stale, fresh): (Vec<_>, Vec<_>) =
             now.into_iter().partition(|(key, number)| unfinished.get(key) == Some(number));
         for (key, _) in stale {
@@ -103,8 +104,7 @@ impl Attached {
 
     /// Events that are there.
     pub(super) fn events(&mut self) -> Vec<VeEvent> {
-        let Ok(map) = self.map_mut("VE_EVENTS") else { return Vec::new() };
-        let Ok(mut ring) = RingBuf::<&mut MapData>::try_from(map) else { return Vec::new() };
+        let Some(ring) = &mut self.events else { return Vec::new() };
         let mut events = Vec::new();
         while events.len() < BATCH
             && let Some(item) = ring.next()

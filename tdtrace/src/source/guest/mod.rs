@@ -76,7 +76,7 @@ pub struct GuestLive {
     watch: Watch,
     control: GuestControl,
     began: Duration,
-    symbols: Option<Symbols>,
+    symbols: Option<Arc<Symbols>>,
     /// The text of `/proc/modules` when the symbols were read.
     modules: String,
     names: BTreeMap<u64, Arc<str>>,
@@ -98,8 +98,8 @@ impl GuestLive {
     /// with the next step.
     pub fn open(options: Options) -> Result<Self> {
         let modules = modules();
-        let symbols = Symbols::running().ok();
-        let mut attached = attach::attach(&options, symbols.as_ref())?;
+        let symbols = symbols();
+        let mut attached = attach::attach(&options, symbols.as_deref().ok())?;
         let watch = Watch::new(Path::new("/"));
         let before = attached.losses()?;
         let control = GuestControl {
@@ -114,11 +114,11 @@ impl GuestLive {
             watch,
             control,
             began: now,
-            symbols,
+            code: Known::new(options.files, &symbols),
+            symbols: symbols.ok(),
             modules,
             names: BTreeMap::new(),
             stacks: BTreeMap::new(),
-            code: Known::new(options.files),
             shared_bit: options.shared_bit,
             before,
             unfinished: HashMap::new(),
@@ -176,8 +176,9 @@ impl GuestLive {
         let modules = modules();
         if modules != self.modules {
             self.modules = modules;
-            self.symbols = Symbols::running().ok();
-            self.code.modules_changed();
+            let symbols = symbols();
+            self.code.modules_changed(&symbols);
+            self.symbols = symbols.ok();
         }
         let Some(symbols) = &self.symbols else { return };
         for address in new {
@@ -227,8 +228,8 @@ impl GuestSource for GuestLive {
             self.control.clock = u64::from(self.watch.state().used);
             self.attached.set_control(self.control)?;
         }
-        self.attached.attach_modules()?;
         let now = monotonic();
+        self.attached.attach_modules(now)?;
         if now.saturating_sub(self.swept) >= STALE {
             self.swept = now;
             self.unfinished = self.attached.sweep(&self.unfinished)?;
@@ -237,6 +238,11 @@ impl GuestSource for GuestLive {
         }
         Ok(())
     }
+}
+
+/// The symbols of the running kernel.
+fn symbols() -> Result<Arc<Symbols>> {
+    Symbols::read(Path::new("/")).map(Arc::new)
 }
 
 /// The names and addresses of the loaded modules.
