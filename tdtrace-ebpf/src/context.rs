@@ -48,19 +48,13 @@ fn pid_tgid() -> u64 {
 /// The thread.
 #[inline(always)]
 pub(crate) fn tid() -> u32 {
-    if is_synthetic() || offset!(task_pid) == ABSENT {
-        return pid_tgid() as u32;
-    }
-    task_field(offset!(task_pid))
+    pid_tgid() as u32
 }
 
 /// The process.
 #[inline(always)]
 pub(crate) fn tgid() -> u32 {
-    if is_synthetic() || offset!(task_tgid) == ABSENT {
-        return (pid_tgid() >> 32) as u32;
-    }
-    task_field(offset!(task_tgid))
+    (pid_tgid() >> 32) as u32
 }
 
 /// `tgid << 32 | pid`, and for the idle tasks, all of which have 0, something of their own.
@@ -73,14 +67,14 @@ pub(crate) fn thread() -> u64 {
     }
 }
 
-/// A field of the current `task_struct`, an integer. The verifier knows the pointer's type, so that the
-/// field is loaded without a call: the offset is its constant, and it checks that a `T` is there.
+/// A word of the current `task_struct`. The verifier knows the pointer's type, so that the field is
+/// loaded without a call: the offset is its constant, and it checks that a word is there.
 #[inline(always)]
-fn task_field<T: Copy>(offset: u64) -> T {
+fn task_word(offset: u64) -> u64 {
     // SAFETY: as said above.
     unsafe {
         let task = bpf_get_current_task_btf().cast::<u8>();
-        core::ptr::read_volatile(task.wrapping_add(offset as usize).cast::<T>())
+        core::ptr::read_volatile(task.wrapping_add(offset as usize).cast::<u64>())
     }
 }
 
@@ -92,7 +86,7 @@ pub(crate) fn run_delay() -> u64 {
         return told!(run_delay);
     }
     let offset = offset!(task_run_delay);
-    if offset == ABSENT { 0 } else { task_field(offset) }
+    if offset == ABSENT { 0 } else { task_word(offset) }
 }
 
 /// The `kvm_vcpu` that the current thread has loaded: `kvm_main.c:vcpu_load` registers its
@@ -108,7 +102,7 @@ pub(crate) fn running_vcpu() -> Option<u64> {
     if notifiers == ABSENT || link_offset == ABSENT {
         return None;
     }
-    let link = task_field::<u64>(notifiers);
+    let link = task_word(notifiers);
     if link == 0 {
         return None;
     }

@@ -153,6 +153,16 @@ const ANSWERS: [(u64, Option<u32>); 5] = [
 
 #[test]
 fn every_kind_of_exit_has_its_index_name_place_answer_return_and_time() {
+    assert_every_kind(false);
+}
+
+/// As on kernels before 6.17.
+#[test]
+fn every_kind_of_exit_is_read_by_calls_as_well() {
+    assert_every_kind(true);
+}
+
+fn assert_every_kind(by_calls: bool) {
     let kinds: Vec<Kind> = calls().into_iter().chain(statuses()).chain(exits()).collect();
     for exit in TdExit::ALL {
         assert!(kinds.iter().any(|kind| kind.name == exit.name()), "no {}", exit.name());
@@ -162,6 +172,7 @@ fn every_kind_of_exit_has_its_index_name_place_answer_return_and_time() {
     let mut synthetic = load_with(tdtrace::source::synthetic::SyntheticOptions {
         tds,
         vcpus: tds,
+        by_calls,
         ..Default::default()
     });
     let mut all = Vec::new();

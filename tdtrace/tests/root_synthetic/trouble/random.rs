@@ -182,12 +182,23 @@ impl Sequence {
 
 #[test]
 fn thousands_of_random_sequences_are_counted_as_the_truth_says() {
+    assert_sequences(false);
+}
+
+/// As on kernels before 6.17.
+#[test]
+fn random_sequences_are_counted_alike_if_memory_is_read_by_calls() {
+    assert_sequences(true);
+}
+
+fn assert_sequences(by_calls: bool) {
     let vms = SEQUENCES / PER_VM;
     let mut synthetic = load_with(SyntheticOptions {
         max_vcpus: SEQUENCES,
         tds: vms,
         vcpus: SEQUENCES,
         rows: Some(16 * SEQUENCES),
+        by_calls,
         ..SyntheticOptions::default()
     });
     let mut all = Vms::new();
