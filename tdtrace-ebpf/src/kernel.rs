@@ -127,12 +127,15 @@ pub(crate) fn stat_exits(vcpu: u64) -> Option<u64> {
 /// wanted lie there on Linux 6.12, 6.18 and 7.3.
 const STAT_WINDOW: usize = 16;
 
-/// Reads KVM's own counters of a vCPU into `stat`; 0 for those that this kernel does not have.
+/// Loads KVM's own counters of a vCPU into `stat`; 0 for those that this kernel does not have.
+#[inline(always)]
+pub(crate) fn load_kvm_stat(vcpu: u64, stat: &mut KvmStat) {
+    take_kvm_stat(stat, |offset| load(vcpu, offset).unwrap_or(0));
+}
+
+/// The same by as few calls as possible.
 #[inline(always)]
 pub(crate) fn read_kvm_stat(vcpu: u64, stat: &mut KvmStat) {
-    if is_direct() {
-        return take_kvm_stat(stat, |offset| load(vcpu, offset).unwrap_or(0));
-    }
     let begin = offset!(stat_exits);
     let window: [u64; STAT_WINDOW] = read(vcpu, begin).unwrap_or_default();
     // One that lies elsewhere is read by itself. Only one of the two is left when the verifier has put the

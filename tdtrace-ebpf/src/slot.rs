@@ -28,7 +28,7 @@ use crate::{
     kernel::{self, offset, read},
     ledger,
     maps::{
-        FREE_VCPUS, FREE_VMS, HOTSPOTS, SLOT_AT, VCPU_INDEX, VM_INDEX, VMS, debug, lose,
+        FREE_VCPUS, FREE_VMS, HOTSPOTS, SLOT_AT, VCPU_INDEX, VM_INDEX, VMS, debug, is_direct, lose,
         lose_index, memo, slot_at,
     },
     td,
@@ -111,8 +111,12 @@ impl Slot {
         slot.synced += 1;
         // The x86 CPU stores in order; this keeps the compiler from moving stores across.
         compiler_fence(Ordering::Release);
+        if is_direct() {
+            kernel::load_kvm_stat(vcpu, &mut slot.last);
+        } else {
+            read_kvm_stat(slot.index, vcpu);
+        }
         let stat = &mut slot.last;
-        kernel::read_kvm_stat(vcpu, stat);
         stat.seen_exits = slot.counts[Class::Exit as usize];
         stat.seen_runs = slot.counts[Class::RunEnd as usize];
         stat.seen_hypercalls = slot.counts[Class::Hypercall as usize];
@@ -132,6 +136,16 @@ impl Slot {
         compiler_fence(Ordering::Release);
         slot.synced += 1;
     }
+}
+
+/// KVM's own counters, in [`VcpuSlot::last`] of slot `index`. Out of line: what is read at once would take
+/// `kvm_fpu` beyond the 512 bytes of stack that kernels before 6.13 allow.
+#[inline(never)]
+fn read_kvm_stat(index: u32, vcpu: u64) -> u32 {
+    if let Some(mut slot) = Slot::at(index) {
+        kernel::read_kvm_stat(vcpu, &mut slot.get().last);
+    }
+    0
 }
 
 /// Out of line: taken only by vCPUs with many places.
