@@ -5,7 +5,11 @@
 //! duration since the base is known only if it is longer than all before; otherwise it is at most the
 //! end of the highest bucket that was filled since.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tdtrace_common::{
     counters::{Class, Loss},
@@ -26,6 +30,8 @@ pub struct Baseline {
     latency: HashMap<VmKey, Arc<[LatencySample]>>,
     ledgers: HashMap<VmKey, LedgerSample>,
     vcpus: HashMap<VcpuKey, Arc<VcpuSample>>,
+    /// VMs that have durations, of whose vCPUs the base has none: nobody looked into them.
+    closed: HashSet<VmKey>,
     losses: Losses,
     seam: Arc<SeamSample>,
     poison: Arc<PoisonSample>,
@@ -40,6 +46,7 @@ impl Baseline {
             latency: sample.vms.iter().map(|vm| (vm.key, Arc::clone(&vm.latency))).collect(),
             ledgers: sample.vms.iter().map(|vm| (vm.key, vm.ledger.clone())).collect(),
             vcpus: sample.vcpus.iter().map(|vcpu| (vcpu.key, Arc::clone(vcpu))).collect(),
+            closed: closed(sample),
             losses: sample.losses.clone(),
             seam: Arc::clone(&sample.seam),
             poison: Arc::clone(&sample.poison),
@@ -63,7 +70,12 @@ impl Baseline {
         }
         for vcpu in &mut sample.vcpus {
             if let Some(base) = self.vcpus.get(&vcpu.key) {
-                *vcpu = Arc::new(vcpu_since(vcpu, base));
+                let mut since = vcpu_since(vcpu, base);
+                if self.closed.contains(&vcpu.vm) {
+                    // Those before the base cannot be taken off.
+                    since.latency = Arc::default();
+                }
+                *vcpu = Arc::new(since);
             }
         }
         sample.losses = losses(sample.losses, &self.losses);
@@ -89,6 +101,16 @@ impl Baseline {
     pub fn latency_of(&self, vcpu: VcpuKey) -> &[LatencySample] {
         self.vcpus.get(&vcpu).map_or(&[], |vcpu| &vcpu.latency)
     }
+}
+
+/// The VMs with durations of which `sample` has none by vCPU.
+fn closed(sample: &Sample) -> HashSet<VmKey> {
+    let vms = sample.vms.iter().filter(|vm| !vm.latency.is_empty());
+    let mut closed: HashSet<VmKey> = vms.map(|vm| vm.key).collect();
+    for vcpu in sample.vcpus.iter().filter(|vcpu| !vcpu.latency.is_empty()) {
+        closed.remove(&vcpu.vm);
+    }
+    closed
 }
 
 /// Whether the longest duration of `sample`, a difference to `base`, is a bound and not exact.

@@ -134,6 +134,30 @@ fn the_longest_is_exact_only_if_it_is_longer_than_all_before() {
 }
 
 #[test]
+fn durations_of_vcpus_that_nobody_looked_into_at_the_base_are_not_shown_as_since_then() {
+    let mut base = samples().pop().unwrap();
+    let vm = base.vms[0].key;
+    base.vms[0].latency = [durations(&[900])].into();
+    let own = |sample: &Sample| sample.vcpus.iter().position(|vcpu| vcpu.vm == vm).unwrap();
+    let first = own(&base);
+    Arc::make_mut(&mut base.vcpus[first]).latency = Arc::default();
+    let mut late = base.clone();
+    let looked_into: Arc<[LatencySample]> = [durations(&[900, 1_000])].into();
+    Arc::make_mut(&mut late.vcpus[first]).latency = Arc::clone(&looked_into);
+    let count = |base: &Sample| -> Option<u64> {
+        let since = Baseline::new(base).since(late.clone());
+        since.vcpus[first].latency.first().map(|sample| sample.histogram.count())
+    };
+    assert_eq!(count(&base), None);
+
+    // What was looked into then has a base, and a vCPU that came since then needs none.
+    Arc::make_mut(&mut base.vcpus[first]).latency = [durations(&[900])].into();
+    assert_eq!(count(&base), Some(1));
+    base.vcpus.remove(first);
+    assert_eq!(count(&base), Some(2));
+}
+
+#[test]
 fn a_reset_sets_counts_to_nothing_and_rates_go_on() {
     let mut aggregate = Aggregate::new();
     assert!(aggregate.reset().is_none());
