@@ -143,7 +143,8 @@ impl Counters {
         Ok(Counted { vms, vcpus, losses, slow, seam, poison })
     }
 
-    /// The durations that were `sent`, with whose they are. Those of VMs that are not among `vms` yet wait.
+    /// The durations that were `sent`, with whose they are. Those of VMs that are not among `vms` yet wait;
+    /// if the vCPU has gone by then they are lost.
     fn slow_samples(&mut self, sent: Vec<SlowEvent>, vms: &[VmSample]) -> Vec<SlowSample> {
         let mut events = std::mem::take(&mut self.early);
         events.extend(sent);
@@ -154,7 +155,10 @@ impl Counters {
         let listed: HashSet<VmKey> = vms.iter().map(|vm| vm.key).collect();
         let mut samples = Vec::with_capacity(events.len());
         for event in events {
-            let Some(vcpu) = of_slots.get(&(event.slot, event.life)) else { continue };
+            let Some(vcpu) = of_slots.get(&(event.slot, event.life)) else {
+                self.ended.slow += 1;
+                continue;
+            };
             if !listed.contains(&vcpu.vm) {
                 self.early.push(event);
                 continue;
@@ -186,7 +190,7 @@ impl Counters {
         losses.hotspots = self.ended.hotspots;
         losses.unpaired = self.ended.unpaired;
         losses.durations = self.ended.durations;
-        losses.slow = self.loaded.slow_lost()?;
+        losses.slow = self.loaded.slow_lost()? + self.ended.slow;
         self.vcpus.all().for_each(|vcpu| add_losses(&mut losses, vcpu));
         Ok(losses)
     }
