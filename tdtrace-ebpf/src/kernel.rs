@@ -142,7 +142,7 @@ pub(crate) fn read_kvm_stat(vcpu: u64, stat: &mut KvmStat) {
     // offsets in.
     take_kvm_stat(stat, |offset| {
         let delta = offset.wrapping_sub(begin) as usize;
-        if offset != ABSENT && delta < 8 * STAT_WINDOW && delta % 8 == 0 {
+        if offset != ABSENT && delta < 8 * STAT_WINDOW && delta.is_multiple_of(8) {
             window[delta / 8]
         } else {
             read(vcpu, offset).unwrap_or(0)

@@ -66,7 +66,7 @@ impl Constants<'_> {
         if instruction == call(0, CAST) {
             return Ok(self.direct.map_or(instruction, Direct::call));
         }
-        let constants = number >= FIRST && number < FIRST + (1 << 16);
+        let constants = (FIRST..FIRST + (1 << 16)).contains(&number);
         if (instruction & 0xf0ff) != u64::from(MOVE) || !constants {
             return Ok(instruction);
         }

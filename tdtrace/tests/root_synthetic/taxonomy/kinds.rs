@@ -168,7 +168,7 @@ fn assert_every_kind(by_calls: bool) {
         assert!(kinds.iter().any(|kind| kind.name == exit.name()), "no {}", exit.name());
     }
     // Each kind is of a TD of its own, so that it is seen alone.
-    let tds = u32::try_from(kinds.len()).unwrap();
+    let tds = u32::try_from(kinds.len()).expect("few");
     let mut synthetic = load_with(tdtrace::source::synthetic::SyntheticOptions {
         tds,
         vcpus: tds,
@@ -205,7 +205,7 @@ fn assert_every_kind(by_calls: bool) {
         driven.leave(&cpu, 10, 1, 0);
         all.push(driven);
     }
-    let now = all.iter().map(|driven| driven.now).max().unwrap();
+    let now = all.iter().map(|driven| driven.now).max().expect("there are some");
     let sample = sample(&mut synthetic, now);
     for (driven, kind) in all.iter().zip(&kinds) {
         println!("{}", kind.name);

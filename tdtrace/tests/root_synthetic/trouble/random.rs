@@ -206,10 +206,14 @@ fn assert_sequences(by_calls: bool) {
         let (vm, id) = (number / PER_VM, number % PER_VM);
         if id == 0 {
             let vm_type = if vm % 3 == 0 { 0 } else { 5 };
-            all.push((synthetic.vm(pid(vm), "random", vm_type).unwrap(), vm_type == 5, Vec::new()));
+            all.push((
+                synthetic.vm(pid(vm), "random", vm_type).expect("there is room"),
+                vm_type == 5,
+                Vec::new(),
+            ));
         }
-        let (address, is_td, own) = all.last_mut().unwrap();
-        let vcpu = synthetic.vcpu(*address, id, pid(vm), pid(vm) + 1 + id).unwrap();
+        let (address, is_td, own) = all.last_mut().expect("there is room");
+        let vcpu = synthetic.vcpu(*address, id, pid(vm), pid(vm) + 1 + id).expect("there is room");
         own.push(Sequence {
             driven: Driven::new(vcpu, 1_000),
             is_td: *is_td,
@@ -221,7 +225,7 @@ fn assert_sequences(by_calls: bool) {
     }
     drive(&synthetic, &mut all);
     let sequences = || all.iter().flat_map(|(.., own)| own);
-    let now = sequences().map(|sequence| sequence.driven.now).max().unwrap();
+    let now = sequences().map(|sequence| sequence.driven.now).max().expect("there are some");
     let sample = sample(&mut synthetic, now);
     let vcpus: BTreeMap<_, _> =
         sample.vcpus.iter().map(|vcpu| ((vcpu.vm, vcpu.id), vcpu)).collect();
@@ -241,7 +245,10 @@ fn assert_sequences(by_calls: bool) {
             }
             for (class, own) in &sequence.driven.truth.durations {
                 durations.entry(*class).or_insert_with(Default::default);
-                super::super::truth::Durations::merge(durations.get_mut(class).unwrap(), own);
+                super::super::truth::Durations::merge(
+                    durations.get_mut(class).expect("inserted before"),
+                    own,
+                );
             }
         }
         assert_durations(&seen.latency, &durations);
