@@ -82,12 +82,7 @@ pub const PUNCH_HOLES: FunctionProbe = FunctionProbe {
     kprobe: Pair { entry: Some("kvm_gmem_fallocate_kprobe"), exit: "kvm_gmem_fallocate_kretprobe" },
     shows: "memory of guest_memfd that the VMM gives back",
     hidden_without: "how much private memory the VMM gives back",
-    needs: &[
-        &["gmem_kvm", "gmem_file_kvm"],
-        &["file_private_data"],
-        &["vcpu_kvm"],
-        &["vcpu_id"],
-    ],
+    needs: &[&["gmem_kvm", "gmem_file_kvm"], &["file_private_data"], &["vcpu_kvm"], &["vcpu_id"]],
 };
 
 /// All probes on functions of KVM.

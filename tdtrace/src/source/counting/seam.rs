@@ -126,8 +126,12 @@ impl Loaded {
 
     /// What is missed from now on is what was not counted.
     pub(super) fn begin_seam(&mut self) -> Result<()> {
-        let missed: Vec<u64> =
-            self.seam.functions.iter().map(|it| self.missed_by_wrapper(it)).collect::<Result<_>>()?;
+        let missed: Vec<u64> = self
+            .seam
+            .functions
+            .iter()
+            .map(|it| self.missed_by_wrapper(it))
+            .collect::<Result<_>>()?;
         for (function, missed) in self.seam.functions.iter_mut().zip(missed) {
             function.before = missed;
         }

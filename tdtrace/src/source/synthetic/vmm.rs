@@ -45,7 +45,10 @@ impl Cpu<'_> {
         now: u64,
     ) -> Result<()> {
         self.set(offset_of!(SyntheticCpu, now), now);
-        self.set(offset_of!(SyntheticCpu, pid_tgid), u64::from(vcpu.pid) << 32 | u64::from(vcpu.tid));
+        self.set(
+            offset_of!(SyntheticCpu, pid_tgid),
+            u64::from(vcpu.pid) << 32 | u64::from(vcpu.tid),
+        );
         self.set(offset_of!(SyntheticCpu, vcpu), 0);
         let machine = self.machine;
         let (function, behind, [second, third, fourth]) = match call {
