@@ -85,7 +85,7 @@ impl Vm {
     }
 
     fn fallocate(&self, mode: i32, offset: u64, bytes: u64) -> io::Result<()> {
-        let [offset, bytes] = [offset, bytes].map(|number| libc::off_t::try_from(number).unwrap());
+        let [offset, bytes] = [offset, bytes].map(u64::cast_signed);
         // SAFETY: the descriptor is open, and the call touches no memory of this process.
         let result = unsafe { libc::fallocate(self.memory.as_raw_fd(), mode, offset, bytes) };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -160,7 +160,11 @@ fn own(sample: &Sample) -> Vec<Done> {
 /// What was lost of `class`, for the only reason that there can be.
 fn lost(sample: &Sample, class: Class) -> u64 {
     let causes = sample.losses.causes.iter().filter(|(_, of, _)| *of == class);
-    causes.map(|(cause, _, count)| (*cause == Loss::Unattributed).then_some(*count).unwrap()).sum()
+    let count = |(cause, _, count): &(Loss, Class, u64)| {
+        assert_eq!(*cause, Loss::Unattributed);
+        *count
+    };
+    causes.map(count).sum()
 }
 
 fn missed(sample: &Sample) -> u64 {

@@ -288,7 +288,9 @@ const PUNCH: u32 = 3;
 
 /// A call and its return, as fentry sees it and as kprobes do.
 fn call(cpu: &Cpu<'_>, thread: &Driven, vm: u64, call: VmmCall, result: i64) {
-    let at = |moment| cpu.vmm_call(thread.vcpu, vm, (call, moment), thread.now).unwrap();
+    let at = |moment| {
+        cpu.vmm_call(thread.vcpu, vm, (call, moment), thread.now).expect("the program runs");
+    };
     at(Moment::Return(result));
     at(Moment::Begin);
     at(Moment::ReturnAlone(result));

@@ -80,8 +80,18 @@ impl Loaded {
         if let Some(why) = resolved.why_lacking(probe.needs) {
             return Some(why.to_owned());
         }
+        self.attach_function_to(probe, probe.name, btf)
+    }
+
+    /// Attaches the programs of `probe` to the function `name`; the reason if this kernel does not allow it.
+    pub(crate) fn attach_function_to(
+        &mut self,
+        probe: &'static FunctionProbe,
+        name: &'static str,
+        btf: Result<&Btf, &String>,
+    ) -> Option<String> {
         let function = Function {
-            name: probe.name,
+            name,
             module: Some("kvm"),
             fentry: Some(probe.fentry),
             kprobe: Some(probe.kprobe),

@@ -3,11 +3,15 @@
 
 use std::mem::offset_of;
 
-use anyhow::{Context as _, Result};
-use aya::programs::{RawTracePointRunOptions, TestRun as _};
+use anyhow::{Context as _, Result, bail};
+use aya::{
+    Btf,
+    programs::{RawTracePointRunOptions, TestRun as _},
+};
 use tdtrace_common::synthetic::SyntheticCpu;
 
-use super::{Cpu, Vcpu};
+use super::{Cpu, Synthetic, Vcpu};
+use crate::probe::table::FunctionProbe;
 
 /// The program.
 pub(super) const TWIN: &str = "synthetic_vmm_call";
@@ -30,6 +34,36 @@ pub enum Moment {
     Return(i64),
     /// The same by kretprobe, which does not.
     ReturnAlone(i64),
+}
+
+impl Synthetic {
+    /// Attaches the programs of `probe` to another function of the running kernel, by fexit or by kprobe and
+    /// kretprobe: what runs attached only. For a load that is not told the time.
+    ///
+    /// # Errors
+    /// When the kernel does not allow it.
+    pub fn attach_probe(
+        &mut self,
+        probe: &'static FunctionProbe,
+        function: &'static str,
+        by_fentry: bool,
+    ) -> Result<()> {
+        let btf = Btf::from_sys_fs()?;
+        let no = "kprobes were asked for".to_owned();
+        let btf = if by_fentry { Ok(&btf) } else { Err(&no) };
+        let missing = self.counters.loaded_mut().attach_function_to(probe, function, btf);
+        missing.map_or(Ok(()), |why| bail!("{why}"))
+    }
+
+    /// How often the program at the return of `probe` ran so far, while the kernel's statistics are on
+    /// (`BPF_ENABLE_STATS`).
+    ///
+    /// # Errors
+    /// When it is not attached.
+    pub fn runs(&self, probe: &FunctionProbe, by_fentry: bool) -> Result<u64> {
+        let pair = if by_fentry { probe.fentry } else { probe.kprobe };
+        Ok(self.cost(pair.exit)?.runs)
+    }
 }
 
 impl Cpu<'_> {
