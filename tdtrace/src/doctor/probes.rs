@@ -45,6 +45,9 @@ pub(super) fn probes(
 /// What keeps a probe on a function away: how it came out, why, and the next step.
 type Obstacle = (Status, String, &'static str);
 
+/// What every VM that runs is known by: a function alone tells of VMs that nobody knows.
+const RUNS: &str = "kvm_fpu";
+
 /// Whether a tracepoint exists.
 enum Existence {
     Yes,
@@ -128,6 +131,17 @@ impl Machine<'_> {
     fn function(&self, probe: &FunctionProbe) -> Result<&'static str, Obstacle> {
         const NOTHING: &str = "nothing: another kernel may have it";
         let name = probe.name;
+        match self.existence(RUNS) {
+            Existence::Yes => {}
+            Existence::No => {
+                let why = format!("without the tracepoint {RUNS} no VM is known");
+                return Err((Status::Missing, why, NOTHING));
+            }
+            Existence::Unknown(why) => {
+                let why = format!("whether {name} can be attached to is not known: {why}");
+                return Err((Status::Unknown, why, "run tdtrace doctor as root"));
+            }
+        }
         let Ok(set) = &self.btf.set else {
             let why = format!("without BTF it is not known whether there is a {name}");
             return Err((Status::Unknown, why, "see section btf"));
