@@ -58,13 +58,15 @@ impl Loaded {
         trace_ioctl: bool,
         btf: Result<&Btf, &String>,
     ) -> Result<Option<String>> {
-        if self.attach_function(&SET_ATTRIBUTES_BY_FUNCTION, resolved, btf).is_none() {
+        let by_function = &SET_ATTRIBUTES_BY_FUNCTION;
+        let Some(not_by_function) = self.attach_function(by_function, resolved, btf) else {
             return Ok(None);
-        }
+        };
         match self.attach_probe(probe, resolved)? {
             Some(_) if trace_ioctl => self.attach_probe(&SET_ATTRIBUTES_BY_IOCTL, resolved),
             Some(why) => Ok(Some(format!(
-                "{why} (--trace-ioctl sees it, and every system call pays for that)"
+                "{why}; {}: {not_by_function} (--trace-ioctl sees it, and every system call pays for that)",
+                by_function.name
             ))),
             None => Ok(None),
         }

@@ -364,15 +364,14 @@ impl Loaded {
         self.maps.iter().map(|(name, _)| losses::memlock(self.map(name)?.fd())).sum()
     }
 
-    /// What each attached program cost so far.
+    /// What each program on a tracepoint of its name cost so far.
     pub(crate) fn costs(&self) -> Result<Vec<Cost>> {
         let attached = PROBES.iter().zip(self.probes.iter()).filter(|(_, s)| s.missing.is_none());
         let tracepoints = attached.map(|(probe, _)| probe.name);
         // One that something stands in for is not loaded.
         let tracepoints = tracepoints
             .filter(|name| self.ebpf.program(name).is_some_and(|program| program.fd().is_ok()));
-        let of_functions = self.functions.iter().flat_map(|(_, attached)| &attached.programs);
-        tracepoints.chain(of_functions.copied()).map(|name| self.cost(name)).collect()
+        tracepoints.map(|name| self.cost(name)).collect()
     }
 }
 

@@ -141,7 +141,7 @@ impl Live {
         self.counters.as_ref().map_or(Ok(0), |counters| counters.loaded().map_bytes())
     }
 
-    /// What each attached program cost so far; the kernel measures it while its statistics are on
+    /// What each program on a tracepoint of its name cost so far; the kernel measures it while its statistics are on
     /// (`BPF_ENABLE_STATS`).
     ///
     /// # Errors
