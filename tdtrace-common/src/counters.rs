@@ -77,7 +77,7 @@ pub enum Class {
     TdReturn = 25,
     /// A TDVMCALL leaf without a name; its place is the leaf.
     TdUnknownLeaf = 26,
-    /// `kvm_vm_set_mem_attributes`: the VMM made memory private or shared, mostly in a thread that runs no
+    /// `kvm_vm_ioctl` or `kvm_vm_set_mem_attributes`: the VMM made memory private or shared, mostly in a thread that runs no
     /// vCPU. Counted in the VM's ledger; of this class only what is lost.
     MemoryAttributes = 27,
     /// `KVM_EXIT_MEMORY_FAULT`: KVM could not serve a fault. Its place is 1 for private memory, its size the
@@ -86,11 +86,14 @@ pub enum Class {
     /// A fault of a TD on a page of private memory that its vCPU faulted on just before; its place is the
     /// page.
     TdFaultAgain = 29,
+    /// `kvm_gmem_fallocate`: the VMM gave memory of a guest_memfd back. Counted in the VM's ledger; of this
+    /// class only what is lost.
+    MemoryPunched = 30,
 }
 
 impl Class {
     /// Every class, in the order of its number.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::PioIn,
         Self::PioOut,
         Self::MmioReadUnsatisfied,
@@ -121,6 +124,7 @@ impl Class {
         Self::MemoryAttributes,
         Self::MemoryFault,
         Self::TdFaultAgain,
+        Self::MemoryPunched,
     ];
 
     /// The name in reports and JSON.
@@ -157,6 +161,7 @@ impl Class {
             Self::MemoryAttributes => "memory_attributes",
             Self::MemoryFault => "memory_fault",
             Self::TdFaultAgain => "td_fault_again",
+            Self::MemoryPunched => "memory_punched",
         }
     }
 
@@ -172,6 +177,7 @@ impl Class {
                 | Self::Exit
                 | Self::InterruptPosted
                 | Self::MemoryAttributes
+                | Self::MemoryPunched
         )
     }
 

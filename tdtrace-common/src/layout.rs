@@ -166,6 +166,12 @@ layout! {
     regs_si = "pt_regs.si" in "vmlinux";
     /// Its third argument (unsigned long).
     regs_dx = "pt_regs.dx" in "vmlinux";
+    /// What an open file stands for: of a VM its `struct kvm` (pointer).
+    file_private_data = "file.private_data" in "vmlinux";
+    /// The VM of a guest_memfd that is open, up to Linux 6.18 (pointer).
+    gmem_kvm = "kvm_gmem.kvm" in "vmlinux";
+    /// The same in later kernels.
+    gmem_file_kvm = "gmem_file.kvm" in "vmlinux";
 }
 
 layout! {

@@ -57,13 +57,17 @@ pub enum LedgerCount {
     Mapped4K = 17,
     /// The same of 2 MiB.
     Mapped2M = 18,
+    /// Holes that the VMM punched into guest_memfd. Has no direction.
+    PunchedCalls = 19,
+    /// Bytes of them, whether there were pages or not. Has no direction.
+    PunchedBytes = 20,
 }
 
 /// Room in [`VmLedger::counts`].
 pub const LEDGER_COUNTS: usize = 24;
 
 /// The names of the numbers in [`VmLedger::counts`], by index.
-pub const LEDGER_NAMES: [&str; 19] = [
+pub const LEDGER_NAMES: [&str; 21] = [
     "bytes_to_shared",
     "bytes_to_private",
     "pages_to_shared",
@@ -83,6 +87,8 @@ pub const LEDGER_NAMES: [&str; 19] = [
     "without_region",
     "mapped_4k",
     "mapped_2m",
+    "punched_calls",
+    "punched_bytes",
 ];
 
 impl LedgerCount {
@@ -143,6 +149,20 @@ pub struct VmLedger {
 
 const _: () = assert!(size_of::<VmLedger>() == 8 * LEDGER_COUNTS + 64 + REGIONS * CACHE_LINE);
 const _: () = assert!(LEDGER_NAMES.len() <= LEDGER_COUNTS);
+
+/// A call of a function of KVM that was seen to begin, for probes that have no arguments at its return. A
+/// thread is in one of them at most.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VmmCall {
+    /// Which function.
+    pub function: u64,
+    /// The open file that it was given (`struct file *`).
+    pub file: u64,
+    /// What it is to do: `kvm_vm_ioctl`, the address of `struct kvm_memory_attributes` in the VMM;
+    /// `kvm_gmem_fallocate`, bytes.
+    pub argument: u64,
+}
 
 /// What a vCPU remembers of the conversion that it asked for, and of its faults. One writer: its thread.
 #[repr(C)]

@@ -285,7 +285,7 @@ fn kvm_vm_set_mem_attributes(ctx: RawTracePointContext) -> u32 {
 /// Number of the system call `ioctl`.
 const IOCTL: u64 = 16;
 /// `KVM_SET_MEMORY_ATTRIBUTES` (`include/uapi/linux/kvm.h`).
-const SET_MEMORY_ATTRIBUTES: u32 = 0x4020_aed2;
+pub(crate) const SET_MEMORY_ATTRIBUTES: u32 = 0x4020_aed2;
 
 /// `sys_exit(regs, ret)`: the same for a kernel without that tracepoint, on request, because every system
 /// call of the machine pays for it. Counts what KVM has done, as the caller's structure says: address, size,
@@ -300,12 +300,19 @@ fn sys_exit_set_attributes(ctx: RawTracePointContext) -> u32 {
         return 0;
     }
     let Some(argument) = read::<u64>(regs, offset!(regs_dx)) else { return 0 };
-    // SAFETY: the call checks the address and fails on a bad one.
-    match unsafe { bpf_probe_read_user::<[u64; 4]>(argument as *const [u64; 4]) } {
-        Ok([_, bytes, attributes, _]) => sets_attributes(bytes, attributes),
-        Err(_) => lose(Loss::Unattributed, Class::MemoryAttributes),
+    match attributes_at(argument) {
+        Some((bytes, attributes)) => sets_attributes(bytes, attributes),
+        None => lose(Loss::Unattributed, Class::MemoryAttributes),
     }
     0
+}
+
+/// Size and attributes in the `struct kvm_memory_attributes` at an address of the VMM.
+#[inline(always)]
+pub(crate) fn attributes_at(address: u64) -> Option<(u64, u64)> {
+    // SAFETY: the call checks the address and fails on a bad one.
+    let read = unsafe { bpf_probe_read_user::<[u64; 4]>(address as *const [u64; 4]) };
+    read.ok().map(|[_, bytes, attributes, _]| (bytes, attributes))
 }
 
 /// The VMM that this thread belongs to makes `bytes` private or shared.
@@ -315,6 +322,12 @@ fn sets_attributes(bytes: u64, attributes: u64) {
         lose(Loss::Unattributed, Class::MemoryAttributes);
         return;
     };
+    set_attributes(vm, bytes, attributes);
+}
+
+/// The VMM of VM `vm` made `bytes` private or shared.
+#[inline(always)]
+pub(crate) fn set_attributes(vm: u32, bytes: u64, attributes: u64) {
     let Some(ledger) = LEDGERS.get_ptr_mut(vm) else { return };
     let direction = usize::from(attributes & PRIVATE != 0);
     count(ledger, LedgerCount::AttributeCalls as usize + direction, 1);
@@ -323,6 +336,14 @@ fn sets_attributes(bytes: u64, attributes: u64) {
     if let Some(kvm) = VMS.get_ptr(vm).map(|vm| unsafe { (*vm).kvm }) {
         sees_memory(vm, kvm);
     }
+}
+
+/// The VMM of VM `vm` gave `bytes` of its guest_memfd back.
+#[inline(always)]
+pub(crate) fn punched(vm: u32, bytes: u64) {
+    let Some(ledger) = LEDGERS.get_ptr_mut(vm) else { return };
+    count(ledger, LedgerCount::PunchedCalls as usize, 1);
+    count(ledger, LedgerCount::PunchedBytes as usize, bytes);
 }
 
 /// The VM that this thread speaks of: the only one of its process, else that of the vCPU which it ran last.

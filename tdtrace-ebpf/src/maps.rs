@@ -16,7 +16,7 @@ use tdtrace_common::{
         COUNTS, Class, CpuMemo, HotspotKey, HotspotValue, KvmObject, Loss, VcpuSlot, VmEntry,
     },
     latency::LatencyRow,
-    ledger::VmLedger,
+    ledger::{VmLedger, VmmCall},
     synthetic::{SyntheticCpu, SyntheticPage},
     td::TdWindow,
 };
@@ -161,6 +161,10 @@ pub(crate) static LEDGERS: Array<VmLedger> = Array::with_max_entries(1, BPF_F_MM
 /// thread that runs no vCPU.
 #[map]
 pub(crate) static VM_BY_PROCESS: HashMap<u32, u32> = HashMap::with_max_entries(1, 0);
+
+/// Thread to what it asked a function of KVM for. One entry unless the probes on these functions are kprobes.
+#[map]
+pub(crate) static VMM_CALLS: HashMap<u64, VmmCall> = HashMap::with_max_entries(1, 0);
 
 /// Hotspots that found no place in their slot.
 #[map]

@@ -179,7 +179,7 @@ fn count_status(stats: &mut SeamStats, function: usize, status: u64) {
 
 /// The first arguments as fentry and fexit have them; 0 for those that the function does not have.
 #[inline(always)]
-fn traced(ctx: &impl EbpfContext) -> [u64; ARGUMENTS] {
+pub(crate) fn traced(ctx: &impl EbpfContext) -> [u64; ARGUMENTS] {
     let mut arguments = [0; ARGUMENTS];
     for (index, argument) in arguments.iter_mut().enumerate() {
         // SAFETY: the context of a tracing program; the helper writes only arguments that there are.
@@ -190,7 +190,7 @@ fn traced(ctx: &impl EbpfContext) -> [u64; ARGUMENTS] {
 
 /// The same as a kprobe has them: in registers (System V ABI), which the return does not have any more.
 #[inline(always)]
-fn registers(ctx: &ProbeContext) -> [u64; ARGUMENTS] {
+pub(crate) fn registers(ctx: &ProbeContext) -> [u64; ARGUMENTS] {
     // SAFETY: the context's registers.
     unsafe {
         [

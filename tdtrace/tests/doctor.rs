@@ -10,7 +10,11 @@ use std::{
 
 use tdtrace::{
     doctor::{BtfSource, GuestFacts, Report, Status},
-    kernel::{Facts, Seen, btf::BtfSet, btf::read_btf_bytes, privilege::Lockdown},
+    kernel::{
+        Facts, Seen,
+        btf::{Btf, BtfSet, read_btf_bytes},
+        privilege::Lockdown,
+    },
     probe::{
         guest::{GUEST_PROBES, Place},
         table::PROBES,
@@ -23,6 +27,32 @@ const STANDALONE: &str = "kvm-intel-7.3-tdx.standalone.btf.zst";
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/btf").join(name)
+}
+
+/// BTF of a module kvm over [`VMLINUX`]: two functions, and what is behind an open guest_memfd.
+fn kvm_btf() -> Vec<u8> {
+    let vmlinux = Btf::parse(read_btf_bytes(&fixture(VMLINUX)).unwrap()).unwrap();
+    let (prototype, mut strings) = (vmlinux.type_count(), Vec::new());
+    let mut name = |name: &str| {
+        let at = vmlinux.string_length() + u32::try_from(strings.len()).unwrap();
+        strings.extend(name.bytes().chain([0]));
+        at
+    };
+    let types = [
+        // A prototype without parameters, two functions, a pointer, a structure of one member.
+        [0, 13 << 24, 0].as_slice(),
+        &[name("kvm_vm_ioctl"), 12 << 24, prototype],
+        &[name("kvm_gmem_fallocate"), 12 << 24, prototype],
+        &[0, 2 << 24, 0],
+        &[name("gmem_file"), 4 << 24 | 1, 8, name("kvm"), prototype + 3, 0],
+    ]
+    .concat();
+    let [types_length, strings_length] =
+        [4 * types.len(), strings.len()].map(|length| u32::try_from(length).unwrap());
+    // Magic and version, then the header's own length and where the two parts are.
+    let header = [0x0001_eb9f, 24, 0, types_length, types_length, strings_length];
+    let words = header.into_iter().chain(types).flat_map(u32::to_le_bytes);
+    words.chain(strings).collect()
 }
 
 /// A machine laid out as files below a temporary root.
@@ -86,19 +116,17 @@ impl Machine {
         self.file(&format!("sys/kernel/btf/{name}"), bytes)
     }
 
-    /// A TDX host with Debian's 7.3 kernel and a kvm_intel that has TDX.
+    /// A TDX host with Debian's 7.3 kernel, kprobes, and a kvm_intel that has TDX.
     fn tdx_host() -> Self {
-        // BTF of a module that adds nothing: a header, no types, no strings.
-        let mut empty = vec![0; 24];
-        empty[..5].copy_from_slice(&[0x9f, 0xeb, 1, 0, 24]);
         Self::new()
+            .directory("sys/bus/event_source/devices/kprobe")
             .linux("7.3.4-cloud-amd64", "vmx tdx_host_platform")
             .root_user()
             .kvm(&["kvm", "kvm_intel"])
             .file("sys/module/kvm_intel/parameters/tdx", "Y\n")
             .file("sys/devices/faux/tdx_host/version", "2.0.08\n")
             .btf("vmlinux", &read_btf_bytes(&fixture(VMLINUX)).unwrap())
-            .btf("kvm", &empty)
+            .btf("kvm", &kvm_btf())
             .btf("kvm_intel", &read_btf_bytes(&fixture(SPLIT)).unwrap())
     }
 
@@ -297,6 +325,41 @@ fn a_software_kvm_attaches_entry_and_exit_and_never_fires_them() {
         assert_eq!(probe.visible, fires, "{}", probe.check.name);
         assert_eq!(probe.check.finding.starts_with("attaches, but this KVM never"), !fires);
     }
+}
+
+#[test]
+fn what_a_vmm_does_is_seen_by_kprobe_by_the_tracepoint_or_said_not_to_be() {
+    let machine = Machine::tdx_host();
+    let of = |report: &Report, name: &str| {
+        let probe = report.probes.iter().find(|probe| probe.check.name == name).unwrap();
+        (probe.visible, probe.check.status, probe.check.finding.clone())
+    };
+    let [attributes, holes] = ["kvm_vm_set_mem_attributes", "kvm_gmem_fallocate"];
+    let report = machine.report();
+    let (visible, status, finding) = of(&report, attributes);
+    assert!(visible && status == Status::Ok && finding.starts_with("by kprobe on kvm_vm_ioctl: "));
+    assert!(of(&report, holes).2.starts_with("by kprobe: "));
+    // A kernel that keeps root from functions: the tracepoint is there, for holes there is nothing.
+    let mut facts = machine.facts();
+    facts.tracefs.functions = Seen::Unreadable("permission denied".to_owned());
+    let report = Report::new(&facts, &machine.source());
+    assert_sound(&report);
+    let (visible, _, finding) = of(&report, attributes);
+    assert!(visible && finding == "memory that the VMM makes private or shared");
+    assert_eq!((of(&report, holes).0, of(&report, holes).1), (false, Status::Unknown));
+    // Without kprobes it is the same, and known.
+    fs::remove_dir(machine.root.path().join("sys/bus/event_source/devices/kprobe")).unwrap();
+    let report = machine.report();
+    assert!(of(&report, attributes).0);
+    assert_eq!((of(&report, holes).0, of(&report, holes).1), (false, Status::Missing));
+    // Without the tracepoint either it is not known what can be seen.
+    let mut facts = machine.facts();
+    facts.tracefs.functions = Seen::Unreadable("permission denied".to_owned());
+    let Seen::Is(events) = &mut facts.tracefs.kvm_events else { panic!("events") };
+    events.retain(|name| name != attributes);
+    let report = Report::new(&facts, &machine.source());
+    assert_sound(&report);
+    assert_eq!((of(&report, attributes).0, of(&report, attributes).1), (false, Status::Unknown));
 }
 
 #[test]

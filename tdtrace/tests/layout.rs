@@ -94,7 +94,9 @@ fn vmlinux_alone_refuses_vcpu_tdx_and_names_it() {
             "tdx_vp_enter_args",
             "tdx_vp_enter_ret",
             "svm_vmcb",
-            "vmcb_exit_code"
+            "vmcb_exit_code",
+            "gmem_kvm",
+            "gmem_file_kvm"
         ]
     );
 }

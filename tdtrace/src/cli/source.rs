@@ -26,8 +26,9 @@ pub(super) struct SourceArgs {
     /// is halted does not count
     #[arg(long, value_name = "TIME", value_parser = limit, conflicts_with = "no_latency")]
     slower_than: Option<Duration>,
-    /// See what VMMs convert on a kernel without the tracepoint kvm_vm_set_mem_attributes, by their system
-    /// calls; every system call of the machine pays for it
+    /// See what VMMs convert where neither the function kvm_vm_ioctl nor the tracepoint
+    /// kvm_vm_set_mem_attributes can be attached to, by their system calls; every system call of the machine
+    /// pays for it
     #[arg(long)]
     trace_ioctl: bool,
     /// Attach now, KVM loaded or not, and begin when the VM with this name or process id is there; it is

@@ -22,8 +22,6 @@ use crate::{
 pub struct GuestFacts {
     /// The kernel's symbols, or why there are none.
     pub symbols: Result<Arc<Symbols>, String>,
-    /// Whether the kernel has kprobes.
-    pub kprobes: bool,
     /// Modules that probes lie in and that are loaded.
     pub modules: Vec<&'static str>,
     /// The kernel's debug file, or why there is none.
@@ -46,7 +44,6 @@ impl GuestFacts {
         });
         Self {
             symbols,
-            kprobes: root.join("sys/bus/event_source/devices/kprobe").exists(),
             modules: modules.filter(|name| root.join("sys/module").join(name).exists()).collect(),
             debug: debug.and_then(|sites| match sites.kernel_file() {
                 Ok(path) => Ok(path.display().to_string()),
@@ -61,6 +58,7 @@ pub(super) fn add(report: &mut Report, facts: &Facts, btf: &BtfSource, guest: &G
     let vmlinux = btf.set.as_ref().ok().map(|set| &*set.vmlinux);
     let machine = Machine {
         guest,
+        kprobes: facts.kprobes,
         vmlinux,
         has_bounces: btf.set.as_ref().ok().map(|set| set.has_tracepoint("swiotlb_bounced")),
         resolved: guest::resolve(vmlinux),
@@ -145,6 +143,7 @@ fn debug(guest: &GuestFacts) -> Check {
 /// What a probe is judged by.
 struct Machine<'a> {
     guest: &'a GuestFacts,
+    kprobes: bool,
     vmlinux: Option<&'a Btf>,
     /// Whether there is the tracepoint of bounces; `None` without BTF.
     has_bounces: Option<bool>,
@@ -233,7 +232,7 @@ impl Machine<'_> {
     }
 
     fn kprobe(&self, name: &str) -> Result<&'static str, Obstacle> {
-        if self.guest.kprobes {
+        if self.kprobes {
             return Ok("kprobe");
         }
         let why = format!("{name} could only be probed by kprobe, and this kernel has none");

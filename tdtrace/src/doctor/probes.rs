@@ -11,7 +11,9 @@ use crate::{
         btf::BtfModule,
         kvm::{Flavour, Presence},
     },
-    probe::table::{PROBES, Probe},
+    probe::table::{
+        FunctionProbe, PROBES, PUNCH_HOLES, Probe, SET_ATTRIBUTES, SET_ATTRIBUTES_BY_FUNCTION,
+    },
 };
 
 /// What a probe is judged by.
@@ -32,15 +34,19 @@ pub(super) fn probes(
 ) -> Vec<ProbeReport> {
     let blocking = sections.iter().flat_map(|section| &section.checks).find(|check| check.blocking);
     let machine = Machine { facts, btf, layout, blocking };
-    PROBES
-        .iter()
-        .map(|probe| {
-            let (visible, check) = machine.judge(probe);
-            let (shows, hidden_without) = (probe.shows, probe.hidden_without);
-            ProbeReport { visible, shows, hidden_without, check }
-        })
-        .collect()
+    let tracepoints = PROBES.iter().map(|probe| {
+        let (visible, check) = machine.judge(probe);
+        let (shows, hidden_without) = (probe.shows, probe.hidden_without);
+        ProbeReport { visible, shows, hidden_without, check }
+    });
+    tracepoints.chain([machine.holes()]).collect()
 }
+
+/// What keeps a probe on a function away: how it came out, why, and the next step.
+type Obstacle = (Status, String, &'static str);
+
+/// What every VM that runs is known by: a function alone tells of VMs that nobody knows.
+const RUNS: &str = "kvm_fpu";
 
 /// Whether a tracepoint exists.
 enum Existence {
@@ -51,30 +57,128 @@ enum Existence {
 
 impl Machine<'_> {
     fn judge(&self, probe: &Probe) -> (bool, Check) {
-        if let Some(cause) = self.blocking {
-            let next = cause.next.clone().unwrap_or_default();
-            let finding = format!("hidden: {} (see {})", probe.hidden_without, cause.name);
-            return (false, Check::missing(probe.name, finding, next));
+        if self.blocking.is_some() {
+            return (false, self.blocked(probe.name, probe.hidden_without));
         }
+        let by_function =
+            (probe.name == SET_ATTRIBUTES).then(|| self.function(&SET_ATTRIBUTES_BY_FUNCTION));
+        if let Some(Ok(how)) = by_function {
+            let FunctionProbe { name, shows, .. } = SET_ATTRIBUTES_BY_FUNCTION;
+            return (true, Check::ok(probe.name, format!("by {how} on {name}: {shows}")));
+        }
+        let (visible, check) = self.tracepoint(probe);
+        match by_function {
+            // It may be seen all the same.
+            Some(Err((Status::Unknown, why, next))) if !visible => {
+                let check = Check::new(
+                    probe.name,
+                    Status::Unknown,
+                    hidden(probe.hidden_without, &why),
+                    next,
+                );
+                (false, check)
+            }
+            _ => (visible, check),
+        }
+    }
+
+    fn tracepoint(&self, probe: &Probe) -> (bool, Check) {
         if let Some(why) = probe.needs.iter().find_map(|need| self.layout?.why_missing(need)) {
             let next = "this kernel has other structures than tdtrace knows; report its release";
-            return (false, Check::missing(probe.name, hidden(probe, why), next));
+            return (false, Check::missing(probe.name, hidden(probe.hidden_without, why), next));
         }
         match self.existence(probe.tracepoint) {
             Existence::Yes => {}
             Existence::No => {
                 let finding = format!("this kernel has no tracepoint {}", probe.tracepoint);
                 let next = "nothing: another kernel may have it";
-                return (false, Check::missing(probe.name, hidden(probe, &finding), next));
+                return (
+                    false,
+                    Check::missing(probe.name, hidden(probe.hidden_without, &finding), next),
+                );
             }
             Existence::Unknown(reason) => {
                 let finding = format!("whether {} exists is not known: {reason}", probe.tracepoint);
                 let next = "run tdtrace doctor as root, with tracefs mounted";
-                let check = Check::new(probe.name, Status::Unknown, hidden(probe, &finding), next);
+                let check = Check::new(
+                    probe.name,
+                    Status::Unknown,
+                    hidden(probe.hidden_without, &finding),
+                    next,
+                );
                 return (false, check);
             }
         }
         self.fires(probe)
+    }
+
+    /// The verdict on holes in guest_memfd.
+    fn holes(&self) -> ProbeReport {
+        let FunctionProbe { name, shows, hidden_without, .. } = PUNCH_HOLES;
+        let judged = self.blocking.is_none().then(|| self.function(&PUNCH_HOLES));
+        let visible = matches!(judged, Some(Ok(_)));
+        let check = match judged {
+            Some(Ok(how)) => Check::ok(name, format!("by {how}: {shows}")),
+            Some(Err((status, why, next))) => {
+                Check::new(name, status, hidden(hidden_without, &why), next)
+            }
+            None => self.blocked(name, hidden_without),
+        };
+        ProbeReport { visible, shows, hidden_without, check }
+    }
+
+    /// How `probe` would be attached.
+    fn function(&self, probe: &FunctionProbe) -> Result<&'static str, Obstacle> {
+        const NOTHING: &str = "nothing: another kernel may have it";
+        let name = probe.name;
+        match self.existence(RUNS) {
+            Existence::Yes => {}
+            Existence::No => {
+                let why = format!("without the tracepoint {RUNS} no VM is known");
+                return Err((Status::Missing, why, NOTHING));
+            }
+            Existence::Unknown(why) => {
+                let why = format!("whether {name} can be attached to is not known: {why}");
+                return Err((Status::Unknown, why, "run tdtrace doctor as root"));
+            }
+        }
+        let Ok(set) = &self.btf.set else {
+            let why = format!("without BTF it is not known whether there is a {name}");
+            return Err((Status::Unknown, why, "see section btf"));
+        };
+        let in_kernel = set.vmlinux.has_func(name);
+        let in_module = set.module(BtfModule::Kvm).map(|btf| btf.has_func(name));
+        if !in_kernel && in_module != Some(true) {
+            if self.facts.kvm.kvm == Presence::BuiltIn || in_module.is_some() {
+                let why = format!("this KVM has no function {name}");
+                return Err((Status::Missing, why, NOTHING));
+            }
+            let why = format!("whether KVM has {name} is not known: BTF of kvm is not there");
+            return Err((Status::Unknown, why, "modprobe kvm, or give its BTF with --module-btf"));
+        }
+        if let Some(why) = self.layout.and_then(|layout| layout.why_lacking(probe.needs)) {
+            return Err((Status::Missing, why.to_owned(), NOTHING));
+        }
+        if let Seen::Unreadable(why) = &self.facts.tracefs.functions {
+            let why = format!("whether {name} can be attached to is not known: tracefs says {why}");
+            let next = "count: what cannot be attached is listed with the reason";
+            return Err((Status::Unknown, why, next));
+        }
+        if in_kernel {
+            return Ok("fentry");
+        }
+        if self.facts.kprobes {
+            return Ok("kprobe");
+        }
+        let why = format!("{name} could only be probed by kprobe, and this kernel has none");
+        Err((Status::Missing, why, "use a kernel with CONFIG_KPROBE_EVENTS"))
+    }
+
+    /// What is said of a probe while nothing can be attached.
+    fn blocked(&self, name: &'static str, hidden_without: &str) -> Check {
+        let cause = self.blocking.map_or("", |cause| cause.name);
+        let next = self.blocking.and_then(|cause| cause.next.clone()).unwrap_or_default();
+        Check::missing(name, format!("hidden: {hidden_without} (see {cause})"), next)
     }
 
     /// The verdict on a probe that can be attached.
@@ -83,7 +187,7 @@ impl Machine<'_> {
         if let Flavour::Software(_) = self.facts.flavour()
             && (is_exit || probe.tracepoint == "kvm_entry")
         {
-            let finding = hidden(probe, "attaches, but this KVM never fires it");
+            let finding = hidden(probe.hidden_without, "attaches, but this KVM never fires it");
             let next = "use a host with kvm_intel or kvm_amd";
             return (false, Check::limited(probe.name, finding, next));
         }
@@ -123,8 +227,8 @@ impl Machine<'_> {
 }
 
 /// What is lost, and why.
-fn hidden(probe: &Probe, why: &str) -> String {
-    format!("{why}; hidden: {}", probe.hidden_without)
+fn hidden(hidden_without: &str, why: &str) -> String {
+    format!("{why}; hidden: {hidden_without}")
 }
 
 #[cfg(test)]

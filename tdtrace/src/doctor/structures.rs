@@ -146,6 +146,18 @@ const GROUPS: &[Group] = &[
         forms: &[&["vcpu_run", "run_fault_flags", "run_fault_gpa"]],
     },
     Group {
+        name: "open_files",
+        used: Use::Everywhere,
+        off: "attributes come from a tracepoint that does not tell their VM, holes are not seen",
+        forms: &[&["file_private_data"]],
+    },
+    Group {
+        name: "guest_memfd",
+        used: Use::Tdx,
+        off: "memory of guest_memfd that a VMM gives back is not seen",
+        forms: &[&["gmem_kvm"], &["gmem_file_kvm"]],
+    },
+    Group {
         name: "system_calls",
         used: Use::Everywhere,
         off: "--trace-ioctl sees nothing",

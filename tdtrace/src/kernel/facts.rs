@@ -32,6 +32,8 @@ pub struct Facts {
     pub privilege: Privilege,
     /// The clocksource.
     pub clock: Clock,
+    /// Whether the kernel has kprobes.
+    pub kprobes: bool,
     /// Whether securityfs shows anything. Where it does and there is no lockdown, none is in force.
     pub securityfs: bool,
 }
@@ -58,6 +60,7 @@ impl Facts {
             tracefs: Tracefs::read(root),
             privilege: Privilege::read(root),
             clock: Clock::read(root),
+            kprobes: root.join("sys/bus/event_source/devices/kprobe").exists(),
             securityfs,
         }
     }

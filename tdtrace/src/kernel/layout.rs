@@ -28,6 +28,14 @@ impl Resolved {
         self.found.iter().find(|(field, _)| field.name == name).map(|(_, info)| *info)
     }
 
+    /// Why something is missing of which each list of `needs` names alternatives, if it is.
+    #[must_use]
+    pub fn why_lacking(&self, needs: &[&[&str]]) -> Option<&str> {
+        let lacks = |names: &&[&str]| names.iter().all(|name| self.why_missing(name).is_some());
+        let lacking = needs.iter().find(|names| lacks(names));
+        lacking.and_then(|names| self.why_missing(names.first()?))
+    }
+
     /// Why the field called `name` is missing, if it is.
     #[must_use]
     pub fn why_missing(&self, name: &str) -> Option<&str> {

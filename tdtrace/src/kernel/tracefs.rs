@@ -17,6 +17,9 @@ pub struct Tracefs {
     pub mount: Seen<PathBuf>,
     /// The events of the systems `kvm` and `kvmmmu`; absent if tracefs is not mounted or KVM is not there.
     pub kvm_events: Seen<Vec<String>>,
+    /// Whether it tells which functions can be attached to (`available_filter_functions`): a kernel that keeps
+    /// even root from that refuses programs on functions.
+    pub functions: Seen<()>,
 }
 
 impl Tracefs {
@@ -26,12 +29,17 @@ impl Tracefs {
             Seen::Absent => Seen::Absent,
             Seen::Unreadable(reason) => Seen::Unreadable(reason),
         };
-        let kvm_events = match &mount {
-            Seen::Is(path) => events_of_kvm(&below(root, path)),
-            Seen::Absent => Seen::Absent,
-            Seen::Unreadable(reason) => Seen::Unreadable(reason.clone()),
+        let (kvm_events, functions) = match &mount {
+            Seen::Is(path) => {
+                let path = below(root, path);
+                (events_of_kvm(&path), opens(&path.join("available_filter_functions")))
+            }
+            Seen::Absent => (Seen::Absent, Seen::Absent),
+            Seen::Unreadable(reason) => {
+                (Seen::Unreadable(reason.clone()), Seen::Unreadable(reason.clone()))
+            }
         };
-        Self { mount, kvm_events }
+        Self { mount, kvm_events, functions }
     }
 
     /// The record format of the event `name` of `system`, of a tracefs below `root`.
@@ -46,6 +54,11 @@ impl Tracefs {
             Seen::Unreadable(reason) => Seen::Unreadable(reason.clone()),
         }
     }
+}
+
+/// Whether a file can be opened; this one is too large to be read for nothing.
+fn opens(path: &Path) -> Seen<()> {
+    fs::File::open(path).map_or_else(|error| seen::unreadable(&error), |_| Seen::Is(()))
 }
 
 /// The mount point of tracefs in the text of `/proc/self/mounts`; else where debugfs has it.

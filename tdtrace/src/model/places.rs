@@ -252,6 +252,7 @@ pub fn name(class: Class, address: u64, isa: Isa) -> Option<Cow<'static, str>> {
         | Class::HaltPoll
         | Class::TdUnknownLeaf
         | Class::MemoryAttributes
+        | Class::MemoryPunched
         | Class::TdFaultAgain => return None,
     };
     // In order: a register stands before the range that it is in.

@@ -144,6 +144,8 @@ fn ledger(scale: u64) -> LedgerSample {
         (LedgerCount::Mapped4K as usize, 1000 * scale),
         (LedgerCount::Mapped2M as usize, scale),
         (LedgerCount::WithoutRegion as usize, 3),
+        (LedgerCount::PunchedCalls as usize, scale / 10),
+        (LedgerCount::PunchedBytes as usize, scale / 10 * 0x20_0000),
     ] {
         counts[count] = number;
     }

@@ -1,7 +1,8 @@
-//! The probes as data: what each shows, and what it needs.
+//! The probes of a host as data: what each shows, and what it needs.
 //!
 //! Pure. Attaching is done elsewhere; `tdtrace doctor` judges from this table without attaching.
 
+use super::guest::Pair;
 use crate::model::sample::ProbeState;
 
 /// One probe on a raw tracepoint of KVM.
@@ -37,17 +38,83 @@ impl Probe {
     }
 }
 
-/// What stands in for [`PROBES`]' `kvm_vm_set_mem_attributes` where there is no such tracepoint, if it is asked
-/// for: every system call of the machine pays for it.
+/// One probe on a function of KVM: by fentry where KVM is part of the kernel, else by kprobe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FunctionProbe {
+    /// The function, and its name to users.
+    pub name: &'static str,
+    /// Programs of fentry and fexit.
+    pub fentry: Pair,
+    /// Programs of kprobe and kretprobe.
+    pub kprobe: Pair,
+    /// What it shows.
+    pub shows: &'static str,
+    /// What stays invisible without it.
+    pub hidden_without: &'static str,
+    /// Fields of [`tdtrace_common::layout::KernelLayout`] without which it is not attached: of each list one
+    /// is enough.
+    pub needs: &'static [&'static [&'static str]],
+}
+
+impl FunctionProbe {
+    /// Its state while it counts, or does not for this reason.
+    #[must_use]
+    pub fn state(&self, missing: Option<String>) -> ProbeState {
+        ProbeState { name: self.name.to_owned(), missing, hides: self.hidden_without.to_owned() }
+    }
+}
+
+/// What is taken instead of [`PROBES`]' `kvm_vm_set_mem_attributes` where it can be attached: it knows the VM,
+/// and is there before the tracepoint came.
+pub const SET_ATTRIBUTES_BY_FUNCTION: FunctionProbe = FunctionProbe {
+    name: "kvm_vm_ioctl",
+    fentry: Pair { entry: None, exit: "kvm_vm_ioctl_fexit" },
+    kprobe: Pair { entry: Some("kvm_vm_ioctl_kprobe"), exit: "kvm_vm_ioctl_kretprobe" },
+    shows: "memory that the VMM makes private or shared, with its VM",
+    hidden_without: HIDDEN_ATTRIBUTES,
+    needs: &[&["file_private_data"], &["vcpu_kvm"], &["vcpu_id"]],
+};
+
+/// What the VMM gives back of guest_memfd.
+pub const PUNCH_HOLES: FunctionProbe = FunctionProbe {
+    name: "kvm_gmem_fallocate",
+    fentry: Pair { entry: None, exit: "kvm_gmem_fallocate_fexit" },
+    kprobe: Pair { entry: Some("kvm_gmem_fallocate_kprobe"), exit: "kvm_gmem_fallocate_kretprobe" },
+    shows: "memory of guest_memfd that the VMM gives back",
+    hidden_without: "how much private memory the VMM gives back",
+    needs: &[&["gmem_kvm", "gmem_file_kvm"], &["file_private_data"], &["vcpu_kvm"], &["vcpu_id"]],
+};
+
+/// All probes on functions of KVM.
+pub const FUNCTION_PROBES: [FunctionProbe; 2] = [SET_ATTRIBUTES_BY_FUNCTION, PUNCH_HOLES];
+
+/// What nobody sees without any source of attributes.
+const HIDDEN_ATTRIBUTES: &str = "what the VMM converts, whether the guest asked for it or not";
+
+/// The states of all probes while all of them count.
+#[must_use]
+pub fn all_counting() -> Vec<ProbeState> {
+    PROBES.iter().map(Probe::state).chain([PUNCH_HOLES.state(None)]).collect()
+}
+
+/// The states of all probes while none of them counts, for this reason.
+#[must_use]
+pub fn all_missing_for(why: &str) -> Vec<ProbeState> {
+    let tracepoints = PROBES.iter().map(|probe| probe.missing_for(why));
+    tracepoints.chain([PUNCH_HOLES.state(Some(why.to_owned()))]).collect()
+}
+
+/// What stands in for both where neither is to be had, if it is asked for: every system call of the machine
+/// pays for it.
 pub const SET_ATTRIBUTES_BY_IOCTL: Probe = Probe {
     name: "sys_exit_set_attributes",
     tracepoint: "sys_exit",
     shows: "memory that the VMM makes private or shared, by its system call",
-    hidden_without: "what the VMM converts, whether the guest asked for it or not",
+    hidden_without: HIDDEN_ATTRIBUTES,
     needs: &["vcpu_kvm", "vcpu_id", "regs_orig_ax", "regs_si", "regs_dx"],
 };
 
-/// The probe that [`SET_ATTRIBUTES_BY_IOCTL`] stands in for.
+/// The probe that [`SET_ATTRIBUTES_BY_FUNCTION`] and [`SET_ATTRIBUTES_BY_IOCTL`] stand in for.
 pub const SET_ATTRIBUTES: &str = "kvm_vm_set_mem_attributes";
 
 /// To whom an event belongs, where the tracepoint carries no vCPU.
@@ -188,7 +255,7 @@ pub const PROBES: &[Probe] = &[
         name: SET_ATTRIBUTES,
         tracepoint: "kvm_vm_set_mem_attributes",
         shows: "memory that the VMM makes private or shared",
-        hidden_without: "what the VMM converts, whether the guest asked for it or not",
+        hidden_without: HIDDEN_ATTRIBUTES,
         needs: GIVEN_VCPU,
     },
 ];
@@ -206,6 +273,12 @@ mod tests {
                 assert!(KernelLayout::FIELDS.iter().any(|field| field.name == *need), "{need}");
             }
             assert!(PROBES[..index].iter().all(|other| other.name != probe.name));
+        }
+        for probe in FUNCTION_PROBES {
+            for need in probe.needs.iter().copied().flatten() {
+                assert!(KernelLayout::FIELDS.iter().any(|field| field.name == *need), "{need}");
+            }
+            assert!(PROBES.iter().all(|other| other.name != probe.name));
         }
     }
 }

@@ -59,6 +59,10 @@ pub(super) fn to_json(vm: &Vm) -> Value {
             "to_shared": set(Direction::ToShared),
             "to_private": set(Direction::ToPrivate),
         },
+        "punched": {
+            "calls": sample.count(LedgerCount::PunchedCalls),
+            "bytes": sample.count(LedgerCount::PunchedBytes),
+        },
         "memory_faults": faults(vm),
         "faults_again": vm.counts[Class::TdFaultAgain],
         "mapped_private": {
@@ -121,6 +125,7 @@ pub(super) fn to_text(snapshot: &Snapshot, show: Show<'_>, text: &mut String) {
         ("ping_pong", 4),
         ("set_by_vmm", 5),
         ("mapped", 3),
+        ("punched", 6),
         ("memory_faults", 5),
     ];
     text.push_str(&table(&pick(&columns), &vms, WIDTH));

@@ -106,6 +106,7 @@ fn json_has_conversions_of_a_td_and_none_of_a_vm_that_cannot_convert() {
     let set = &td["attributes"];
     assert_eq!(set["to_shared"], serde_json::json!({ "calls": 640, "bytes": 1_342_177_280 }));
     assert_eq!(set["to_private"]["calls"], 0);
+    assert_eq!(td["punched"], serde_json::json!({ "calls": 32, "bytes": 64 << 20 }));
     let mapped = &td["mapped_private"];
     assert_eq!(mapped["bytes"], 320_000 * 4096 + 320 * (2 << 20));
     assert_eq!((&mapped["pages_4k"], &mapped["pages_2m"]), (&320_000.into(), &320.into()));

@@ -4,7 +4,7 @@ use tdtrace::{
     model::ledger::{LedgerSample, MemoryFault, RegionSample},
     source::{
         counting::sizes::MAX_VMS,
-        synthetic::{Cpu, Event, MEMSLOT_PAGES, Registers},
+        synthetic::{Cpu, Event, MEMSLOT_PAGES, Moment, Registers, VmmCall},
     },
 };
 use tdtrace_common::{
@@ -279,6 +279,145 @@ fn attributes_are_seen_by_their_system_call_too_if_it_succeeds() {
     assert_eq!(both(&ledger, Count::AttributeBytes), [2 * PAGE, 6 * PAGE]);
     let lost = (Loss::Unattributed, Class::MemoryAttributes, 1);
     assert_eq!(sample.losses.causes, [lost]);
+}
+
+/// `KVM_SET_MEMORY_ATTRIBUTES`.
+const SET: u32 = 0x4020_aed2;
+/// `FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE`.
+const PUNCH: u32 = 3;
+
+/// A call and its return, as fentry sees it and as kprobes do.
+fn call(cpu: &Cpu<'_>, thread: &Driven, vm: u64, call: VmmCall, result: i64) {
+    let at = |moment| {
+        cpu.vmm_call(thread.vcpu, vm, (call, moment), thread.now).expect("the program runs");
+    };
+    at(Moment::Return(result));
+    at(Moment::Begin);
+    at(Moment::ReturnAlone(result));
+}
+
+#[test]
+fn what_a_function_of_kvm_is_given_says_whose_memory_it_is_whichever_thread_calls() {
+    pin(0);
+    let mut synthetic = load(3, 3);
+    // Two VMs in one process, and one in another.
+    let vms = ["a", "b"].map(|name| synthetic.td(pid(1), name).unwrap());
+    let mut vcpus: Vec<Driven> = (0..)
+        .zip(vms)
+        .map(|(id, vm)| {
+            Driven::new(synthetic.vcpu(vm, id, pid(1), pid(1) + 1 + id).unwrap(), 1_000)
+        })
+        .collect();
+    let other = begun(&mut synthetic, 0);
+    let cpu = synthetic.cpu(0);
+    for vcpu in &mut vcpus {
+        vcpu.run_begin(&cpu, 1, 0);
+        vcpu.enter(&cpu, 0, 1, 0);
+        vcpu.leave(&cpu, 3, 1, 0);
+    }
+    // The test is the VMM: its memory is what the program reads.
+    let private = [0x10_0000, 6 * PAGE, 8, 0_u64];
+    let shared = [0x10_0000, 2 * PAGE, 0, 0_u64];
+    let [private, shared] = [&private, &shared].map(|set| set.as_ptr() as u64);
+    let mut stranger = Driven::new(vcpus[0].vcpu, vcpus[0].now);
+    stranger.vcpu.tid += 70;
+    // A thread that runs no vCPU, the other VM's vCPU, the own one.
+    call(&cpu, &stranger, vms[0], VmmCall::Ioctl(SET, private), 0);
+    call(&cpu, &vcpus[0], vms[1], VmmCall::Ioctl(SET, shared), 0);
+    call(&cpu, &vcpus[1], vms[1], VmmCall::Ioctl(SET, private), 0);
+    call(&cpu, &other, other.vcpu.vm, VmmCall::Ioctl(SET, shared), 0);
+    // Refused, and another command.
+    call(&cpu, &stranger, vms[0], VmmCall::Ioctl(SET, private), -22);
+    call(&cpu, &stranger, vms[0], VmmCall::Ioctl(SET + 1, private), 0);
+    call(&cpu, &stranger, vms[0], VmmCall::Fallocate(PUNCH, 0x4000, 5 * PAGE), 0);
+    call(&cpu, &vcpus[0], vms[1], VmmCall::Fallocate(PUNCH, 0, BLOCK), 0);
+    call(&cpu, &vcpus[0], vms[1], VmmCall::Fallocate(PUNCH, BLOCK, PAGE), 0);
+    // Refused, and memory that is asked for, not given back.
+    call(&cpu, &vcpus[0], vms[1], VmmCall::Fallocate(PUNCH, 1, BLOCK), -22);
+    call(&cpu, &vcpus[0], vms[1], VmmCall::Fallocate(1, 0, BLOCK), 0);
+    let now = vcpus[1].now.max(other.now) + 10;
+    let counted = sample(&mut synthetic, now);
+    // Of each VM: attributes and bytes of them both ways, holes and their bytes.
+    let mut seen: Vec<_> = counted
+        .vms
+        .iter()
+        .map(|vm| {
+            let sets = [Count::AttributeCalls, Count::AttributeBytes].map(|n| both(&vm.ledger, n));
+            let holes = [Count::PunchedCalls, Count::PunchedBytes].map(|n| vm.ledger.count(n));
+            (vm.pid, sets, holes)
+        })
+        .collect();
+    seen.sort_unstable();
+    assert_eq!(
+        seen,
+        [
+            (pid(0), [[2, 0], [4 * PAGE, 0]], [0, 0]),
+            (pid(1), [[0, 2], [0, 12 * PAGE]], [2, 10 * PAGE]),
+            (pid(1), [[2, 2], [4 * PAGE, 12 * PAGE]], [4, 2 * (BLOCK + PAGE)]),
+        ]
+    );
+    assert_eq!(counted.losses.total(), 0);
+}
+
+#[test]
+fn a_call_about_a_vm_that_has_not_run_or_with_memory_that_is_gone_is_lost_and_counted_so() {
+    pin(0);
+    let mut synthetic = load(2, 2);
+    let machine = synthetic.machine();
+    let cpu = machine.cpu(0);
+    let set = [0, 6 * PAGE, 8, 0_u64];
+    let set = VmmCall::Ioctl(SET, set.as_ptr() as u64);
+    let early = td(&mut synthetic, 0, 1_000);
+    call(&cpu, &early, early.vcpu.vm, set, 0);
+    call(&cpu, &early, early.vcpu.vm, VmmCall::Fallocate(PUNCH, 0, PAGE), 0);
+    // Nothing is lost of what failed.
+    call(&cpu, &early, early.vcpu.vm, set, -14);
+    let late = begun(&mut synthetic, 1);
+    call(&cpu, &late, late.vcpu.vm, VmmCall::Ioctl(SET, 8), 0);
+    // Of a VM whose address another one has now, what is told is the other's.
+    let first = late.vcpu.vm;
+    synthetic.reuse_td(first, pid(1), "next");
+    call(&cpu, &late, first, VmmCall::Fallocate(PUNCH, 0, PAGE), 0);
+    let counted = sample(&mut synthetic, late.now + 1);
+    let ledger = ledger_of(&counted, pid(1));
+    assert!(ledger.counts.iter().all(|count| *count == 0), "{:?}", ledger.counts);
+    let lost = |class, count| (Loss::Unattributed, class, count);
+    let expected = [lost(Class::MemoryAttributes, 4), lost(Class::MemoryPunched, 4)];
+    assert_eq!(counted.losses.causes, expected);
+}
+
+#[test]
+fn a_return_that_was_missed_leaves_nothing_to_the_next_call_of_its_thread() {
+    pin(0);
+    let mut synthetic = load(1, 1);
+    let one = begun(&mut synthetic, 0);
+    let cpu = synthetic.cpu(0);
+    let vm = one.vcpu.vm;
+    let fire = |call, moment| cpu.vmm_call(one.vcpu, vm, (call, moment), one.now).unwrap();
+    let set = [0, 6 * PAGE, 8, 0_u64];
+    let (set, other) = (VmmCall::Ioctl(SET, set.as_ptr() as u64), VmmCall::Ioctl(0x4008_ae76, 0));
+    let punch = VmmCall::Fallocate(PUNCH, 0, PAGE);
+    // The return of another command, of another function, and one without any beginning.
+    fire(set, Moment::Begin);
+    fire(other, Moment::Begin);
+    fire(other, Moment::ReturnAlone(0));
+    fire(punch, Moment::Begin);
+    fire(other, Moment::ReturnAlone(0));
+    fire(punch, Moment::ReturnAlone(0));
+    // Two threads at the same time.
+    let mut thread = Driven::new(one.vcpu, one.now);
+    thread.vcpu.tid += 9;
+    fire(set, Moment::Begin);
+    cpu.vmm_call(thread.vcpu, vm, (punch, Moment::Begin), one.now).unwrap();
+    fire(set, Moment::ReturnAlone(0));
+    cpu.vmm_call(thread.vcpu, vm, (punch, Moment::ReturnAlone(0)), one.now).unwrap();
+    fire(set, Moment::ReturnAlone(0));
+    let counted = sample(&mut synthetic, one.now + 1);
+    let ledger = ledger_of(&counted, pid(0));
+    assert_eq!(both(&ledger, Count::AttributeCalls), [0, 1]);
+    assert_eq!(both(&ledger, Count::AttributeBytes), [0, 6 * PAGE]);
+    assert_eq!(ledger.count(Count::PunchedCalls), 1);
+    assert_eq!(counted.losses.total(), 0);
 }
 
 #[test]

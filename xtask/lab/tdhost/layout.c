@@ -50,6 +50,7 @@ static const struct {
 	FIELD(pt_regs, orig_ax),
 	FIELD(pt_regs, si),
 	FIELD(pt_regs, dx),
+	FIELD(file, private_data),
 	FIELD(dentry, d_inode),
 	FIELD(inode, i_ino),
 	FIELD(vcpu_vmx, vt),

@@ -11,6 +11,8 @@
  * begin <td> <gpa> <bytes> <private>  KVM was told attributes before any vCPU of the process ran
  * map <td> <gpa> <bytes> <private>    KVM asked for a conversion, and it was made
  * set <td> <gpa> <bytes> <private>    KVM was told attributes, for a conversion or else
+ * punch <td> <gpa> <bytes> <private>  memory of its guest_memfd was given back
+ * early <td> <gpa> <bytes> <private>  the same before any vCPU of the process ran
  * fault <td> <gpa> <bytes> <private>  KVM could not serve a fault
  *
  * A vCPU's run ends with an OUT to port END_PORT. Exit code 0 if every vCPU came that far, or had the
@@ -67,7 +69,7 @@ struct vcpu {
 };
 
 struct td {
-	int fd;
+	int fd, memory;
 	unsigned int number;
 	unsigned int vcpus;
 	struct vcpu vcpu[VCPUS];
@@ -166,6 +168,18 @@ static void attributes(struct td *td, unsigned long at, unsigned long size, int 
 	note(runs ? "set" : "begin", td->number, at, size, is_private);
 }
 
+/* Gives private memory back, as VMMs do with what they made shared. */
+static void punch(struct td *td, unsigned long at, unsigned long size)
+{
+	int mode = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE;
+
+	need(fallocate(td->memory, mode, at, size), "fallocate");
+	note(runs ? "punch" : "early", td->number, at, size, 1);
+	/* KVM refuses what is no page, and nothing is said of it. */
+	if (!fallocate(td->memory, mode, at + 1, size))
+		fail("a hole that is no page");
+}
+
 static void add_memory(struct td *td)
 {
 	struct kvm_create_guest_memfd create = { .size = MEMORY };
@@ -176,10 +190,11 @@ static void add_memory(struct td *td)
 	};
 
 	/* Open until the end: the memory goes with its file. */
-	region.guest_memfd = need(ioctl(td->fd, KVM_CREATE_GUEST_MEMFD, &create),
-				  "KVM_CREATE_GUEST_MEMFD");
+	td->memory = need(ioctl(td->fd, KVM_CREATE_GUEST_MEMFD, &create), "KVM_CREATE_GUEST_MEMFD");
+	region.guest_memfd = td->memory;
 	need(ioctl(td->fd, KVM_SET_USER_MEMORY_REGION2, &region), "KVM_SET_USER_MEMORY_REGION2");
 	attributes(td, 0, MEMORY, 1);
+	punch(td, 0, FIRST_PAGES * PAGE);
 }
 
 static void set_cpuid(int fd)
@@ -253,6 +268,8 @@ static unsigned long map(struct vcpu *vcpu)
 		return EINVAL;
 	attributes(vcpu->td, at, size, is_private);
 	note("map", vcpu->td->number, at, size, is_private);
+	if (!is_private)
+		punch(vcpu->td, at, size);
 	if (at == INTERRUPTED_AT && vcpu->interrupts++ % 2)
 		need(interrupt(vcpu->td, vcpu->index), "KVM_SIGNAL_MSI");
 	return 0;
@@ -289,6 +306,8 @@ static void convert(struct vcpu *vcpu)
 
 	note("fault", vcpu->td->number, at, size, is_private);
 	attributes(vcpu->td, at, size, is_private);
+	if (!is_private)
+		punch(vcpu->td, at, size);
 }
 
 static void *run(void *argument)
@@ -403,8 +422,10 @@ static void play(FILE *file, unsigned int number, unsigned int vcpus, int done, 
 	tell(file, number, "run");
 	byte = run_all(td);
 	tell(file, number, "convert");
-	if (!td->vcpu[0].dead)
+	if (!td->vcpu[0].dead) {
 		attributes(td, CONVERTED_AT, CONVERTED_PAGES * PAGE, 0);
+		punch(td, CONVERTED_AT, CONVERTED_PAGES * PAGE);
+	}
 	/* Long enough for whoever looks at it only now and then. */
 	usleep(300000);
 	if (write(done, &byte, 1) != 1 || read(end, &byte, 1) < 0)

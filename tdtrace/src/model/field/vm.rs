@@ -163,6 +163,12 @@ pub const VM_FIELDS: &[Field<Vm>] = &[
     right("set_by_vmm", "VMM SET", 26, "bytes whose attributes the VMM set", |vm| {
         converted(vm, |vm| Value::Bytes(vm.ledger.both(LedgerCount::AttributeBytes)))
     }),
+    right("punched_calls", "PUNCHES", 27, "holes that the VMM punched into guest_memfd", |vm| {
+        converted(vm, |vm| Value::Count(vm.ledger.sample.count(LedgerCount::PunchedCalls)))
+    }),
+    right("punched", "PUNCHED", 27, "bytes of guest_memfd that the VMM gave back", |vm| {
+        converted(vm, |vm| Value::Bytes(vm.ledger.sample.count(LedgerCount::PunchedBytes)))
+    }),
     right("mapped", "MAPPED", 24, "bytes mapped for faults on private memory", |vm| {
         converted(vm, |vm| Value::Bytes(vm.ledger.mapped.total))
     }),

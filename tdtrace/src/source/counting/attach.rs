@@ -3,44 +3,122 @@
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
+    Btf,
     programs::{ProgramError, RawTracePoint},
     sys::SyscallError,
 };
 
-use super::load::Loaded;
+use super::{load::Loaded, losses::misses};
 use crate::{
     kernel::layout::Resolved,
     model::sample::ProbeState,
-    probe::table::{PROBES, Probe, SET_ATTRIBUTES, SET_ATTRIBUTES_BY_IOCTL},
+    probe::table::{
+        FunctionProbe, PROBES, PUNCH_HOLES, Probe, SET_ATTRIBUTES, SET_ATTRIBUTES_BY_FUNCTION,
+        SET_ATTRIBUTES_BY_IOCTL,
+    },
+    source::function::{self, Attached, Function},
 };
 
 impl Loaded {
-    /// Attaches every probe that this kernel has. With `trace_ioctl` system calls are looked at where KVM has no
-    /// tracepoint for what a VMM does.
+    /// Attaches every probe that this kernel has. With `trace_ioctl` system calls are looked at where nothing else
+    /// tells what a VMM does.
     ///
     /// # Errors
     /// When there is none.
     pub(crate) fn attach(&mut self, resolved: &Resolved, trace_ioctl: bool) -> Result<()> {
+        let btf = Btf::from_sys_fs().map_err(|error| error.to_string());
         let mut states = Vec::new();
         for probe in PROBES {
-            let missing = match self.attach_probe(probe, resolved)? {
-                Some(_) if probe.name == SET_ATTRIBUTES && trace_ioctl => {
-                    self.attach_probe(&SET_ATTRIBUTES_BY_IOCTL, resolved)?
-                }
-                Some(why) if probe.name == SET_ATTRIBUTES => Some(format!(
-                    "{why} (--trace-ioctl sees it, and every system call pays for that)"
-                )),
-                missing => missing,
+            let missing = if probe.name == SET_ATTRIBUTES {
+                self.attach_attributes(probe, resolved, trace_ioctl, btf.as_ref())?
+            } else {
+                self.attach_probe(probe, resolved)?
             };
             states.push(ProbeState { missing, ..probe.state() });
         }
-        if states.iter().all(|state| state.missing.is_some()) {
+        // Attributes alone belong to no VM.
+        let counts = |state: &ProbeState| state.missing.is_none() && state.name != SET_ATTRIBUTES;
+        if !states.iter().any(counts) {
             let why = states.first().and_then(|state| state.missing.clone()).unwrap_or_default();
             bail!("no probe can be attached ({why}); `tdtrace doctor` says what to do");
         }
+        let missing = self.attach_function(&PUNCH_HOLES, resolved, btf.as_ref());
+        states.push(PUNCH_HOLES.state(missing));
         self.probes = states.into();
-        self.attach_seam();
+        self.attach_seam(btf.as_ref());
         self.attach_poison()
+    }
+
+    /// Attaches one source of attributes and no other, so that nothing counts twice: the function, which
+    /// knows the VM, else the tracepoint `probe`, else, if asked for, the system call.
+    fn attach_attributes(
+        &mut self,
+        probe: &Probe,
+        resolved: &Resolved,
+        trace_ioctl: bool,
+        btf: Result<&Btf, &String>,
+    ) -> Result<Option<String>> {
+        let by_function = &SET_ATTRIBUTES_BY_FUNCTION;
+        let Some(not_by_function) = self.attach_function(by_function, resolved, btf) else {
+            return Ok(None);
+        };
+        match self.attach_probe(probe, resolved)? {
+            Some(_) if trace_ioctl => self.attach_probe(&SET_ATTRIBUTES_BY_IOCTL, resolved),
+            Some(why) => Ok(Some(format!(
+                "{why}; {}: {not_by_function} (--trace-ioctl sees it, and every system call pays for that)",
+                by_function.name
+            ))),
+            None => Ok(None),
+        }
+    }
+
+    /// Attaches `probe`; the reason if this kernel does not allow it.
+    fn attach_function(
+        &mut self,
+        probe: &'static FunctionProbe,
+        resolved: &Resolved,
+        btf: Result<&Btf, &String>,
+    ) -> Option<String> {
+        if let Some(why) = resolved.why_lacking(probe.needs) {
+            return Some(why.to_owned());
+        }
+        self.attach_function_to(probe, probe.name, btf)
+    }
+
+    /// Attaches the programs of `probe` to the function `name`; the reason if this kernel does not allow it.
+    pub(crate) fn attach_function_to(
+        &mut self,
+        probe: &'static FunctionProbe,
+        name: &'static str,
+        btf: Result<&Btf, &String>,
+    ) -> Option<String> {
+        let function = Function {
+            name,
+            module: Some("kvm"),
+            fentry: Some(probe.fentry),
+            kprobe: Some(probe.kprobe),
+        };
+        let attached = function::attach(&mut self.ebpf, function, btf.map_err(String::as_str));
+        if attached.how.is_none() {
+            return Some(attached.why.unwrap_or_default());
+        }
+        self.functions.push((probe, attached));
+        None
+    }
+
+    /// How the probe on function `name` is attached: `fentry` or `kprobe`; `None` if it is not.
+    pub(crate) fn attached_by(&self, name: &str) -> Option<&'static str> {
+        self.functions.iter().find(|(probe, _)| probe.name == name)?.1.how
+    }
+
+    /// Calls that the programs of a probe missed, of whatever kind.
+    pub(super) fn missed_by(&self, attached: &Attached) -> Result<u64> {
+        let mut missed = 0;
+        for name in &attached.programs {
+            let link = attached.kprobes.iter().find(|(of, _)| of == name).map(|(_, link)| link);
+            missed += misses(self.function_program(name)?, link)?;
+        }
+        Ok(missed)
     }
 
     /// Attaches `probe`; the reason if this kernel does not allow it.

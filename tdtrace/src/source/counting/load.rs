@@ -23,12 +23,13 @@ use super::{
     losses,
     object::{Constants, Direct},
     seam::{self, Seam},
-    sizes::{MAX_VMS, Sizes},
+    sizes::{MAX_VMS, Sizes, VMM_CALLS},
     vcpus::{Overflow, Vcpu},
 };
 use crate::{
     model::sample::{Losses, ProbeState},
-    probe::table::{PROBES, SET_ATTRIBUTES_BY_IOCTL},
+    probe::table::{FunctionProbe, PROBES, SET_ATTRIBUTES_BY_IOCTL},
+    source::function::Attached,
 };
 
 /// What a load is told.
@@ -73,6 +74,8 @@ pub(crate) struct Loaded {
     /// There are SEAMCALL wrappers to attach to.
     pub(super) has_wrappers: bool,
     pub(super) seam: Seam,
+    /// Probes on functions of KVM that are attached.
+    pub(super) functions: Vec<(&'static FunctionProbe, Attached)>,
     /// Sources of broken memory that are not seen.
     pub(super) poison_missing: Vec<(PoisonSource, Arc<str>)>,
     /// Each probe and whether it counts.
@@ -82,7 +85,7 @@ pub(crate) struct Loaded {
 }
 
 /// Maps that are used after loading.
-const MAPS: [&str; 23] = [
+const MAPS: [&str; 24] = [
     "VCPUS",
     "VMS",
     "FREE_VCPUS",
@@ -104,6 +107,7 @@ const MAPS: [&str; 23] = [
     "POISON_LOST",
     "LEDGERS",
     "VM_BY_PROCESS",
+    "VMM_CALLS",
     "SYNTHETIC_CPUS",
     "SYNTHETIC_MEMORY",
 ];
@@ -140,7 +144,8 @@ impl Loaded {
         }
         let (probes, before) = (Arc::new([]), Losses::default());
         let (has_wrappers, seam) = (load.seam.is_some(), Seam::default());
-        let (sends_slow, poison_missing) = (load.slower_than.is_some(), Vec::new());
+        let sends_slow = load.slower_than.is_some();
+        let (functions, poison_missing) = (Vec::new(), Vec::new());
         let mut loaded = Self {
             ebpf,
             _log: log,
@@ -148,6 +153,7 @@ impl Loaded {
             sends_slow,
             has_wrappers,
             seam,
+            functions,
             poison_missing,
             probes,
             before,
@@ -322,6 +328,9 @@ impl Loaded {
                 losses.misses.push((probe.name.to_owned(), losses::recursion_misses(fd)?));
             }
         }
+        for (probe, attached) in &self.functions {
+            losses.misses.push((probe.name.to_owned(), self.missed_by(attached)?));
+        }
         Ok(losses)
     }
 
@@ -355,10 +364,14 @@ impl Loaded {
         self.maps.iter().map(|(name, _)| losses::memlock(self.map(name)?.fd())).sum()
     }
 
-    /// What each attached program cost so far.
+    /// What each program on a tracepoint of its name cost so far.
     pub(crate) fn costs(&self) -> Result<Vec<Cost>> {
         let attached = PROBES.iter().zip(self.probes.iter()).filter(|(_, s)| s.missing.is_none());
-        attached.map(|(probe, _)| self.cost(probe.name)).collect()
+        let tracepoints = attached.map(|(probe, _)| probe.name);
+        // One that something stands in for is not loaded.
+        let tracepoints = tracepoints
+            .filter(|name| self.ebpf.program(name).is_some_and(|program| program.fd().is_ok()));
+        tracepoints.map(|name| self.cost(name)).collect()
     }
 }
 
@@ -379,6 +392,7 @@ fn size(loader: &mut EbpfLoader<'_>, load: &Load<'_>) {
         ("VM_INDEX", MAX_VMS),
         ("LEDGERS", MAX_VMS),
         ("VM_BY_PROCESS", MAX_VMS),
+        ("VMM_CALLS", VMM_CALLS),
         ("VCPUS", vcpus),
         ("FREE_VCPUS", vcpus),
         ("VCPU_INDEX", vcpus),

@@ -6,10 +6,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use aya::{maps::PerCpuArray, programs::ProgramFd};
+use aya::{
+    maps::PerCpuArray,
+    programs::{ProgramFd, links::FdLink},
+};
 use tdtrace_common::counters::{Class, Loss};
 
-use crate::model::sample::Losses;
+use crate::{model::sample::Losses, source::missed::missed};
 
 /// What the programs lost by cause and class, and what belongs to no vCPU, summed over the CPUs.
 pub(super) fn read<M: std::borrow::Borrow<aya::maps::MapData>>(
@@ -33,6 +36,12 @@ pub(super) fn read<M: std::borrow::Borrow<aya::maps::MapData>>(
 /// (`recursion_misses` in the fdinfo of its file descriptor; `kernel/bpf/syscall.c:bpf_prog_show_fdinfo`).
 pub(in crate::source) fn recursion_misses(program: &ProgramFd) -> Result<u64> {
     fdinfo(program, "recursion_misses")
+}
+
+/// What a program on a function missed: runs that the kernel skipped, and hits of the kprobe behind `link`,
+/// if it is one.
+pub(super) fn misses(program: &ProgramFd, link: Option<&FdLink>) -> Result<u64> {
+    Ok(recursion_misses(program)? + link.and_then(missed).unwrap_or(0))
 }
 
 /// Bytes that a map takes (`kernel/bpf/syscall.c:bpf_map_show_fdinfo`).

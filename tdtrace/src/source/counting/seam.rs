@@ -10,7 +10,7 @@ use aya::{
 };
 use tdtrace_common::seam::{FUNCTIONS, NO_ARGUMENT, SeamStats, SeamStatusKey, WRAPPERS, Wrapper};
 
-use super::{load::Loaded, losses::recursion_misses};
+use super::{load::Loaded, losses::misses};
 use crate::{
     kernel::seam::NO_WRAPPERS,
     model::{
@@ -18,10 +18,7 @@ use crate::{
         seam::{Failure, FunctionSample, SeamSample},
     },
     probe::guest::Pair,
-    source::{
-        function::{self, Function},
-        missed::missed,
-    },
+    source::function::{self, Function},
 };
 
 /// Entries of the map of values: one for every function, or one that nobody uses.
@@ -54,15 +51,15 @@ struct Attached {
 }
 
 impl Loaded {
-    /// Attaches to the wrappers. None of them is needed: what cannot be attached is listed.
-    pub(super) fn attach_seam(&mut self) {
+    /// Attaches to the wrappers. None of them is needed: what cannot be attached is listed. `btf` is the
+    /// kernel's, or why there is none.
+    pub(super) fn attach_seam(&mut self, btf: Result<&Btf, &String>) {
         if !self.has_wrappers {
             self.seam.absent = Some(NO_WRAPPERS.into());
             return;
         }
-        let btf = Btf::from_sys_fs().map_err(|error| error.to_string());
         for wrapper in WRAPPERS {
-            let attached = self.attach_wrapper(wrapper, wrapper.name, btf.as_ref());
+            let attached = self.attach_wrapper(wrapper, wrapper.name, btf);
             self.seam.functions.push(attached);
         }
         if self.seam.functions.iter().all(|function| function.exit.is_none()) {
@@ -129,8 +126,12 @@ impl Loaded {
 
     /// What is missed from now on is what was not counted.
     pub(super) fn begin_seam(&mut self) -> Result<()> {
-        let missed: Vec<u64> =
-            self.seam.functions.iter().map(|it| self.missed_by(it)).collect::<Result<_>>()?;
+        let missed: Vec<u64> = self
+            .seam
+            .functions
+            .iter()
+            .map(|it| self.missed_by_wrapper(it))
+            .collect::<Result<_>>()?;
         for (function, missed) in self.seam.functions.iter_mut().zip(missed) {
             function.before = missed;
         }
@@ -138,13 +139,12 @@ impl Loaded {
     }
 
     /// Returns that the probe of `function` missed since it was attached.
-    fn missed_by(&self, function: &Attached) -> Result<u64> {
+    fn missed_by_wrapper(&self, function: &Attached) -> Result<u64> {
         let Some(program) = function.exit.and_then(|name| self.ebpf.program(name)) else {
             return Ok(0);
         };
         let link = function.links.iter().find(|(name, _)| Some(*name) == function.exit);
-        let of_probe = link.and_then(|(_, link)| missed(link)).unwrap_or(0);
-        Ok(recursion_misses(program.fd()?)? + of_probe)
+        misses(program.fd()?, link.map(|(_, link)| link))
     }
 
     /// What was counted of every function.
@@ -169,7 +169,7 @@ impl Loaded {
             if attached.exit.is_some() {
                 let values = stats.get(&number, 0).context("the map SEAM_STATS")?;
                 let listed = statuses.remove(&u64::from(number)).unwrap_or_default();
-                sample.missed = self.missed_by(attached)?.saturating_sub(attached.before);
+                sample.missed = self.missed_by_wrapper(attached)?.saturating_sub(attached.before);
                 sum(&mut sample, values.iter(), listed, wrapper.gpa != NO_ARGUMENT);
             }
             functions.push(sample);

@@ -3,7 +3,7 @@
 use tdtrace_common::{
     counters::{COUNTS, CpuMemo, HotspotKey, HotspotValue, KvmObject, Loss, VcpuSlot, VmEntry},
     latency::LatencyRow,
-    ledger::VmLedger,
+    ledger::{VmLedger, VmmCall},
     poison::{POISON_PAGES, PoisonKey},
     seam::{SeamEntry, SeamEntryKey, SeamStats, SeamStatusKey},
     td::TdWindow,
@@ -13,6 +13,9 @@ use super::seam;
 
 /// VMs that can be counted at the same time.
 pub const MAX_VMS: u32 = 512;
+
+/// Threads that can be in a function of KVM at the same time, with what they ask it for.
+pub(super) const VMM_CALLS: u32 = 1024;
 
 /// Rows of durations for each vCPU that can be counted: one row is one class of one vCPU. Few vCPUs
 /// have more classes, and most have less.
@@ -67,6 +70,7 @@ impl Sizes {
             + hash(self.vcpus, size_of::<u64>(), size_of::<u32>())
             + hash(MAX_VMS, size_of::<KvmObject>(), size_of::<u32>())
             + hash(MAX_VMS, size_of::<u32>(), size_of::<u32>())
+            + hash(VMM_CALLS, size_of::<u64>(), size_of::<VmmCall>())
             + hash(self.threads, size_of::<u32>(), size_of::<u32>())
             + hash(self.hotspots, size_of::<HotspotKey>(), size_of::<HotspotValue>())
             + per_cpu(1, size_of::<CpuMemo>())

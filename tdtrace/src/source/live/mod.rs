@@ -36,7 +36,7 @@ use crate::{
         seam::SeamSample,
         slow::SlowSample,
     },
-    probe::table::PROBES,
+    probe::table::all_missing_for,
 };
 
 /// What the live source is asked to do differently.
@@ -123,8 +123,14 @@ impl Live {
     /// The probes and whether each counts.
     #[must_use]
     pub fn probes(&self) -> Arc<[ProbeState]> {
-        let waiting = || PROBES.iter().map(|probe| probe.missing_for(NOT_ATTACHED)).collect();
+        let waiting = || all_missing_for(NOT_ATTACHED).into();
         self.counters.as_ref().map_or_else(waiting, |counters| counters.loaded().probes())
+    }
+
+    /// How the probe on function `name` of KVM is attached: `fentry` or `kprobe`; `None` if it is not.
+    #[must_use]
+    pub fn attached_by(&self, name: &str) -> Option<&'static str> {
+        self.counters.as_ref()?.loaded().attached_by(name)
     }
 
     /// Bytes of memory that the kernel says the maps take.
@@ -135,7 +141,7 @@ impl Live {
         self.counters.as_ref().map_or(Ok(0), |counters| counters.loaded().map_bytes())
     }
 
-    /// What each attached program cost so far; the kernel measures it while its statistics are on
+    /// What each program on a tracepoint of its name cost so far; the kernel measures it while its statistics are on
     /// (`BPF_ENABLE_STATS`).
     ///
     /// # Errors

@@ -128,7 +128,7 @@ impl Machine {
         for name in PROBES
             .iter()
             .map(|probe| probe.name)
-            .chain([super::seam::TWIN, SET_ATTRIBUTES_BY_IOCTL.name])
+            .chain([super::seam::TWIN, super::vmm::TWIN, SET_ATTRIBUTES_BY_IOCTL.name])
             .chain(PoisonSource::ALL.map(PoisonSource::tracepoint))
         {
             let info = loaded.program(name)?.info()?;

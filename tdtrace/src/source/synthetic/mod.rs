@@ -6,12 +6,13 @@
 //! proves what the programs make of an exit, not what a TDX module leaves in the registers.
 //!
 //! [`memory`] is the map that the structures lie in, [`td`] the structures, [`cpu`] fires events,
-//! [`seam`] makes SEAMCALLs.
+//! [`seam`] makes SEAMCALLs, [`vmm`] calls functions of KVM.
 
 mod cpu;
 mod memory;
 mod seam;
 mod td;
+mod vmm;
 
 use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
@@ -24,6 +25,7 @@ pub use self::{
     cpu::{Cpu, Event, Machine},
     seam::Seamcall,
     td::{MEMSLOT_PAGES, Registers, Vcpu},
+    vmm::{Moment, VmmCall},
 };
 use super::{
     counting::{
@@ -43,7 +45,7 @@ use crate::{
         layout::resolve_running,
     },
     model::sample::{Host, Isa, Sample, VmKey},
-    probe::table::{PROBES, Probe, SET_ATTRIBUTES_BY_IOCTL},
+    probe::table::{PROBES, SET_ATTRIBUTES_BY_IOCTL, all_counting},
 };
 
 /// BTF of kvm_intel with TDX, compiled from Linux 7.3.
@@ -143,7 +145,7 @@ impl Synthetic {
         let probes = PROBES.iter().map(|probe| probe.name);
         let poison = PoisonSource::ALL.map(PoisonSource::tracepoint);
         for name in probes
-            .chain([ADDRESS, seam::TWIN, SET_ATTRIBUTES_BY_IOCTL.name])
+            .chain([ADDRESS, seam::TWIN, vmm::TWIN, SET_ATTRIBUTES_BY_IOCTL.name])
             .chain(FLOORS)
             .chain(poison)
         {
@@ -188,7 +190,7 @@ impl Synthetic {
     /// When there is no room left.
     pub fn vcpu(&mut self, td: u64, id: u32, pid: u32, tid: u32) -> Result<Vcpu> {
         let (address, run) = self.machine.structures.vcpu(&self.machine.memory, td, id)?;
-        Ok(Vcpu { address, run, pid, tid })
+        Ok(Vcpu { address, run, vm: td, pid, tid })
     }
 
     /// Makes another TD at the address of one that is no more.
@@ -201,7 +203,7 @@ impl Synthetic {
     pub fn reuse_vcpu(&mut self, vcpu: Vcpu, td: u64, id: u32, pid: u32, tid: u32) -> Vcpu {
         let Machine { structures, memory, .. } = &*self.machine;
         structures.write_vcpu(memory, (vcpu.address, vcpu.run), td, id);
-        Vcpu { pid, tid, ..vcpu }
+        Vcpu { vm: td, pid, tid, ..vcpu }
     }
 
     /// KVM gives the VM at `vm` up: it is dead, for a bug of KVM's own or otherwise.
@@ -279,7 +281,7 @@ impl Synthetic {
         Ok(Sample {
             at: now,
             host: Arc::clone(&self.host),
-            probes: PROBES.iter().map(Probe::state).collect(),
+            probes: all_counting().into(),
             vms: counted.vms,
             vcpus: counted.vcpus,
             losses: counted.losses,

@@ -36,6 +36,8 @@ pub struct Vcpu {
     pub address: u64,
     /// Address of its `kvm_run`.
     pub run: u64,
+    /// Address of its VM's `kvm`.
+    pub vm: u64,
     /// The process.
     pub pid: u32,
     /// The thread.
@@ -86,6 +88,10 @@ impl Structures {
         let mut layout = resolve(&BtfSet::new(btf)).layout;
         // The name of a process is the running kernel's to tell: the programs do not look for it.
         layout.task_group_leader = ABSENT;
+        if layout.gmem_kvm == ABSENT && layout.gmem_file_kvm == ABSENT {
+            // Only BTF of kvm.ko has the structure.
+            layout.gmem_file_kvm = 8;
+        }
         Ok(Self { layout, kvm, vcpu, run, made: AtomicU64::new(0) })
     }
 
@@ -192,6 +198,19 @@ impl Structures {
         }
     }
 
+    /// An open file at `file` that stands for `behind`.
+    pub(super) fn open_file(&self, memory: &Memory, file: u64, behind: u64) {
+        put(memory, file, self.layout.file_private_data, 8, behind);
+    }
+
+    /// What is behind an open guest_memfd of the VM at `vm`: its address, which is beside the file that will
+    /// be at `file`.
+    pub(super) fn guest_memfd(&self, memory: &Memory, file: u64, vm: u64) -> u64 {
+        let gmem = file + BESIDE;
+        put(memory, gmem, self.layout.gmem_kvm.min(self.layout.gmem_file_kvm), 8, vm);
+        gmem
+    }
+
     /// KVM counts a KVM_RUN.
     pub(super) fn run(&self, memory: &Memory, vcpu: u64) {
         memory.add(vcpu + u64::from(self.layout.stat_fpu_reload), 1);
@@ -202,6 +221,9 @@ impl Structures {
         memory.add(vcpu + u64::from(self.layout.stat_hypercalls), 1);
     }
 }
+
+/// From an open file to what is behind it, within the room of a `kvm_run`.
+const BESIDE: u64 = 1024;
 
 /// The offset of a member of an embedded structure, absent if one of them is.
 fn inside(structure: u32, member: u32) -> u32 {

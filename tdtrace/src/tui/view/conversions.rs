@@ -42,6 +42,7 @@ fn columns() -> Vec<Column<Vm>> {
         ("retries", 5),
         ("mapped", 3),
         ("set_by_vmm", 7),
+        ("punched", 10),
         ("memory_faults", 6),
         ("state", 8),
     ])

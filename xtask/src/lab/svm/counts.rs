@@ -76,6 +76,7 @@ pub(super) fn tracepoint(class: Class) -> &'static str {
         | Class::TdUnknownLeaf
         | Class::TdFaultAgain
         | Class::MemoryAttributes
+        | Class::MemoryPunched
         | Class::MemoryFault => "none: the lab's guests have no private memory",
     }
 }

@@ -153,9 +153,13 @@ pub(super) fn of_truth(exits: &[Exit], threads: &BTreeMap<u64, usize>) -> Counts
 /// KVM's own counters say otherwise.
 pub(super) fn told(json: &Value, threads: &BTreeMap<u64, usize>, notes: &[Note]) -> Result<Counts> {
     let (lost, unattributed) = (&json["lost"], memory::unattributed(notes));
-    ensure!(lost["total"] == unattributed, "tdtrace lost other than {unattributed}: {lost}");
-    let of_attributes = lost["causes"]["unattributed"]["memory_attributes"].as_u64().unwrap_or(0);
-    ensure!(of_attributes == unattributed, "{unattributed} attributes are nobody's, not: {lost}");
+    let all: u64 = unattributed.iter().map(|(_, count)| count).sum();
+    ensure!(lost["total"] == all, "tdtrace lost other than {all}: {lost}");
+    for (class, count) in unattributed {
+        let name = class.name();
+        let told = lost["causes"]["unattributed"][name].as_u64().unwrap_or(0);
+        ensure!(told == count, "{count} {name} are nobody's, not: {lost}");
+    }
     ensure!(json["audit"]["agrees"] == true, "KVM counted otherwise: {}", json["audit"]);
     let mut counts = Counts::new();
     for vm in list(json, "vms")? {
@@ -312,6 +316,7 @@ mod tests {
             "to_private": way,
             "net_shared_bytes": 0,
             "attributes": { "to_shared": none, "to_private": none },
+            "punched": none,
             "memory_faults": { "total": 0, "shared": 0, "private": 0, "poisoned": 0, "last": null },
             "mapped_private": { "pages_4k": 0, "pages_2m": 0 },
             "without_region": 0,

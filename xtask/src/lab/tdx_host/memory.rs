@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde_json::Value;
+use tdtrace_common::counters::Class;
 
 use super::{
     compare::{Counts, Item},
@@ -30,6 +31,10 @@ pub(super) enum What {
     Map,
     /// It set attributes.
     Set,
+    /// It gave memory back before any vCPU ran.
+    Early,
+    /// It gave memory back.
+    Punch,
     /// It was told of a memory fault.
     Fault,
 }
@@ -59,6 +64,8 @@ fn note(line: &str) -> Result<Note> {
         "begin" => What::Begin,
         "map" => What::Map,
         "set" => What::Set,
+        "early" => What::Early,
+        "punch" => What::Punch,
         "fault" => What::Fault,
         what => bail!("{what} is nothing that a VMM does"),
     };
@@ -84,6 +91,8 @@ const POINTERS: &[&str] = &[
     "/attributes/to_shared/bytes",
     "/attributes/to_private/calls",
     "/attributes/to_private/bytes",
+    "/punched/calls",
+    "/punched/bytes",
     "/memory_faults/total",
     "/memory_faults/shared",
     "/memory_faults/private",
@@ -118,11 +127,15 @@ pub(super) fn of_truth(
     for Note { what, td, bytes, private, .. } in notes {
         let way = direction(*private);
         match what {
-            What::Begin => {}
+            What::Begin | What::Early => {}
             What::Map => add(*td, &format!("/{way}/bytes"), *bytes),
             What::Set => {
                 add(*td, &format!("/attributes/{way}/calls"), 1);
                 add(*td, &format!("/attributes/{way}/bytes"), *bytes);
+            }
+            What::Punch => {
+                add(*td, "/punched/calls", 1);
+                add(*td, "/punched/bytes", *bytes);
             }
             What::Fault => {
                 add(*td, "/memory_faults/total", 1);
@@ -206,9 +219,10 @@ fn last_fault(last: &Value, td: usize, notes: &[Note]) -> Result<()> {
     Ok(())
 }
 
-/// Calls that set attributes and cannot be told whose they are: those before any vCPU of the VMM ran.
-pub(super) fn unattributed(notes: &[Note]) -> u64 {
-    notes.iter().filter(|note| note.what == What::Begin).count() as u64
+/// Calls that cannot be told whose they are, those before any vCPU of the VMM ran, by class.
+pub(super) fn unattributed(notes: &[Note]) -> [(Class, u64); 2] {
+    let of = |what| notes.iter().filter(|note| note.what == what).count() as u64;
+    [(Class::MemoryAttributes, of(What::Begin)), (Class::MemoryPunched, of(What::Early))]
 }
 
 #[cfg(test)]
@@ -218,6 +232,7 @@ mod tests {
     use super::*;
 
     const LOG: &str = "begin 0 0 16777216 1\nmap 0 0x200000 2097152 0\nset 0 0x200000 2097152 0\n\
+                       early 0 0 16384 1\npunch 0 0x200000 2097152 1\n\
                        fault 0 0x900000 4096 1\n";
 
     #[test]
@@ -237,13 +252,15 @@ mod tests {
             ("/to_shared/bytes", BLOCK),
             ("/attributes/to_shared/calls", 1),
             ("/attributes/to_shared/bytes", BLOCK),
+            ("/punched/calls", 1),
+            ("/punched/bytes", BLOCK),
             ("/memory_faults/total", 1),
             ("/memory_faults/private", 1),
             ("/mapped_private/pages_4k", 1),
         ];
         let numbers = expected.map(|(pointer, count)| (item(0, pointer), count));
         assert_eq!(some, numbers.into_iter().chain([(place(1), 1)]).collect());
-        assert_eq!(unattributed(&notes), 1);
+        assert_eq!(unattributed(&notes).map(|(_, count)| count), [1, 1]);
         assert!(super::notes("map 0 0\n").is_err() && super::notes("x 0 0 0 0\n").is_err());
     }
 
@@ -268,6 +285,7 @@ mod tests {
             "to_private": way(),
             "net_shared_bytes": 0,
             "attributes": { "to_shared": set(), "to_private": set() },
+            "punched": set(),
             "memory_faults": {
                 "total": 1, "shared": 0, "private": 1, "poisoned": 0,
                 "last": { "gpa": 0x90_0000, "private": true },

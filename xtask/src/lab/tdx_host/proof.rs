@@ -61,6 +61,7 @@ fn ledger_name(pointer: &str) -> Option<String> {
     let words: Vec<_> = pointer.split('/').skip(1).collect();
     Some(match words[..] {
         ["attributes", way, what] => format!("attribute_{what}_{way}"),
+        ["punched", what] => format!("punched_{what}"),
         ["mapped_private", "pages_4k"] => "mapped_4k".to_owned(),
         ["mapped_private", "pages_2m"] => "mapped_2m".to_owned(),
         ["without_region"] => "without_region".to_owned(),
@@ -122,6 +123,7 @@ mod tests {
         for (pointer, name) in [
             ("/to_shared/calls_of_4k", "pages_to_shared"),
             ("/attributes/to_private/bytes", "attribute_bytes_to_private"),
+            ("/punched/bytes", "punched_bytes"),
             ("/mapped_private/pages_2m", "mapped_2m"),
         ] {
             assert_eq!(ledger_name(pointer).unwrap(), name);
