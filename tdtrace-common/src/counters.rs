@@ -200,6 +200,14 @@ impl Class {
         )
     }
 
+    /// Whether its places are what guests ask for or what went wrong with it. Those of the others say how
+    /// the host deals with it: answers, faults, pages, halts, interrupts.
+    #[must_use]
+    pub const fn is_asked_for(self) -> bool {
+        self.is_told_by_td_exits()
+            || matches!(self, Self::TdUnknownLeaf | Self::TdFaultAgain | Self::MemoryFault)
+    }
+
     /// Whether events of this class also occur outside of a vCPU's thread. Those are counted for the
     /// host and are no loss.
     #[must_use]

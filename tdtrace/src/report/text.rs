@@ -255,7 +255,7 @@ pub(super) fn kept_places<'a>(vm: &'a Vm, show: Show<'_>) -> Vec<&'a Hotspot> {
 fn places(snapshot: &Snapshot, show: Show<'_>, text: &mut String) {
     let mut rows: Vec<&Hotspot> =
         snapshot.vms.iter().flat_map(|vm| kept_places(vm, show)).collect();
-    rows.sort_by_key(|spot| Reverse(spot.tally.total));
+    rows.sort_by_key(|spot| (spot.group(), Reverse(spot.tally.total)));
     let hidden = rows.len().saturating_sub(show.hotspots);
     let total: usize = snapshot.vms.iter().map(|vm| vm.hotspots.len()).sum();
     let filtered = total - rows.len();

@@ -11,6 +11,11 @@ impl Row for Hotspot {
     fn id(&self) -> RowId {
         [u64::from(self.vm) << 32 | u64::from(self.class as u32), self.address, self.size.into()]
     }
+
+    /// What guests ask for comes first: it is what can be changed.
+    fn group(&self) -> u8 {
+        u8::from(!self.class.is_asked_for())
+    }
 }
 
 const fn direction(class: Class) -> Option<&'static str> {

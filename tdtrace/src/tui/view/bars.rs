@@ -14,6 +14,8 @@ use crate::{model::field::thousands, tui::theme::Theme};
 
 /// One row.
 pub(super) struct Bar {
+    /// Rows of a higher group come after those of a lower one.
+    pub(super) group: u8,
     /// What is counted.
     pub(super) name: String,
     /// How much.
@@ -23,7 +25,7 @@ pub(super) struct Bar {
 /// Cells of a name at most.
 const NAME: usize = 32;
 
-/// Draws `rows` by count under `heads`, most first, as far as they fit.
+/// Draws `rows` by group and count under `heads`, most first, as far as they fit.
 pub(super) fn draw(
     frame: &mut Frame<'_>,
     area: Rect,
@@ -31,7 +33,7 @@ pub(super) fn draw(
     mut rows: Vec<Bar>,
     theme: &Theme,
 ) {
-    rows.sort_by_key(|row| Reverse(row.count));
+    rows.sort_by_key(|row| (row.group, Reverse(row.count)));
     let page = usize::from(area.height.saturating_sub(1));
     let width = usize::from(area.width);
     let most = rows.iter().map(|row| row.count).max().unwrap_or(0);

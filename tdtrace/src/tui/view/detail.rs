@@ -11,6 +11,7 @@ use tdtrace_common::counters::Class;
 use super::{Shown, bars, bars::Bar};
 use crate::model::{
     exits::{self, ExitRow, Kind, Scope},
+    field::Row as _,
     figure,
     latency::Times,
     sample::Isa,
@@ -105,6 +106,7 @@ fn draw_lists(frame: &mut Frame<'_>, area: Rect, vm: &Vm, shown: &Shown<'_>) {
     let of = |kind: Kind| -> Vec<Bar> {
         let rows = rows.iter().filter(|row| row.kind == kind);
         rows.map(|row: &ExitRow| Bar {
+            group: 0,
             name: row.reason.clone(),
             count: rounded(row.tally.rate, row.tally.total),
         })
@@ -127,9 +129,14 @@ fn places(vm: &Vm, seconds: Option<f64>) -> Vec<Bar> {
     let mut places: Vec<Bar> = vm
         .hotspots
         .iter()
-        .map(|place| Bar { name: name(place), count: rounded(place.tally.rate, place.tally.total) })
+        .map(|place| Bar {
+            group: place.group(),
+            name: name(place),
+            count: rounded(place.tally.rate, place.tally.total),
+        })
         .collect();
     places.extend(vm.other.iter().map(|(class, total)| Bar {
+        group: u8::from(!class.is_asked_for()),
         name: format!("{} elsewhere", class.name()),
         count: elsewhere(vm, *class, *total, seconds),
     }));

@@ -62,7 +62,7 @@ fn draw_sites(frame: &mut Frame<'_>, area: Rect, row: &Touched, shown: &Shown<'_
     let block = Block::new().borders(Borders::TOP).title(title);
     let inner = block.inner(area);
     frame.render_widget(block, area);
-    let bar = |by: &rows::Toucher| Bar { name: by.place.clone(), count: by.count };
+    let bar = |by: &rows::Toucher| Bar { group: 0, name: by.place.clone(), count: by.count };
     let bars = row.by.iter().map(bar).collect();
     bars::draw(frame, inner, ("touched by", "count"), bars, shown.theme());
 }
