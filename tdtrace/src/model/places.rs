@@ -216,6 +216,14 @@ pub fn what(class: Class, address: u64, size: u32, isa: Isa) -> Option<Cow<'stat
             let became = userspace_name(u32::try_from(address).ok()?);
             Some(format!("{} → {became}", reason_name(size, isa)).into())
         }
+        Class::MemoryFault => {
+            let memory = name(class, address, isa)?;
+            Some(match size {
+                14 => format!("{memory}: EFAULT").into(),
+                133 => format!("{memory}: EHWPOISON").into(),
+                errno => format!("{memory}: errno {errno}").into(),
+            })
+        }
         _ => name(class, address, isa),
     }
 }
@@ -316,6 +324,8 @@ mod tests {
         assert_eq!(named(Class::TdAnswer, 77, TdExit::IoOut as u32), "IO out: 0x4d");
         let index = TdExit::MapShared.reason_index() as u32;
         assert_eq!(named(Class::TdReturn, 3, index), "TDVMCALL MapGPA to shared → HYPERCALL");
+        assert_eq!(named(Class::MemoryFault, 1, 14), "private memory: EFAULT");
+        assert_eq!(named(Class::MemoryFault, 0, 133), "shared memory: EHWPOISON");
         assert_eq!(named(Class::MsrWrite, 0x830, 0), "x2APIC ICR");
     }
 

@@ -40,7 +40,7 @@ pub const HOTSPOT_FIELDS: &[Field<Hotspot>] = &[
         row.what.as_deref().map_or(Value::None, text)
     }),
     right("size", "SIZE", 5, "bytes accessed", |row| {
-        let has_size = !matches!(row.class, Class::TdAnswer | Class::TdReturn);
+        let has_size = !matches!(row.class, Class::TdAnswer | Class::TdReturn | Class::MemoryFault);
         if row.size == 0 || !has_size { Value::None } else { Value::Count(row.size.into()) }
     }),
     right("count", "COUNT", 2, "events since attaching", |row| total(row.tally)),
