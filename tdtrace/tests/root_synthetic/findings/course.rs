@@ -91,16 +91,16 @@ fn a_storm_says_how_many_accesses_found_no_place() {
     let placed =
         vcpu.hotspots.iter().filter(|(place, _)| place.class == Class::MsrWrite as u32 + 1);
     let rest = 2_756 - placed.map(|(_, count)| count).sum::<u64>();
-    assert!(rest >= 256 - 32 - 7 && rest < 256, "{rest}");
+    // The slot's places are found by hash, so some of them stay free.
+    assert_eq!(rest, sample.losses.hotspots);
+    assert!((256 - 32 - 7..256).contains(&rest), "{rest}");
     let evidence = [
         "10,000 a second of msr_write 0x830 x2APIC ICR.",
         "The limit is 10,000 IPIs a second",
         &format!("{rest} accesses of this kind found no place and may be more of it."),
-        &format!("{} events of this host were lost, so there may be more.", sample.losses.total()),
     ];
-    let lost = usize::from(sample.losses.total() > 0);
-    let expected = Expected::new(Rule::IpiStorm, 2_500, &evidence[..3 + lost])
-        .about("msr_write 0x830 x2APIC ICR");
+    let expected =
+        Expected::new(Rule::IpiStorm, 2_500, &evidence).about("msr_write 0x830 x2APIC ICR");
     assert_eq!(actor.findings(&aggregate.apply(sample)), [expected]);
 }
 
