@@ -1,6 +1,9 @@
 //! `docs/proof.md` against the lists of the code: nothing is counted without a row that says what proves it.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use tdtrace::model::{finding::Rule, snapshot::userspace_name};
 use tdtrace_common::{
@@ -15,18 +18,34 @@ use tdtrace_common::{
 /// A row: name, the cells S, L and K, and what it rests on else.
 type Row = (String, [String; 3], String);
 
-/// The rows of the table below `heading`.
-fn rows(heading: &str) -> Vec<Row> {
+/// The section `heading`.
+fn section(heading: &str) -> String {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/proof.md");
     let text = fs::read_to_string(file).expect("docs/proof.md");
     let section = text.split("\n## ").find(|section| section.starts_with(heading));
-    let section = section.unwrap_or_else(|| panic!("no section {heading}"));
+    section.unwrap_or_else(|| panic!("no section {heading}")).to_owned()
+}
+
+/// The rows of the table below `heading`.
+fn rows(heading: &str) -> Vec<Row> {
     let row = |line: &str| {
         let cells: Vec<_> = line.split('|').map(|cell| cell.trim().to_owned()).collect();
         let [_, name, s, l, k, rest, _] = <[String; 7]>::try_from(cells).expect("five cells");
         (name.trim_matches('`').to_owned(), [s, l, k], rest)
     };
-    section.lines().filter(|line| line.starts_with("| `")).map(row).collect()
+    section(heading).lines().filter(|line| line.starts_with("| `")).map(row).collect()
+}
+
+/// The text of every file below `directory`.
+fn sources(directory: PathBuf, all: &mut String) {
+    for entry in fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            sources(path, all);
+        } else {
+            all.push_str(&fs::read_to_string(path).expect("a source file"));
+        }
+    }
 }
 
 /// The names in the table are those of the code, each once; and each is proven, or says what it rests on.
@@ -60,6 +79,41 @@ fn every_return_of_kvm_run_has_a_row() {
 #[test]
 fn every_finding_of_a_host_has_a_row() {
     assert_rows("Findings", &Rule::ALL.iter().map(|rule| rule.id()).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_exit_return_and_finding_has_a_synthetic_test() {
+    for heading in ["Exits of TDs", "Returns of KVM_RUN", "Findings"] {
+        for (name, [synthetic, ..], _) in rows(heading) {
+            assert_eq!(synthetic, "S", "{name}");
+        }
+    }
+}
+
+#[test]
+fn every_test_that_s_names_is_there() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let mut code = String::new();
+    sources(tests.join("root_synthetic"), &mut code);
+    for heading in [
+        "Exits of TDs",
+        "Returns of KVM_RUN",
+        "Findings",
+        "SEAMCALLs",
+        "Conversions and acceptance",
+        "Broken memory",
+    ] {
+        let section = section(heading);
+        let (_, told) = section.split_once("S: ").unwrap_or_else(|| panic!("no S in {heading}"));
+        let told = told.split("\n").next().expect("a line").split(" L: ").next().expect("a part");
+        let names: Vec<_> = told.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "S of {heading} names no test");
+        for name in names {
+            let is_file = name.ends_with(".rs") && tests.join(name).is_file();
+            let is_test = code.contains(&format!("#[test]\nfn {name}() {{"));
+            assert!(is_file || is_test, "{heading}: there is no {name}");
+        }
+    }
 }
 
 #[test]

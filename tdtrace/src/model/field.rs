@@ -184,6 +184,11 @@ pub(crate) const fn right<R>(
     Field { key, title, right: true, rank, help, value }
 }
 
+/// The thread of a vCPU; before its first KVM_RUN ended it is not known.
+fn thread(tid: u32) -> Value {
+    if tid == 0 { Value::None } else { Value::Id(tid.into()) }
+}
+
 fn total(tally: Tally) -> Value {
     Value::Count(tally.total)
 }

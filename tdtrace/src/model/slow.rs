@@ -21,7 +21,7 @@ pub struct SlowSample {
     pub vm: VmKey,
     /// The number that the VMM chose for the vCPU.
     pub vcpu: u32,
-    /// The thread that ran it.
+    /// The thread that ran it; 0 before its first KVM_RUN ended.
     pub tid: u32,
     /// Of what it is the duration.
     pub class: LatencyClass,
@@ -48,7 +48,7 @@ pub struct Slow {
     pub vm_name: Arc<str>,
     /// The number that the VMM chose for the vCPU.
     pub vcpu: u32,
-    /// The thread that ran it.
+    /// The thread that ran it; 0 before its first KVM_RUN ended.
     pub tid: u32,
     /// From exit to entry, or in the VMM.
     pub span: Span,

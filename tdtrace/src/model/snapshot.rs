@@ -115,7 +115,7 @@ pub struct Vcpu {
     pub vm_name: Arc<str>,
     /// The number that the VMM chose.
     pub id: u32,
-    /// The thread that ran it last.
+    /// The thread that ran it last; 0 before its first KVM_RUN ended.
     pub tid: u32,
     /// Exits.
     pub exits: Tally,

@@ -199,7 +199,7 @@ fn latency(latency: &Latency) -> Value {
 fn vcpu_json(vcpu: &Vcpu) -> Value {
     json!({
         "vcpu": vcpu.id,
-        "tid": vcpu.tid,
+        "tid": (vcpu.tid != 0).then_some(vcpu.tid),
         "exits": vcpu.exits.total,
         "exits_per_s": vcpu.exits.rate,
         "counts": counts(&vcpu.counts),

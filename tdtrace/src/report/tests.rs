@@ -43,6 +43,19 @@ fn text_of_a_kvm_without_exit_events_does_not_tell_guest_from_kernel() {
 }
 
 #[test]
+fn a_thread_that_is_not_known_is_null() {
+    let mut snapshot = snapshot();
+    let tids = |snapshot: &Snapshot| {
+        let json = json(snapshot, None);
+        [&json["vms"][0]["vcpus"][0], &json["slow"]["newest"][0]].map(|row| row["tid"].clone())
+    };
+    assert!(tids(&snapshot).iter().all(Value::is_u64));
+    snapshot.vms[0].vcpus[0].tid = 0;
+    snapshot.slow.newest.iter_mut().for_each(|slow| slow.tid = 0);
+    assert_eq!(tids(&snapshot), [Value::Null, Value::Null]);
+}
+
+#[test]
 fn json_has_times_and_durations_in_nanoseconds() {
     let snapshot = snapshot();
     let json = json(&snapshot, None);

@@ -55,7 +55,7 @@ pub(crate) fn assert_same<'m>(report: &Report, all: impl IntoIterator<Item = &'m
             let tids: Vec<u32> = vm_made.vcpus.iter().map(|vcpu| vcpu.tid).collect();
             let vm = vm_of(report, made.pid, &tids);
             for vcpu_made in &vm_made.vcpus {
-                let vcpu = vm.vcpus.iter().find(|vcpu| vcpu.tid == vcpu_made.tid);
+                let vcpu = vm.vcpus.iter().find(|vcpu| vcpu.tid == Some(vcpu_made.tid));
                 assert_vcpu(vcpu.expect("vm_of says so"), vcpu_made, &mut misses);
             }
             assert!(vm.other.is_empty(), "VM {}: {:?}", vm.vm, vm.other);
@@ -74,14 +74,14 @@ pub(crate) fn assert_same<'m>(report: &Report, all: impl IntoIterator<Item = &'m
 
 /// The one VM of process `pid` whose vCPUs the threads `tids` ran.
 pub(crate) fn vm_of<'r>(report: &'r Report, pid: u32, tids: &[u32]) -> &'r Vm {
-    let has = |vm: &&Vm| vm.vcpus.iter().any(|vcpu| tids.contains(&vcpu.tid));
+    let has = |vm: &&Vm| vm.vcpus.iter().filter_map(|vcpu| vcpu.tid).any(|tid| tids.contains(&tid));
     let vms: Vec<&Vm> = report.vms_of(pid).filter(has).collect();
     let threads = |vm: &Vm| vm.vcpus.iter().map(|vcpu| (vcpu.vcpu, vcpu.tid)).collect::<Vec<_>>();
     let [vm] = vms[..] else {
         let rows: Vec<_> = vms.iter().map(|vm| (vm.vm, threads(vm))).collect();
         panic!("the vCPUs of threads {tids:?} are not in one VM: {rows:?}");
     };
-    let mut seen: Vec<u32> = vm.vcpus.iter().map(|vcpu| vcpu.tid).collect();
+    let mut seen: Vec<u32> = vm.vcpus.iter().filter_map(|vcpu| vcpu.tid).collect();
     let mut made = tids.to_vec();
     seen.sort_unstable();
     made.sort_unstable();

@@ -60,7 +60,7 @@ pub(crate) struct Vm {
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Vcpu {
     pub(crate) vcpu: u32,
-    pub(crate) tid: u32,
+    pub(crate) tid: Option<u32>,
     pub(crate) counts: Counts,
     pub(crate) returns_to_vmm: Counts,
     pub(crate) audit: Option<Audit>,

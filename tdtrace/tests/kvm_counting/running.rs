@@ -82,7 +82,7 @@ fn assert_part(report: &Report, made: &Made) {
         let vm = vm_of(report, made.pid, &tids);
         assert!(vm.other.is_empty(), "{:?}", vm.other);
         for (vcpu, made) in vm.vcpus.iter().zip(&vm_made.vcpus) {
-            assert_eq!((vcpu.tid, vcpu.vcpu), (made.tid, made.vcpu));
+            assert_eq!((vcpu.tid, vcpu.vcpu), (Some(made.tid), made.vcpu));
             assert_consistent(vcpu);
             for (kind, made) in made.made.iter().filter(|(kind, made)| *kind != "hlt" && **made > 0)
             {

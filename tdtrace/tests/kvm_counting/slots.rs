@@ -93,12 +93,12 @@ fn events_of_vcpus_without_a_slot_are_lost_and_counted() {
 
 fn assert_two_slots(report: &Report, made: &Made) {
     let [vm] = &report.vms[..] else { panic!("{:?}", report.vms) };
-    let tids: Vec<u32> = vm.vcpus.iter().map(|vcpu| vcpu.tid).collect();
+    let tids: Vec<u32> = vm.vcpus.iter().filter_map(|vcpu| vcpu.tid).collect();
     assert_eq!(vm_of(report, made.pid, &tids).vcpus.len(), 2);
     let (mut made_events, mut seen) = (Counts::new(), Counts::new());
     for vcpu_made in &made.vms[0].vcpus {
         let events = events_of(vcpu_made);
-        if let Some(vcpu) = vm.vcpus.iter().find(|vcpu| vcpu.tid == vcpu_made.tid) {
+        if let Some(vcpu) = vm.vcpus.iter().find(|vcpu| vcpu.tid == Some(vcpu_made.tid)) {
             for (class, count) in &events {
                 let counted = number(&vcpu.counts, class);
                 assert_eq!(counted, *count, "{class} of a vCPU with a slot");

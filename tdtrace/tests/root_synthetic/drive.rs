@@ -69,10 +69,21 @@ impl Driven {
 
     /// KVM_RUN comes back with `reason` after `ns`.
     pub(crate) fn leave(&mut self, cpu: &Cpu<'_>, reason: u32, ns: u64, waiting: u64) {
+        self.leave_as(cpu, (reason, 0), reason, [ns, waiting]);
+    }
+
+    /// The same with a reason and an errno that must be counted under index `class`.
+    pub(crate) fn leave_as(
+        &mut self,
+        cpu: &Cpu<'_>,
+        (reason, errno): (u32, i32),
+        class: u32,
+        [ns, waiting]: [u64; 2],
+    ) {
         self.fire(cpu, Event::RunEnd, 0, 0);
         self.truth.count("run_end");
-        self.fire(cpu, Event::UserspaceExit(reason, 0), ns, waiting);
-        self.truth.returns(reason, self.now, self.run_delay);
+        self.fire(cpu, Event::UserspaceExit(reason, errno), ns, waiting);
+        self.truth.returns(class, self.now, self.run_delay);
     }
 }
 

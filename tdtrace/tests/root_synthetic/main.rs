@@ -6,6 +6,7 @@
 mod drive;
 mod exact;
 mod fate;
+mod findings;
 mod ledger;
 mod seam;
 mod slow;

@@ -2,7 +2,7 @@
 
 use tdtrace_common::latency::Part;
 
-use super::{Field, Row, RowId, Value, left, right, text};
+use super::{Field, Row, RowId, Value, left, right, text, thread};
 use crate::model::slow::Slow;
 
 impl Row for Slow {
@@ -30,7 +30,7 @@ pub const SLOW_FIELDS: &[Field<Slow>] = &[
     right("vm", "VM", 0, "number of the VM", |row| Value::Id(row.vm.into())),
     left("name", "NAME", 6, "name of the VM", |row| text(&row.vm_name)),
     right("vcpu", "VCPU", 2, "number of the vCPU", |row| Value::Id(row.vcpu.into())),
-    right("tid", "TID", 9, "thread that ran it", |row| Value::Id(row.tid.into())),
+    right("tid", "TID", 9, "thread that ran it", |row| thread(row.tid)),
     left("type", "TYPE", 7, "exit, or return to the VMM", |row| text(row.span.name())),
     left("reason", "REASON", 0, "exit reason, leaf or KVM_EXIT_*", |row| text(&row.reason)),
     right("time_ns", "TIME", 0, "how long it took", |row| Value::Nanos(row.total())),

@@ -3,7 +3,7 @@
 use tdtrace_common::{counters::Class, latency::Part};
 
 use super::{
-    Field, Row, RowId, Share, Value, audit, left, nanos, percent, right, split, text, total,
+    Field, Row, RowId, Share, Value, audit, left, nanos, percent, right, split, text, thread, total,
 };
 use crate::model::{
     latency::Histogram,
@@ -37,9 +37,7 @@ pub const VCPU_FIELDS: &[Field<Vcpu>] = &[
     right("vm", "VM", 0, "number of the VM", |row: &Vcpu| Value::Id(row.vm.into())),
     left("name", "NAME", 8, "name of the VM", |row| text(&row.vm_name)),
     right("vcpu", "vCPU", 0, "number that the VMM chose", |row| Value::Id(row.id.into())),
-    right("tid", "TID", 4, "thread that ran it last", |row| {
-        if row.tid == 0 { Value::None } else { Value::Id(row.tid.into()) }
-    }),
+    right("tid", "TID", 4, "thread that ran it last", |row| thread(row.tid)),
     right("exits", "EXITS", 1, "VM exits since attaching", |row| total(row.exits)),
     right("exits_per_s", "/s", 2, "VM exits per second", |row| Value::Rate(row.exits.rate)),
     right("runs", "KVM_RUN", 3, "calls of KVM_RUN that ended", |row| {

@@ -11,7 +11,7 @@ use super::{
     percent,
 };
 use crate::model::{
-    figure::duration,
+    figure::{duration, times},
     finding::{Finding, Rule},
     limit::{Limit, per_second},
     snapshot::{Latency, Span, Vcpu},
@@ -72,7 +72,7 @@ fn convert(counted: &Counted<'_>) -> Option<Finding> {
     let answers = counted.vm.hotspots.iter();
     let answers = answers.filter(|spot| spot.class == Class::TdAnswer && is_answer(spot.size));
     found.evidence.extend(answers.filter_map(|spot| {
-        Some(format!("KVM answered {} times {}.", spot.tally.total, spot.what.as_deref()?))
+        Some(format!("KVM answered {} {}.", times(spot.tally.total), spot.what.as_deref()?))
     }));
     Some(found)
 }
@@ -127,14 +127,15 @@ fn halts(counted: &Counted<'_>) -> Option<Finding> {
 
 #[expect(clippy::cast_precision_loss, reason = "a share needs no more than 53 bits")]
 fn vmm_bound(counted: &Counted<'_>) -> Vec<Finding> {
-    let Some(times) = counted.vm.times.and_then(|times| times.recent) else { return Vec::new() };
-    let whole = times.total() as f64;
+    let Some(recent) = counted.vm.times.and_then(|split| split.recent) else { return Vec::new() };
+    let whole = recent.total() as f64;
     let of_class = |row: &Latency| {
         let recent = row.recent_ns.filter(|_| row.span == Span::Exit && !row.halt)?;
         let vmm = recent[Part::Vmm as usize] as f64;
         let exits: u64 = recent.iter().fold(0, |sum, ns| sum.saturating_add(*ns));
         let share = percent(vmm, exits as f64).filter(|share| VMM_SHARE.is_reached(*share))?;
-        let time = percent(vmm, whole).filter(|time| VMM_TIME.is_reached(*time))?;
+        // What an exit took is told when it is over, and may have begun before the interval.
+        let time = percent(vmm.min(whole), whole).filter(|time| VMM_TIME.is_reached(*time))?;
         let first = format!(
             "The VMM has {share:.1} % of the time of {}, which is {time:.1} % of the vCPUs' time.",
             row.name

@@ -6,6 +6,7 @@ use tdtrace_common::{counters::Class, td::TdExit, tdx};
 
 use super::Counted;
 use crate::model::{
+    figure::times,
     finding::{Finding, Rule},
     snapshot::{Hotspot, Tally},
 };
@@ -27,7 +28,7 @@ fn dead(counted: &Counted<'_>) -> Option<Finding> {
     let evidence: Vec<String> = seen
         .into_iter()
         .filter(|(_, count)| *count > 0)
-        .map(|(kind, count)| format!("{} {count} times.", kind.name()))
+        .map(|(kind, count)| format!("{} {}.", kind.name(), times(count)))
         .collect();
     (!evidence.is_empty()).then(|| counted.finding(Rule::DeadTd, counted.exits(&DEAD), evidence))
 }
@@ -37,7 +38,7 @@ fn fatal(counted: &Counted<'_>) -> Option<Finding> {
     if tally.total == 0 {
         return None;
     }
-    let mut evidence = vec![format!("{} {} times.", TdExit::FatalError.name(), tally.total)];
+    let mut evidence = vec![format!("{} {}.", TdExit::FatalError.name(), times(tally.total))];
     let became = |spot: &&Hotspot| {
         spot.class == Class::TdReturn && spot.size as usize == TdExit::FatalError.reason_index()
     };
@@ -62,7 +63,7 @@ fn refused(counted: &Counted<'_>) -> Option<Finding> {
     let tally = together(&refused)?;
     let line = |spot: &&Hotspot| {
         let what = spot.what.as_deref().unwrap_or("MMIO: INVALID_OPERAND");
-        format!("KVM answered {} times {what}.", spot.tally.total)
+        format!("KVM answered {} {what}.", times(spot.tally.total))
     };
     let mut evidence: Vec<String> = refused.iter().map(line).collect();
     evidence.push("Which address it was is not told: the shared bit is not kept with it.".into());
@@ -82,7 +83,7 @@ fn unknown(counted: &Counted<'_>) -> Option<Finding> {
         list.push(format!("{} more", leaves.len() - NAMED));
     }
     let list = if list.is_empty() { "not known".to_owned() } else { list.join(", ") };
-    let evidence = vec![format!("{} TDVMCALLs, leaves: {list}.", tally.total)];
+    let evidence = vec![format!("{} {}: {list}.", TdExit::UnknownLeaf.name(), times(tally.total))];
     Some(counted.finding(Rule::UnknownLeaf, tally, evidence))
 }
 

@@ -192,8 +192,8 @@ fn assert_every_kind(by_calls: bool) {
                 driven.truth.place("td_fault_again", kind.registers.gpa, 0);
             }
             if let Some(reason) = becomes {
-                let errno = if reason == 62 { -4 } else { 0 };
-                leave(&mut driven, &cpu, reason, errno, 300 * turn);
+                let returned = if reason == 62 { (2, -4) } else { (reason, 0) };
+                driven.leave_as(&cpu, returned, reason, [300 * turn, 0]);
                 driven.truth.place("td_return", reason.into(), kind.index);
                 driven.run_begin(&cpu, 7_000 * turn, 40);
             }
@@ -218,20 +218,6 @@ fn assert_every_kind(by_calls: bool) {
     // Leaving from the guest.
     assert_eq!(sample.losses.unpaired, u64::from(tds));
     assert_names(&Aggregate::new().apply(sample), &kinds);
-}
-
-fn leave(
-    driven: &mut super::super::drive::Driven,
-    cpu: &tdtrace::source::synthetic::Cpu<'_>,
-    reason: u32,
-    errno: i32,
-    ns: u64,
-) {
-    use tdtrace::source::synthetic::Event;
-    driven.fire(cpu, Event::RunEnd, 0, 0);
-    driven.truth.count("run_end");
-    driven.fire(cpu, Event::UserspaceExit(if errno == 0 { reason } else { 2 }, errno), ns, 0);
-    driven.truth.returns(reason, driven.now, driven.run_delay);
 }
 
 /// What the model calls them, and which of them are halts.
