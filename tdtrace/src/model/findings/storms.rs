@@ -99,9 +99,10 @@ fn halts(counted: &Counted<'_>) -> Option<Finding> {
         && HALT_RATE.is_reached(rate / count.max(1) as f64)
         && let Some(share) = percent(rate, exits).filter(|share| HALT_SHARE.is_reached(*share))
     {
-        let rate = per_second(rate);
-        let first =
-            format!("{share:.1} % of all exits are halts: {rate} a second on {count} vCPUs.");
+        let (rate, plural) = (per_second(rate), if count == 1 { "" } else { "s" });
+        let first = format!(
+            "{share:.1} % of all exits are halts: {rate} a second on {count} vCPU{plural}."
+        );
         let evidence = vec![first, HALT_RATE.sentence(), HALT_SHARE.sentence()];
         return Some(counted.finding(Rule::Halts, all, evidence));
     }

@@ -145,13 +145,13 @@ fn halts() -> Vec<Case> {
             .and(vec![(125, halt), (100, Act::cpuid())])
             .finds(250, &evidence("71.4 % of all exits are halts: 1,000 a second on 2 vCPUs.")),
         of("half of the exits", vec![(125, halt), (125, Act::cpuid())])
-            .finds(125, &evidence("50.0 % of all exits are halts: 500 a second on 1 vCPUs.")),
+            .finds(125, &evidence("50.0 % of all exits are halts: 500 a second on 1 vCPU.")),
         of("one vCPU of two", vec![(124, halt)])
             .and(vec![(125, halt), (125, Act::cpuid())])
             .expects(of_one_vcpu),
         of("a plain VM", vec![(125, Act::exit(12))])
             .plain()
-            .finds(125, &evidence("100.0 % of all exits are halts: 500 a second on 1 vCPUs.")),
+            .finds(125, &evidence("100.0 % of all exits are halts: 500 a second on 1 vCPU.")),
         of("one less in each", vec![(124, halt)]).and(vec![(124, halt)]),
         of("one exit more of another kind", vec![(125, halt), (126, Act::cpuid())]),
         of("one less in a plain VM", vec![(124, Act::exit(12))]).plain(),
