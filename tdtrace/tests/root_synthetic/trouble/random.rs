@@ -191,16 +191,8 @@ fn random_sequences_are_counted_alike_if_memory_is_read_by_calls() {
     assert_sequences(true);
 }
 
-fn assert_sequences(by_calls: bool) {
-    let vms = SEQUENCES / PER_VM;
-    let mut synthetic = load_with(SyntheticOptions {
-        max_vcpus: SEQUENCES,
-        tds: vms,
-        vcpus: SEQUENCES,
-        rows: Some(16 * SEQUENCES),
-        by_calls,
-        ..SyntheticOptions::default()
-    });
+/// The VMs, each with its vCPUs.
+fn make(synthetic: &mut Synthetic) -> Vms {
     let mut all = Vms::new();
     for number in 0..SEQUENCES {
         let (vm, id) = (number / PER_VM, number % PER_VM);
@@ -223,6 +215,20 @@ fn assert_sequences(by_calls: bool) {
             next: [Next::Begin, Next::Exit],
         });
     }
+    all
+}
+
+fn assert_sequences(by_calls: bool) {
+    let vms = SEQUENCES / PER_VM;
+    let mut synthetic = load_with(SyntheticOptions {
+        max_vcpus: SEQUENCES,
+        tds: vms,
+        vcpus: SEQUENCES,
+        rows: Some(16 * SEQUENCES),
+        by_calls,
+        ..SyntheticOptions::default()
+    });
+    let mut all = make(&mut synthetic);
     drive(&synthetic, &mut all);
     let sequences = || all.iter().flat_map(|(.., own)| own);
     let now = sequences().map(|sequence| sequence.driven.now).max().expect("there are some");
