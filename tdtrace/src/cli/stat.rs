@@ -38,6 +38,9 @@ pub(super) struct Args {
     /// Places listed at most, per VM in JSON
     #[arg(long, value_name = "N", default_value_t = 20)]
     hotspots: usize,
+    /// Print the timelines of TDs, and of VMs that were seen from their first KVM_RUN on; JSON has them always
+    #[arg(long)]
+    boot: bool,
     #[command(flatten)]
     filter: FilterArgs,
     #[command(flatten)]
@@ -68,7 +71,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 fn print(args: &Args, snapshot: &Snapshot, mut output: Box<dyn Write>) -> Result<()> {
-    let show = report::Show { hotspots: args.hotspots, filter: args.filter.get() };
+    let show = report::Show { hotspots: args.hotspots, filter: args.filter.get(), boot: args.boot };
     let text = if args.json {
         format!("{}\n", report::to_json(snapshot, show))
     } else {

@@ -62,6 +62,9 @@ pub(super) struct Args {
     /// Places printed at most, per VM in JSON
     #[arg(long, value_name = "N", default_value_t = 20, requires = "batch")]
     hotspots: usize,
+    /// Print the timelines of TDs, and of VMs that were seen from their first KVM_RUN on; JSON has them always
+    #[arg(long, requires = "batch")]
+    boot: bool,
     /// Show the recording FILE instead of this machine; needs no privilege
     #[arg(long, value_name = "FILE", conflicts_with_all = ["delay", "demo", "SourceArgs", "GuestSourceArgs"])]
     replay: Option<PathBuf>,
@@ -135,7 +138,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             if !args.batch {
                 return terminal::run(side, args.delay, filter.clone()).await;
             }
-            let show = report::Show { hotspots: args.hotspots, filter: filter.as_ref() };
+            let (hotspots, boot) = (args.hotspots, args.boot);
+            let show = report::Show { hotspots, filter: filter.as_ref(), boot };
             batch(args, &mut side, |snapshot| match args.json {
                 true => report::to_json(snapshot, show).to_string(),
                 false => report::to_text(snapshot, show),

@@ -18,6 +18,7 @@ use tdtrace_common::{
 
 use super::{
     baseline::{self, Baseline},
+    boot::Timelines,
     counts::{Counts, add, sum},
     findings,
     latency::Times,
@@ -60,6 +61,7 @@ pub struct Aggregate {
     dropped: Counts,
     dropped_vms: u64,
     slow: SlowLog,
+    timelines: Timelines,
 }
 
 /// The VMs of a sample.
@@ -78,10 +80,17 @@ impl Aggregate {
         Self::default()
     }
 
+    /// An aggregate that has seen nothing, of a source that has begun to count anew after the last sample.
+    #[must_use]
+    pub fn anew(&self) -> Self {
+        Self { timelines: self.timelines.anew(), ..Self::default() }
+    }
+
     /// The snapshot of `sample`, with rates since the sample before.
     pub fn apply(&mut self, mut sample: Sample) -> Snapshot {
         let interval = self.at.map(|at| sample.at.saturating_sub(at));
         self.at = Some(sample.at);
+        self.timelines.take(&sample);
         // What a reset begins with has none of them.
         let slow = mem::take(&mut sample.slow);
         let mut last = sample.clone();
@@ -149,14 +158,14 @@ impl Aggregate {
         for vm in vms {
             let vcpus = vcpus_by_vm.remove(&vm.key).unwrap_or_default();
             let (key, over) = (vm.key, vm.ended);
-            // Synthetic TDs are Intel's, whatever runs them.
-            let isa = if vm.demo { Isa::Vmx } else { isa };
+            let isa = vm.isa(isa);
             let vm = self.vm(vm, vcpus, seen, isa, interval);
             listed.known.insert(key, slow::known(&vm, isa));
             if over {
                 self.ids.remove(&key);
                 self.latency.remove(&key);
                 self.ledgers.remove(&key);
+                self.timelines.end(key);
                 self.history.remove(&key);
                 listed.ended.push(vm);
             } else {
@@ -276,6 +285,7 @@ impl Aggregate {
             vcpus,
             hotspots,
             ledger,
+            boot: self.timelines.of(sample.key),
             findings: Vec::new(),
             name: sample.name,
         }

@@ -3,6 +3,7 @@
 //! A [`Field`] knows how to get its [`Value`] from a row and how wide it is; where it is drawn is the
 //! views' business.
 
+mod boot;
 mod exit;
 mod finding;
 mod hotspot;
@@ -15,8 +16,15 @@ mod vm;
 use tdtrace_common::latency::Part;
 
 pub use self::{
-    exit::EXIT_FIELDS, finding::FINDING_FIELDS, hotspot::HOTSPOT_FIELDS, region::REGION_FIELDS,
-    seam::SEAM_FIELDS, slow::SLOW_FIELDS, vcpu::VCPU_FIELDS, vm::VM_FIELDS,
+    boot::{BOOT_FIELDS, boot_keys},
+    exit::EXIT_FIELDS,
+    finding::FINDING_FIELDS,
+    hotspot::HOTSPOT_FIELDS,
+    region::REGION_FIELDS,
+    seam::SEAM_FIELDS,
+    slow::SLOW_FIELDS,
+    vcpu::VCPU_FIELDS,
+    vm::VM_FIELDS,
 };
 use super::{
     figure,
@@ -287,11 +295,13 @@ pub fn keys() -> Vec<(&'static str, &'static str)> {
     let seam = SEAM_FIELDS.iter().map(|field| (field.key, field.help));
     let mut keys: Vec<(&str, &str)> = Vec::new();
     let region = REGION_FIELDS.iter().map(|field| (field.key, field.help));
+    let boot = BOOT_FIELDS.iter().map(|field| (field.key, field.help));
     for (key, help) in vm
         .chain(exit)
         .chain(hotspot)
         .chain(vcpu)
         .chain(region)
+        .chain(boot)
         .chain(slow)
         .chain(finding)
         .chain(seam)
@@ -304,7 +314,8 @@ pub fn keys() -> Vec<(&'static str, &'static str)> {
 }
 
 /// Keys of columns that are figures.
-pub const FIGURES: &[&str] = &["trend", "split", "mark", "bar"];
+pub const FIGURES: &[&str] =
+    &["trend", "split", "mark", "bar", "mix", "mix_wide", "mix_full", "leads"];
 
 /// Cells of a figure.
 const FIGURE: usize = 12;
@@ -379,6 +390,7 @@ mod tests {
         unique(REGION_FIELDS);
         unique(SEAM_FIELDS);
         unique(FINDING_FIELDS);
+        unique(BOOT_FIELDS);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Small figures as text: durations, sparklines, stacked bars. Readable without colour.
 
+use std::{array, iter};
+
 use super::{field::thousands, latency::Times};
 use tdtrace_common::latency::Part;
 
@@ -107,17 +109,23 @@ pub fn shares(times: &Times) -> [u64; 5] {
 /// Shares as a stacked bar of `width` cells; empty if all are 0.
 #[must_use]
 pub fn split(shares: [u64; 5], width: usize) -> String {
-    let total: u128 = shares.iter().map(|share| u128::from(*share)).sum();
+    stack(&array::from_fn::<_, 5, _>(|index| (shares[index], SPLIT[index].0)), width)
+}
+
+/// Shares, each with its cell, as a stacked bar of `width` cells; empty if all are 0.
+#[must_use]
+pub fn stack(shares: &[(u64, char)], width: usize) -> String {
+    let total: u128 = shares.iter().map(|(share, _)| u128::from(*share)).sum();
     if total == 0 {
         return String::new();
     }
     let mut bar = String::new();
     let (mut sum, mut filled) = (0, 0);
-    for (share, (cell, _)) in shares.into_iter().zip(SPLIT) {
-        sum += u128::from(share);
+    for (share, cell) in shares {
+        sum += u128::from(*share);
         // Up to where all shares so far end, so that rounding does not add up.
         let end = usize::try_from((sum * width as u128 + total / 2) / total).unwrap_or(width);
-        bar.extend(std::iter::repeat_n(cell, end - filled));
+        bar.extend(iter::repeat_n(cell, end - filled));
         filled = end;
     }
     bar

@@ -159,12 +159,6 @@ impl Ledger {
     ) -> Self {
         let sample = vm.ledger.clone();
         let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        let mapped = |ledger: &LedgerSample| {
-            ledger
-                .count(LedgerCount::Mapped4K)
-                .saturating_mul(KIB_4)
-                .saturating_add(ledger.count(LedgerCount::Mapped2M).saturating_mul(MIB_2))
-        };
         let tally =
             |total: u64, old: u64| Tally { total, rate: rate(total.saturating_sub(old), interval) };
         let mut regions: Vec<Region> = sample
@@ -179,7 +173,7 @@ impl Ledger {
             .collect();
         regions.sort_by_key(|region| (Reverse(sum(region.sample.calls)), region.sample.gpa));
         let bytes = |ledger: &LedgerSample, way| ledger.of(LedgerCount::Bytes, way);
-        let mapped = tally(mapped(&sample), mapped(before));
+        let mapped = tally(mapped_bytes(&sample), mapped_bytes(before));
         Self {
             calls: Direction::ALL.map(|way| {
                 let total = sum(vcpus.iter().map(|vcpu| asked(&vcpu.sample, way)));
@@ -189,10 +183,7 @@ impl Ledger {
             bytes: Direction::ALL.map(|way| tally(bytes(&sample, way), bytes(before, way))),
             mapped,
             pace: mapped.rate,
-            from_start: !vcpus.is_empty()
-                && vcpus
-                    .iter()
-                    .all(|vcpu| vcpu.sample.kvm.is_some_and(|(first, _)| first.exits == 0)),
+            from_start: !vcpus.is_empty() && vcpus.iter().all(|vcpu| seen_from_start(&vcpu.sample)),
             regions,
             fault_ago: sample.fault.map(|fault| now.saturating_sub(fault.at)),
             sample,
@@ -252,6 +243,17 @@ impl Ledger {
         let pace = self.pace.filter(|pace| *pace > 0.0 && self.from_start)?;
         Some(left as f64 / pace)
     }
+}
+
+/// Bytes mapped for faults on private memory.
+pub(super) const fn mapped_bytes(ledger: &LedgerSample) -> u64 {
+    let small = ledger.count(LedgerCount::Mapped4K).saturating_mul(KIB_4);
+    small.saturating_add(ledger.count(LedgerCount::Mapped2M).saturating_mul(MIB_2))
+}
+
+/// Whether `vcpu` was seen from its first KVM_RUN on.
+pub(super) fn seen_from_start(vcpu: &VcpuSample) -> bool {
+    vcpu.kvm.is_some_and(|(first, _)| first.exits == 0)
 }
 
 /// MapGPA that `vcpu` asked for.

@@ -2,7 +2,8 @@
 //! no I/O.
 //!
 //! [`sample`] is what a source delivers, [`aggregate`] turns one sample after the other into a
-//! [`snapshot`], [`baseline`] sets all counts to 0, [`latency`] is about durations, [`ledger`] about conversions, [`seam`] about
+//! [`snapshot`], [`baseline`] sets all counts to 0, [`latency`] is about durations, [`ledger`] about conversions, [`boot`] about
+//! what a VM's beginning was spent on, [`seam`] about
 //! SEAMCALLs, [`poison`] about broken memory. [`field`] is the
 //! registry of columns that tables, JSON, filters and the terminal share, [`exits`] makes rows of exit
 //! reasons, [`filter`] chooses rows, [`figure`] draws small figures as text, [`limit`] says how findings
@@ -10,6 +11,7 @@
 
 pub mod aggregate;
 pub mod baseline;
+pub mod boot;
 pub mod counts;
 pub mod exits;
 pub mod field;

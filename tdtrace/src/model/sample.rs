@@ -90,6 +90,15 @@ pub struct VmSample {
     pub ledger: LedgerSample,
 }
 
+impl VmSample {
+    /// Which exit reasons it has on a host that has those of `host`. Synthetic TDs are Intel's, whatever
+    /// runs them.
+    #[must_use]
+    pub const fn isa(&self, host: Isa) -> Isa {
+        if self.demo { Isa::Vmx } else { host }
+    }
+}
+
 /// The durations of one class.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LatencySample {

@@ -15,6 +15,7 @@ use tdtrace_common::{
 };
 
 use super::{
+    boot::Timeline,
     counts::{self, Counts},
     finding::Finding,
     findings,
@@ -325,6 +326,8 @@ pub struct Vm {
     pub audit: Option<Audit>,
     /// Conversions of its memory.
     pub ledger: Ledger,
+    /// Its timeline, whatever was reset; `None` if it is no TD and was not seen from its first KVM_RUN on.
+    pub boot: Option<Arc<Timeline>>,
     /// What somebody should look at, the gravest first.
     pub findings: Vec<Finding>,
 }

@@ -9,7 +9,9 @@ use tdtrace_common::{
     latency::{Part, bucket_start},
 };
 
-use super::{Show, conversions, findings::findings_json, poison, seam, slow, text::kept_places};
+use super::{
+    Show, boot, conversions, findings::findings_json, poison, seam, slow, text::kept_places,
+};
 use crate::model::{
     counts::{Counts, add},
     exits::{self, ExitRow, Kind, Scope},
@@ -138,6 +140,7 @@ fn vm_json(snapshot: &Snapshot, vm: &Vm, show: Show<'_>) -> Option<Value> {
         fields.insert("times_ns".to_owned(), times(vm.times.map(|times| times.total), vm.isa));
         fields.insert("latency".to_owned(), latency.into());
         fields.insert("conversions".to_owned(), conversions::to_json(vm));
+        fields.insert("boot".to_owned(), boot::to_json(vm));
         fields.insert("audit".to_owned(), vm.audit.as_ref().map_or(Value::Null, audit));
     }
     Some(value)
@@ -154,7 +157,7 @@ fn named(rows: &[ExitRow], kind: Kind) -> Value {
 
 /// Where time went since attaching. Without `kvm_entry` guest and kernel cannot be told apart: what is
 /// not known is null.
-fn times(times: Option<Times>, isa: Isa) -> Value {
+pub(super) fn times(times: Option<Times>, isa: Isa) -> Value {
     let Some(times) = times else { return Value::Null };
     let kernel = times.part(Part::Kernel);
     let software = isa == Isa::Software;

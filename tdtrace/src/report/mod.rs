@@ -1,5 +1,6 @@
 //! Snapshots as text and JSON: what `stat` and `top --batch` print. Pure: a snapshot in, text out.
 
+mod boot;
 pub mod check;
 mod conversions;
 mod findings;
@@ -11,6 +12,7 @@ mod slow;
 mod table;
 mod text;
 
+pub use boot::{legend, summary};
 pub use conversions::{acceptance, since};
 pub use json::to_json;
 pub use table::{Cells, table};
@@ -27,6 +29,8 @@ pub struct Show<'a> {
     pub hotspots: usize,
     /// Which rows; totals are of everything all the same.
     pub filter: Option<&'a Filter>,
+    /// The timelines of VMs as text; JSON has them always.
+    pub boot: bool,
 }
 
 /// The snapshot for people.

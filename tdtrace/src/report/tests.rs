@@ -14,12 +14,12 @@ use crate::model::{
 
 fn json(snapshot: &Snapshot, filter: Option<&str>) -> Value {
     let filter = filter.map(|text| Filter::parse(text).unwrap());
-    to_json(snapshot, Show { hotspots: 20, filter: filter.as_ref() })
+    to_json(snapshot, Show { hotspots: 20, filter: filter.as_ref(), boot: false })
 }
 
 fn text(snapshot: &Snapshot, filter: Option<&str>) -> String {
     let filter = filter.map(|text| Filter::parse(text).unwrap());
-    to_text(snapshot, Show { hotspots: 20, filter: filter.as_ref() })
+    to_text(snapshot, Show { hotspots: 20, filter: filter.as_ref(), boot: false })
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, fmt::Write as _};
 
-use super::{Show, conversions, findings::findings_text, poison, seam, slow, table::table};
+use super::{Show, boot, conversions, findings::findings_text, poison, seam, slow, table::table};
 use crate::model::{
     exits::{self, ExitRow, Kind, Scope},
     field::{Row, pick, thousands},
@@ -164,6 +164,9 @@ pub(super) fn to_text(snapshot: &Snapshot, show: Show<'_>) -> String {
     reasons(snapshot, show, &mut text);
     durations(snapshot, show, &mut text);
     conversions::to_text(snapshot, show, &mut text);
+    if show.boot {
+        boot::to_text(snapshot, show, &mut text);
+    }
     places(snapshot, show, &mut text);
     slow::to_text(snapshot, show, WIDTH, &mut text);
     seam::to_text(snapshot, show, &mut text);

@@ -25,6 +25,8 @@ pub enum Action {
     Open,
     /// Out again, and at the top: without the filter.
     Back,
+    /// What the beginning of the chosen VM was spent on.
+    Boot,
     /// Type a filter.
     Filter,
     /// Count from now on.
@@ -116,6 +118,8 @@ pub const KEYMAP: &[Binding] = &[
         "back; at the top: without the filter",
     )
     .footer("back"),
+    bind("b", &[Char('b')], Action::Boot, "boot: what the VM's beginning was spent on")
+        .only(Side::Host),
     bind("/", &[Char('/')], Action::Filter, "filter rows").footer("filter"),
     bind("> s", &[Char('>'), Char('s')], Action::SortNext, "sort by the next column")
         .footer("sort"),
@@ -142,8 +146,8 @@ pub const KEYMAP: &[Binding] = &[
     bind("", &[Char('7')], Action::View(6), ""),
     bind("", &[Char('8')], Action::View(7), ""),
     bind("", &[Char('9')], Action::View(8), ""),
-    bind("↓ j", &[KeyCode::Down, Char('j')], Action::Down, "row below"),
-    bind("↑ k", &[KeyCode::Up, Char('k')], Action::Up, "row above"),
+    bind("↓ j ↑ k", &[KeyCode::Down, Char('j')], Action::Down, "row below or above"),
+    bind("", &[KeyCode::Up, Char('k')], Action::Up, ""),
     bind("PgDn PgUp", &[KeyCode::PageDown], Action::PageDown, "a screen down or up"),
     bind("", &[KeyCode::PageUp], Action::PageUp, ""),
     bind("Home g", &[KeyCode::Home, Char('g')], Action::Top, "first row"),

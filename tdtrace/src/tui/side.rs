@@ -110,7 +110,7 @@ impl Side for Host<'_> {
     fn attach(&mut self, attach: bool) -> Result<bool> {
         let counts = self.source.attach(attach)?;
         if counts {
-            self.aggregate = Aggregate::new();
+            self.aggregate = self.aggregate.anew();
         }
         Ok(counts)
     }

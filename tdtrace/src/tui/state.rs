@@ -45,6 +45,11 @@ pub trait Views: Copy + PartialEq + Debug + 'static {
         self
     }
 
+    /// Whether the largest is on top at first.
+    fn descending(self) -> bool {
+        true
+    }
+
     /// Its name on the tab.
     fn title(self) -> &'static str;
 
@@ -64,9 +69,12 @@ pub trait Views: Copy + PartialEq + Debug + 'static {
 
     /// Goes out again; at the top: without the filter.
     fn back(state: &mut Choices<Self>);
+
+    /// Shows what the beginning of the chosen VM was spent on, if it is a VM that is chosen.
+    fn boot(_state: &mut Choices<Self>) {}
 }
 
-/// The views, in the order of their tabs.
+/// The views, in the order of their tabs; the last has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum View {
     /// VMs.
@@ -87,10 +95,12 @@ pub enum View {
     Findings,
     /// Single durations that were longer than asked for.
     Slow,
+    /// What a VM's beginning was spent on.
+    Boot,
 }
 
 impl View {
-    /// Every view, in the order of the tabs.
+    /// Every view with a tab.
     pub const ALL: [Self; 9] = [
         Self::Vms,
         Self::Exits,
@@ -109,14 +119,20 @@ impl Views for View {
 
     const SIDE: Side = Side::Host;
     const TABS: &'static [Self] = &Self::ALL;
+    const INNER: &'static [Self] = &[Self::Boot];
     const EXAMPLES: &'static str = "name=web*  exits_per_s>1k  !state=ended";
 
     fn index(self) -> usize {
         self as usize
     }
 
+    fn tab(self) -> Self {
+        if self == Self::Boot { Self::Vms } else { self }
+    }
+
     fn title(self) -> &'static str {
         match self {
+            Self::Boot => "Boot",
             Self::Vms => "VMs",
             Self::Exits => "Exits",
             Self::Latency => "Latency",
@@ -136,7 +152,7 @@ impl Views for View {
             Self::Conversions => "Conv",
             Self::Seamcalls => "SEAM",
             Self::Findings => "Find",
-            Self::Vms | Self::Exits | Self::Vcpus | Self::Slow => self.title(),
+            Self::Vms | Self::Exits | Self::Vcpus | Self::Slow | Self::Boot => self.title(),
         }
     }
 
@@ -147,7 +163,12 @@ impl Views for View {
             Self::Hotspots | Self::Findings => "per_s",
             Self::Conversions => "conv_per_s",
             Self::Slow => "at_ns",
+            Self::Boot => "from_ns",
         }
+    }
+
+    fn descending(self) -> bool {
+        self != Self::Boot
     }
 
     fn columns() -> Vec<(&'static str, &'static str)> {
@@ -172,8 +193,15 @@ impl Views for View {
                 state.scope = Scope::Vm(number(id[0]));
             }
             (Self::Hotspots, Scope::All) => state.scope = Scope::Vm(number(id[0] >> 32)),
-            (Self::Latency | Self::Hotspots | Self::Slow | Self::Seamcalls | Self::Findings, _) => {
-            }
+            (
+                Self::Latency
+                | Self::Hotspots
+                | Self::Slow
+                | Self::Seamcalls
+                | Self::Findings
+                | Self::Boot,
+                _,
+            ) => {}
         }
     }
 
@@ -187,6 +215,19 @@ impl Views for View {
             }
             Scope::Vm(_) => (state.scope, state.view) = (Scope::All, Self::Vms),
             Scope::All => state.filter = None,
+        }
+    }
+
+    fn boot(state: &mut State) {
+        let number = |part: u64| u32::try_from(part).unwrap_or(u32::MAX);
+        let chosen = state.order().id.and_then(|id| match state.view {
+            // They are of the host.
+            Self::Seamcalls => None,
+            Self::Hotspots => Some(number(id[0] >> 32)),
+            _ => Some(number(id[0])),
+        });
+        if let Some(vm) = state.scope.vm().or(chosen) {
+            state.enter(Scope::Vm(vm), Self::Boot);
         }
     }
 }
@@ -303,8 +344,12 @@ pub struct Choices<V: Views> {
 
 impl<V: Views> Default for Choices<V> {
     fn default() -> Self {
-        let order =
-            |view: &V| Order { column: view.sorted_by(), descending: true, row: 0, id: None };
+        let order = |view: &V| Order {
+            column: view.sorted_by(),
+            descending: view.descending(),
+            row: 0,
+            id: None,
+        };
         Self {
             view: V::TABS[0],
             scope: V::Scope::default(),
@@ -355,6 +400,7 @@ impl<V: Views> Choices<V> {
             Action::Open if rows.closed => {}
             Action::Open => V::open(self, rows),
             Action::Back => V::back(self),
+            Action::Boot => V::boot(self),
             Action::Filter => {
                 let preview = self.filter.clone();
                 let text = preview.as_ref().map_or("", Filter::text).to_owned();

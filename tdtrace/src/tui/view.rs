@@ -2,6 +2,7 @@
 //! choices, and returns cells.
 
 mod bars;
+mod boot;
 mod conversions;
 mod detail;
 mod exits;
@@ -76,6 +77,7 @@ fn draw_view(frame: &mut Frame<'_>, area: Rect, shown: &Shown<'_>) -> Rows {
         View::Seamcalls => Rows::default(),
         View::Conversions => conversions::draw(frame, area, shown),
         View::Findings => findings::draw(frame, area, shown),
+        View::Boot => boot::draw(frame, area, shown),
     }
 }
 

@@ -35,7 +35,7 @@ fn screens(snapshot: &Snapshot) -> Vec<String> {
 fn shown(samples: Vec<Sample>) -> Vec<String> {
     let mut aggregate = Aggregate::new();
     let mut shown = Vec::new();
-    let show = report::Show { hotspots: 20, filter: None };
+    let show = report::Show { hotspots: 20, filter: None, boot: true };
     for sample in samples {
         let snapshot = aggregate.apply(sample);
         shown.push(report::to_json(&snapshot, show).to_string());

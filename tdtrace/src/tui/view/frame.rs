@@ -223,12 +223,14 @@ fn path<V: Views>(
     Line::from(spans)
 }
 
-/// What the durations shown are of.
+/// What the durations shown are of, or what else there is to see.
 pub(super) fn note(state: &State) -> Option<&'static str> {
-    matches!(state.view, View::Vms | View::Exits | View::Latency).then_some(match state.halts {
-        true => "durations with halts",
-        false => "durations without halts",
-    })
+    match state.view {
+        View::Vms | View::Exits | View::Latency if state.halts => Some("durations with halts"),
+        View::Vms | View::Exits | View::Latency => Some("durations without halts"),
+        View::Conversions => Some("b boot"),
+        _ => None,
+    }
 }
 
 /// `web-1 › vCPU 3 › Exits`.

@@ -9,8 +9,8 @@ use ratatui::{
 
 use crate::{
     model::field::{
-        EXIT_FIELDS, FINDING_FIELDS, Field, HOTSPOT_FIELDS, SEAM_FIELDS, SLOW_FIELDS, VCPU_FIELDS,
-        VM_FIELDS,
+        BOOT_FIELDS, EXIT_FIELDS, FINDING_FIELDS, Field, HOTSPOT_FIELDS, SEAM_FIELDS, SLOW_FIELDS,
+        VCPU_FIELDS, VM_FIELDS,
     },
     tui::{
         keymap::{self, Side},
@@ -59,6 +59,7 @@ pub(super) fn columns(view: View, rows: &Rows) -> Vec<Line<'static>> {
         View::Slow => shown(SLOW_FIELDS, rows),
         View::Seamcalls => shown(SEAM_FIELDS, rows),
         View::Findings => shown(FINDING_FIELDS, rows),
+        View::Boot => shown(BOOT_FIELDS, rows),
     }
 }
 

@@ -453,7 +453,7 @@ fn counts_as_large_as_a_recording_can_say_panic_nowhere() {
         snapshots.push(snapshots[1].clone().with_mean_rates());
         snapshots.push(aggregate.reset().unwrap());
         for snapshot in &snapshots {
-            let show = report::Show { hotspots: 99, filter: None };
+            let show = report::Show { hotspots: 99, filter: None, boot: true };
             assert!(!report::to_text(snapshot, show).is_empty());
             assert!(report::to_json(snapshot, show).is_object());
             for view in View::ALL {
