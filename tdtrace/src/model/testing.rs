@@ -6,6 +6,7 @@ use tdtrace_common::{
     counters::{COUNTS, Class, KvmStat, Loss, Place, USERSPACE_EINTR},
     latency::{LATENCY_RETURNS, LatencyClass, PARTS, bucket},
     ledger::{Direction, LEDGER_COUNTS, LedgerCount},
+    td::TdExit,
 };
 
 use super::{
@@ -302,4 +303,49 @@ pub(crate) fn on_tdx_host() -> Vec<Sample> {
         sample.seam = Arc::new(seam(scale));
     }
     samples
+}
+
+/// Exits of a TD by second of its boot: firmware, memory, devices, a quote, idle.
+fn booted(second: u64) -> Vec<(TdExit, u64)> {
+    let between = |from: u64, to: u64| second.clamp(from, to) - from;
+    vec![
+        (TdExit::IoIn, 9_000 * between(0, 6) + 300 * between(40, 46)),
+        (TdExit::Cpuid, 800 * between(2, 8)),
+        (TdExit::EptPrivate, 24_000 * between(6, 40)),
+        (TdExit::MapShared, 12 * between(20, 46)),
+        (TdExit::BusyEpoch, 700 * between(20, 40)),
+        (TdExit::MmioWrite, 6_000 * between(40, 46)),
+        (TdExit::Wrmsr, 2_500 * between(38, 46) + 90 * between(46, u64::MAX)),
+        (TdExit::GetQuote, 3 * between(46, 47)),
+        (TdExit::Hlt, 1_100 * between(44, u64::MAX)),
+    ]
+}
+
+/// Ninety seconds of a TD that boots, seen from its first KVM_RUN on, beside the plain VM of [`samples`].
+pub(crate) fn booting() -> Vec<Sample> {
+    let boots = |second: u64| {
+        let mut sample = sample(second, 10 + second);
+        sample.slow.clear();
+        sample.vcpus.retain(|vcpu| vcpu.vm.index == 0);
+        let mut vcpu = vcpu(2, 1, 0, 0);
+        let exits = booted(second).into_iter().filter(|(_, count)| *count > 0);
+        vcpu.reasons = exits.map(|(exit, count)| (exit.reason_index() as u32, count)).collect();
+        vcpu.counts = counts(&[(Class::Exit, vcpu.reasons.iter().map(|(_, n)| n).sum())]);
+        vcpu.userspace.clear();
+        vcpu.hotspots = vec![(place(Class::PioIn, 0x511, 1), 9_000 * second.min(6))];
+        vcpu.kvm = Some((KvmStat::default(), KvmStat::default()));
+        let halted = second.saturating_sub(44) * 900_000_000;
+        let [guest, kernel, vmm] = [40, 45, 15].map(|part| part * 10_000_000 * second.min(44));
+        let rest = second.saturating_sub(44) * 100_000_000;
+        vcpu.times = Some(Times { guest: guest + rest, parts: [kernel, vmm, halted, 0] });
+        sample.vcpus.push(Arc::new(vcpu.sorted()));
+        let ledger = &mut sample.vms[1].ledger;
+        ledger.counts = [0; LEDGER_COUNTS];
+        ledger.counts[LedgerCount::Mapped4K as usize] = 24_000 * (second.clamp(6, 40) - 6);
+        ledger.counts[LedgerCount::Bytes.of(Direction::ToShared)] =
+            (second.clamp(20, 46) - 20) << 21;
+        sample.vms[1].latency = Arc::default();
+        sample
+    };
+    (1..=90).map(boots).collect()
 }

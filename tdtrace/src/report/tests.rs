@@ -9,7 +9,7 @@ use crate::model::{
     aggregate::Aggregate,
     seam::SeamSample,
     snapshot::Snapshot,
-    testing::{after, on_tdx_host, samples, snapshot, software},
+    testing::{after, booting, on_tdx_host, samples, snapshot, software},
 };
 
 fn json(snapshot: &Snapshot, filter: Option<&str>) -> Value {
@@ -25,6 +25,40 @@ fn text(snapshot: &Snapshot, filter: Option<&str>) -> String {
 #[test]
 fn text_has_times_and_durations() {
     insta::assert_snapshot!("text", text(&snapshot(), None));
+}
+
+#[test]
+fn the_timeline_of_a_td_is_text_if_it_is_asked_for_and_always_json() {
+    let snapshot = after(booting());
+    assert!(!text(&snapshot, None).contains("BOOT"));
+    let show = Show { hotspots: 20, filter: None, boot: true };
+    let text = to_text(&snapshot, show);
+    let begin = text.find("BOOT").unwrap();
+    let end = begin + text[begin..].find("\nVM ").unwrap();
+    insta::assert_snapshot!("boot", text[begin..end]);
+    let vms = json(&snapshot, None)["vms"].clone();
+    assert!(vms[0]["boot"].is_null());
+    let boot = &vms[1]["boot"];
+    assert_eq!((&boot["began_ns"], &boot["seen_from_start"]), (&0.into(), &true.into()));
+    assert_eq!(boot["settled_ns"], 46_000_000_000_u64);
+    assert_eq!(boot["interval_ns"], 2_000_000_000_u64);
+    let intervals = boot["intervals"].as_array().unwrap();
+    assert_eq!(intervals.len(), 45);
+    let sum = |of: &dyn Fn(&Value) -> &Value| {
+        intervals.iter().map(|row| of(row).as_u64().unwrap()).sum::<u64>()
+    };
+    assert_eq!(sum(&|row| &row["exits"]), vms[1]["exits"].as_u64().unwrap());
+    assert_eq!(sum(&|row| &row["groups"]["fw_cfg"]), 54_000);
+    assert_eq!(sum(&|row| &row["groups"]["pio"]), 1_800);
+    assert_eq!(sum(&|row| &row["mapped"]), vms[1]["mapped"].as_u64().unwrap());
+    assert_eq!(sum(&|row| &row["converted"]["to_shared"]), 26 << 21);
+    assert_eq!(
+        sum(&|row| &row["times_ns"]["halted"]),
+        vms[1]["times_ns"]["halted"].as_u64().unwrap()
+    );
+    assert_eq!(intervals[0]["leading"], "fw_cfg");
+    let ends = [&intervals[3]["from_ns"], &intervals[3]["to_ns"]];
+    assert_eq!(ends, [6_000_000_000_u64, 8_000_000_000]);
 }
 
 #[test]

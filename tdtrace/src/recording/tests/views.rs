@@ -4,10 +4,10 @@ use ratatui::{Terminal, backend::TestBackend};
 
 use super::{example, read, written};
 use crate::{
-    model::{aggregate::Aggregate, sample::Sample, snapshot::Snapshot},
+    model::{aggregate::Aggregate, exits::Scope, sample::Sample, snapshot::Snapshot},
     report,
     tui::{
-        state::{State, View},
+        state::{State, View, Views as _},
         view,
     },
 };
@@ -25,10 +25,12 @@ fn screen(snapshot: &Snapshot, state: &State, (width, height): (u16, u16)) -> St
 fn screens(snapshot: &Snapshot) -> Vec<String> {
     let sizes = [(80, 24), (120, 40), (200, 60)];
     let of = |view| {
-        let state = State { view, ..State::default() };
+        // Of every VM, but for the one view that is of one.
+        let scope = if view == View::Boot { Scope::Vm(2) } else { Scope::All };
+        let state = State { view, scope, ..State::default() };
         sizes.map(|size| screen(snapshot, &state, size))
     };
-    View::ALL.into_iter().flat_map(of).collect()
+    View::TABS.iter().chain(View::INNER).copied().flat_map(of).collect()
 }
 
 /// Everything that anybody can see of `samples`.

@@ -18,7 +18,7 @@ use crate::{
         latency::{Histogram, Times},
         ledger::LedgerSample,
         sample::{LatencySample, Losses, Sample, VcpuSample, place_order},
-        testing::{after, on_tdx_host, place, samples, snapshot, software, vcpu},
+        testing::{after, booting, on_tdx_host, place, samples, snapshot, software, vcpu},
     },
     report,
     tui::{
@@ -55,6 +55,11 @@ fn state(view: View) -> State {
     State { view, ..State::default() }
 }
 
+/// Those without a tab too.
+fn all_views() -> impl Iterator<Item = View> {
+    View::TABS.iter().chain(View::INNER).copied()
+}
+
 /// The name of a screen's file.
 fn name(what: &str, width: u16, height: u16) -> String {
     format!("{what}_{width}x{height}")
@@ -82,6 +87,57 @@ fn conversions_of_vms_that_cannot_have_any() {
         let shown = screen(Some(&snapshot), &state(View::Conversions), width, height);
         insta::assert_snapshot!(name("no_conversions", width, height), shown);
     }
+}
+
+#[test]
+fn the_boot_of_a_td_that_is_chosen_with_a_key() {
+    let snapshot = after(booting());
+    let mut state = state(View::Vms);
+    press(&mut state, &snapshot, Action::Down);
+    press(&mut state, &snapshot, Action::Boot);
+    assert_eq!((state.view, state.scope), (View::Boot, Scope::Vm(2)));
+    for (width, height) in [(80, 24), (120, 40), (200, 60)] {
+        let shown = screen(Some(&snapshot), &state, width, height);
+        insta::assert_snapshot!(name("boot", width, height), shown);
+    }
+    press(&mut state, &snapshot, Action::Bottom);
+    insta::assert_snapshot!("boot_end_80x24", screen(Some(&snapshot), &state, 80, 24));
+    press(&mut state, &snapshot, Action::Back);
+    assert_eq!((state.view, state.scope), (View::Vms, Scope::All));
+}
+
+#[test]
+fn the_boot_of_a_vm_that_ran_before_and_of_none_and_after_a_reset() {
+    let snapshot = snapshot();
+    let plain = State { scope: Scope::Vm(1), ..state(View::Boot) };
+    insta::assert_snapshot!("no_boot_80x24", screen(Some(&snapshot), &plain, 80, 24));
+    let none = screen(Some(&snapshot), &state(View::Boot), 80, 24);
+    assert!(none.contains("choose a VM, and press b"), "{none}");
+    let of_td = |snapshot: &Snapshot| {
+        let state = State { scope: Scope::Vcpu(2, 0), ..state(View::Boot) };
+        screen(Some(snapshot), &state, 120, 24)
+    };
+    assert!(of_td(&snapshot).contains("td-database, since attaching, in intervals of 1.0 s ──"));
+    let mut aggregate = Aggregate::new();
+    for sample in booting() {
+        aggregate.apply(sample);
+    }
+    let reset = of_td(&aggregate.reset().unwrap());
+    let title =
+        "td-database, since it began, in intervals of 2.0 s, settled after 46 s, not reset ";
+    assert!(reset.contains(title), "{reset}");
+}
+
+#[test]
+fn the_boot_of_a_vm_without_exit_events_and_one_without_times() {
+    let software = after(booting().into_iter().map(software));
+    let state = State { scope: Scope::Vm(2), ..state(View::Boot) };
+    insta::assert_snapshot!("software_boot_100x30", screen(Some(&software), &state, 100, 30));
+    let untimed = after(booting().into_iter().map(|mut sample| {
+        sample.vcpus.iter_mut().for_each(|vcpu| Arc::make_mut(vcpu).times = None);
+        sample
+    }));
+    insta::assert_snapshot!("untimed_boot_80x24", screen(Some(&untimed), &state, 80, 24));
 }
 
 #[test]
@@ -277,8 +333,8 @@ fn the_chosen_vm_stays_chosen_when_another_order_moves_it() {
 #[test]
 fn without_colour_no_cell_has_one() {
     let snapshot = snapshot();
-    for view in View::ALL {
-        let state = State { theme: Theme::new(false), ..state(view) };
+    for view in all_views() {
+        let state = State { scope: Scope::Vm(2), theme: Theme::new(false), ..state(view) };
         let mut terminal = Terminal::new(TestBackend::new(120, 40)).unwrap();
         terminal
             .draw(|frame| {
@@ -307,9 +363,9 @@ fn no_size_panics_and_the_chosen_row_stays_on_the_screen() {
         (300, 100),
     ];
     for snapshot in [&snapshot, &software] {
-        for view in View::ALL {
+        for view in all_views() {
             for (width, height) in sizes {
-                for scope in [Scope::All, Scope::Vm(1), Scope::Vcpu(1, 1), Scope::Vm(9)] {
+                for scope in [Scope::All, Scope::Vm(1), Scope::Vcpu(2, 0), Scope::Vm(9)] {
                     let mut state = State { scope, halts: width % 3 == 0, ..state(view) };
                     state.help =
                         [None, Some(Help::Keys), Some(Help::Columns)][usize::from(height) % 3];
@@ -456,7 +512,7 @@ fn counts_as_large_as_a_recording_can_say_panic_nowhere() {
             let show = report::Show { hotspots: 99, filter: None, boot: true };
             assert!(!report::to_text(snapshot, show).is_empty());
             assert!(report::to_json(snapshot, show).is_object());
-            for view in View::ALL {
+            for view in all_views() {
                 for scope in [Scope::All, Scope::Vm(1), Scope::Vcpu(1, 1), Scope::Vm(2)] {
                     let state = State { scope, halts: true, ..state(view) };
                     screen(Some(snapshot), &state, 200, 60);
