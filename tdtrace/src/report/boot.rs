@@ -44,10 +44,20 @@ fn interval(row: &BootRow) -> Value {
     value
 }
 
-/// What the letters of the bars stand for.
-pub fn legend() -> String {
-    let word = |group: Group| format!("{} {}", group.letter(), group.title());
-    Group::ALL.map(word).join("  ")
+/// What the letters of the bars stand for, in lines of `width` cells at most as far as one group allows.
+pub fn legend(width: u16) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for group in Group::ALL {
+        let word = format!("{} {}", group.letter(), group.title());
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 2 + word.len() <= usize::from(width) => {
+                line.push_str("  ");
+                line.push_str(&word);
+            }
+            _ => lines.push(word),
+        }
+    }
+    lines
 }
 
 /// From when on `timeline` is, how long its intervals are, and when the VM settled, if that can be said.
@@ -67,7 +77,7 @@ pub(super) fn to_text(snapshot: &Snapshot, show: Show<'_>, text: &mut String) {
     if timelines.peek().is_none() {
         return;
     }
-    let _ = writeln!(text, "\nBOOT {}", legend());
+    let _ = writeln!(text, "\nBOOT: exits by group\n{}", legend(WIDTH).join("\n"));
     for (vm, timeline) in timelines {
         let _ = writeln!(text, "\n{:>3} {} {}", vm.id, vm.name, summary(timeline));
         let rows = rows(vm);

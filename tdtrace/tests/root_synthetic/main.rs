@@ -3,6 +3,7 @@
 //! `truth` is that computation, `drive` fires the events, the other files are tests. Needs root: programs
 //! are loaded into this kernel.
 
+mod boot;
 mod drive;
 mod exact;
 mod fate;

@@ -96,10 +96,10 @@ impl Group {
             Self::Halt => "HLT",
             Self::MapGpa => "MapGPA",
             Self::Accept => "EPT private",
-            Self::Ept => "EPT",
+            Self::Ept => "EPT other",
             Self::Interrupt => "interrupt",
             Self::Quote => "GetQuote",
-            Self::Call => "TDVMCALL",
+            Self::Call => "other call",
             Self::Status => "busy",
             Self::Other => "other",
         }

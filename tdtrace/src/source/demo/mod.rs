@@ -38,6 +38,7 @@ struct Living {
     vcpu: Vcpu,
     character: &'static Character,
     random: Random,
+    began: u64,
     now: u64,
     run_delay: u64,
     fired: Fired,
@@ -71,6 +72,7 @@ impl Demo {
                     vcpu: synthetic.vcpu(td, id, pid, tid)?,
                     character,
                     random: Random(seed ^ u64::from(tid).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+                    began: nanos(began),
                     now: nanos(began),
                     run_delay: 0,
                     fired: Fired::new(),
@@ -133,8 +135,8 @@ impl Living {
     fn live(&mut self, cpu: &Cpu<'_>, earliest: u64, now: u64) -> Result<()> {
         self.now = self.now.max(earliest);
         while self.now < now {
-            let deed = self.character.deed(self.random.next());
-            let guest = self.random.about(self.character.guest_ns);
+            let (deed, guest_ns) = self.character.deed(self.now - self.began, self.random.next());
+            let guest = self.random.about(guest_ns);
             self.exit(cpu, deed, guest)?;
         }
         Ok(())

@@ -104,6 +104,26 @@ fn enter_goes_from_vm_to_vcpu_to_exits_and_back_the_same_way() {
 }
 
 #[test]
+fn the_boot_is_of_the_vm_of_the_chosen_row_or_of_the_one_looked_into() {
+    let of = |view, scope, id| {
+        let mut state = State { view, scope, ..State::default() };
+        state.settle(&Rows { id, ..rows() });
+        state.apply(Action::Boot, &rows());
+        (state.view, state.scope)
+    };
+    let boot = (View::Boot, Scope::Vm(2));
+    assert_eq!(of(View::Vms, Scope::All, Some([2, 0, 0])), boot);
+    assert_eq!(of(View::Conversions, Scope::All, Some([2, 0, 0])), boot);
+    assert_eq!(of(View::Hotspots, Scope::All, Some([2 << 32 | 9, 1, 0])), boot);
+    assert_eq!(of(View::Exits, Scope::Vcpu(2, 7), Some([2, 0, 48])), boot);
+    assert_eq!(of(View::Seamcalls, Scope::Vm(2), Some([6, 0, 0])), boot);
+    assert_eq!(of(View::Seamcalls, Scope::All, Some([6, 0, 0])), (View::Seamcalls, Scope::All));
+    assert_eq!(of(View::Vms, Scope::All, None), (View::Vms, Scope::All));
+    assert_eq!((View::Boot.tab(), View::Boot.index()), (View::Vms, View::ALL.len()));
+    assert!(!State { view: View::Boot, ..State::default() }.order().descending);
+}
+
+#[test]
 fn a_filter_shows_while_it_is_typed_and_cancelling_brings_back_the_one_before() {
     let mut state = State::default();
     state.apply(Action::Filter, &rows());

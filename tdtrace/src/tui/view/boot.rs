@@ -8,7 +8,7 @@ use ratatui::{
     widgets::{Block, Borders, Paragraph},
 };
 
-use super::{Shown, bars, bars::Bar, cut, table, wrap};
+use super::{Shown, bars, bars::Bar, cut, table};
 use crate::{
     model::{
         boot::{BootRow, Group, Timeline, rows},
@@ -50,7 +50,7 @@ fn draw_timeline(
     let all = rows(vm);
     let (kept, hidden) = shown.filtered(&all, |row| row.vm);
     let (columns, order) = (pick(&boot_keys(area.width, vm.isa)), shown.order());
-    let letters = wrap(&legend(), usize::from(area.width));
+    let letters = legend(area.width);
     let lines = u16::try_from(letters.len()).unwrap_or(u16::MAX).saturating_add(1);
     let groups = if area.height >= TALL { GROUPS } else { 0 };
     // A table of one row and its head goes before what explains it.
