@@ -30,6 +30,10 @@ pub const ROWS: usize = 64;
 /// How long an interval is at first, in nanoseconds.
 const SHORTEST: u64 = 1_000_000_000;
 
+/// How much later than the end of an interval its last sample may be, in nanoseconds: samples that are
+/// taken every second come a little early or late.
+const LATE: u64 = 100_000_000;
+
 const MAPPED: usize = GROUPS;
 const CONVERTED: usize = MAPPED + 1;
 const GUEST: usize = CONVERTED + 2;
@@ -136,9 +140,10 @@ impl Timeline {
         Self { began, from_start, is_td, length: SHORTEST, intervals: Vec::new() }
     }
 
-    /// Which interval a sample at `at` belongs to: one that ends an interval is its last.
+    /// Which interval a sample at `at` belongs to: one that ends an interval, or comes [`LATE`], is its
+    /// last.
     const fn index(&self, at: u64) -> u64 {
-        at.saturating_sub(1) / self.length
+        at.saturating_sub(LATE + 1) / self.length
     }
 
     /// Makes the interval of a sample at `at` the last one.

@@ -104,6 +104,22 @@ fn a_sample_belongs_to_the_interval_in_which_it_was_taken_and_says_how_much_it_c
 }
 
 #[test]
+fn samples_that_come_a_little_early_or_late_are_one_to_an_interval() {
+    let (mut td, mut aggregate) = (Td::default(), Aggregate::new());
+    let mut last = aggregate.apply(td.at(0));
+    for second in 1..=1_000 {
+        let late = [0, 99_000_000, 3, 50_000_000][second as usize % 4];
+        let early = [90_000_000, 0, 0, 80_000_000][second as usize % 4];
+        td.exits(0, TdExit::Hlt, 1);
+        last = aggregate.apply(td.at(second * SECOND + late - early));
+        let per_interval = boot(&last).length / SECOND;
+        let (_, over) = boot(&last).intervals.split_last().unwrap();
+        assert!(over.iter().all(|row| row.amounts.exits() == per_interval), "{second}");
+    }
+    assert_eq!(boot(&last).total().exits(), 1_000);
+}
+
+#[test]
 fn intervals_double_when_there_is_no_room_and_nothing_is_lost() {
     let (mut td, mut aggregate) = (Td::default(), Aggregate::new());
     let mut last = aggregate.apply(td.at(0));
@@ -418,7 +434,7 @@ proptest! {
         prop_assert!(timeline.length == SECOND || now > 32 * timeline.length);
         let mut expected: Vec<(u64, u64, u64)> = Vec::new();
         for (at, exits) in taken {
-            let ordinal = |at: u64| at.max(1).div_ceil(timeline.length);
+            let ordinal = |at: u64| at.saturating_sub(LATE).max(1).div_ceil(timeline.length);
             match expected.last_mut() {
                 Some((_, to, sum)) if ordinal(*to) == ordinal(at) => {
                     (*to, *sum) = (at, *sum + exits);

@@ -181,7 +181,7 @@ const SECOND: u64 = 1_000_000_000;
 const BOOT: &[Phase] = &[
     Phase {
         until: 4 * SECOND,
-        guest_ns: 60_000,
+        guest_ns: 240_000,
         deeds: &[
             (80, input(0x511, 9_000)),
             (6, out(0x510, 9_000)),
