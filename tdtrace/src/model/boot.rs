@@ -167,7 +167,7 @@ impl Timeline {
     }
 
     /// Makes intervals twice as long. Since a sample that ends an interval belongs to it, each is what it
-    /// were if it had been so long from the beginning.
+    /// would be if it had been so long from the beginning.
     fn double(&mut self) {
         self.length = self.length.saturating_mul(2);
         let mut merged: Vec<Interval> = Vec::with_capacity(ROWS);

@@ -229,8 +229,9 @@ pub(super) fn exits(vcpu: &VcpuSample, isa: Isa, is_td: bool) -> [u64; GROUPS] {
 fn fw_cfg(vcpu: &VcpuSample) -> u64 {
     let mut sum = 0;
     for (place, count) in &vcpu.hotspots {
-        let is_port = matches!(class_of(place), Some(Class::PioIn | Class::PioOut));
-        if is_port && matches!(place.address, 0x510..=0x511 | 0x514..=0x51b) {
+        if matches!(place.address, 0x510..=0x511 | 0x514..=0x51b)
+            && matches!(class_of(place), Some(Class::PioIn | Class::PioOut))
+        {
             add(&mut sum, *count);
         }
     }

@@ -110,7 +110,10 @@ fn the_boot_of_a_td_that_is_chosen_with_a_key() {
 fn the_boot_of_a_vm_that_ran_before_and_of_none_and_after_a_reset() {
     let snapshot = snapshot();
     let plain = State { scope: Scope::Vm(1), ..state(View::Boot) };
-    insta::assert_snapshot!("no_boot_80x24", screen(Some(&snapshot), &plain, 80, 24));
+    for (width, height) in [(80, 24), (120, 40), (200, 60)] {
+        let shown = screen(Some(&snapshot), &plain, width, height);
+        insta::assert_snapshot!(name("no_boot", width, height), shown);
+    }
     let none = screen(Some(&snapshot), &state(View::Boot), 80, 24);
     assert!(none.contains("choose a VM, and press b"), "{none}");
     let of_td = |snapshot: &Snapshot| {
