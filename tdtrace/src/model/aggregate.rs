@@ -73,6 +73,18 @@ struct Listed {
     known: HashMap<VmKey, (u32, Arc<str>, Isa)>,
 }
 
+/// What the vCPUs of a VM add up to.
+#[derive(Default)]
+struct Added {
+    counts: Counts,
+    /// Over the last interval.
+    recent: Counts,
+    /// In total and over the last interval.
+    exits: (u64, u64),
+    places: Places,
+    vcpus: Vec<Vcpu>,
+}
+
 impl Aggregate {
     /// An aggregate that has seen nothing.
     #[must_use]
@@ -232,20 +244,8 @@ impl Aggregate {
         interval: Option<Duration>,
     ) -> Vm {
         let of = Of { vm: self.id(sample.key), name: Arc::clone(&sample.name), isa, interval };
-        let mut counts = Counts::default();
-        let mut recent = Counts::default();
-        let mut exits = (0, 0);
-        let mut places = Places::new();
-        let mut vcpus = Vec::with_capacity(vcpu_samples.len());
-        for vcpu in vcpu_samples {
-            let (row, total, new) = self.vcpu(vcpu, &of, sample.ended, &mut places);
-            counts += row.counts;
-            recent += row.recent;
-            add(&mut exits.0, total);
-            add(&mut exits.1, new);
-            vcpus.push(row);
-        }
-        vcpus.sort_by_key(|vcpu| vcpu.id);
+        let Added { counts, recent, exits, places, vcpus } =
+            self.vcpus_of(vcpu_samples, &of, sample.ended);
         let mut hotspots = of.hotspots(places);
         served::mark(&mut hotspots, &vcpus, seen);
         let latency = self.latency.insert(sample.key, Arc::clone(&sample.latency));
@@ -289,6 +289,21 @@ impl Aggregate {
             findings: Vec::new(),
             name: sample.name,
         }
+    }
+
+    /// The rows of a VM's vCPUs, and what they add up to.
+    fn vcpus_of(&mut self, samples: Vec<Arc<VcpuSample>>, of: &Of, ended: bool) -> Added {
+        let mut added = Added { vcpus: Vec::with_capacity(samples.len()), ..Added::default() };
+        for vcpu in samples {
+            let (row, total, new) = self.vcpu(vcpu, of, ended, &mut added.places);
+            added.counts += row.counts;
+            added.recent += row.recent;
+            add(&mut added.exits.0, total);
+            add(&mut added.exits.1, new);
+            added.vcpus.push(row);
+        }
+        added.vcpus.sort_by_key(|vcpu| vcpu.id);
+        added
     }
 
     /// The rates of the last intervals of a VM, with that of the newest one.

@@ -434,6 +434,19 @@ fn no_size_panics_with_seamcalls() {
     }
 }
 
+fn huge_losses() -> Losses {
+    const MAX: u64 = u64::MAX;
+    Losses {
+        causes: vec![(Loss::Unattributed, Class::UserspaceExit, MAX)],
+        misses: vec![("kvm_exit".to_owned(), MAX)],
+        hotspots: MAX,
+        unpaired: MAX,
+        durations: MAX,
+        slow: MAX,
+        outside: vec![(Class::HostInterrupt, MAX)],
+    }
+}
+
 /// `sample` with every count as large as a recording can say.
 fn huge(mut sample: Sample) -> Sample {
     const MAX: u64 = u64::MAX;
@@ -478,15 +491,7 @@ fn huge(mut sample: Sample) -> Sample {
         vcpu.times = Some(Times { guest: MAX, parts: [MAX; PARTS] });
         vcpu.latency = Arc::clone(&latency);
     }
-    let losses = Losses {
-        causes: vec![(Loss::Unattributed, Class::UserspaceExit, MAX)],
-        misses: vec![("kvm_exit".to_owned(), MAX)],
-        hotspots: MAX,
-        unpaired: MAX,
-        durations: MAX,
-        slow: MAX,
-        outside: vec![(Class::HostInterrupt, MAX)],
-    };
+    let losses = huge_losses();
     sample.losses = losses.clone();
     sample.losses.add(&losses);
     for function in &mut Arc::make_mut(&mut sample.seam).functions {
