@@ -238,9 +238,9 @@ struct Growing {
     timeline: Arc<Timeline>,
     /// What its counters said.
     seen: Amounts,
-    /// What each vCPU said last, and whether it was seen from its first KVM_RUN on. One that is no longer
-    /// in the samples stays: what it did was done.
-    vcpus: HashMap<VcpuKey, (Amounts, bool)>,
+    /// What each vCPU said last; the source has it as well. One that is no longer in the samples stays: what
+    /// it did was done.
+    vcpus: HashMap<VcpuKey, Arc<VcpuSample>>,
     isa: Isa,
 }
 
@@ -275,8 +275,7 @@ impl Timelines {
         }
         for vcpu in &sample.vcpus {
             if let Some(vm) = self.vms.get_mut(&vcpu.vm) {
-                let amounts = Amounts::of_vcpu(vcpu, vm.isa, vm.timeline.is_td);
-                vm.vcpus.insert(vcpu.key, (amounts, seen_from_start(vcpu)));
+                vm.vcpus.insert(vcpu.key, Arc::clone(vcpu));
             }
         }
         let at = nanos(sample.at);
@@ -303,12 +302,14 @@ impl Timelines {
 
 impl Growing {
     fn grow(&mut self, vm: &VmSample, at: u64) {
-        let mut now = Amounts::default();
-        self.vcpus.values().for_each(|(amounts, _)| now.plus(amounts));
-        now.add_ledger(vm);
         let timeline = Arc::make_mut(&mut self.timeline);
+        let mut now = Amounts::default();
+        for vcpu in self.vcpus.values() {
+            now.plus(&Amounts::of_vcpu(vcpu, self.isa, timeline.is_td));
+        }
+        now.add_ledger(vm);
         timeline.from_start =
-            !self.vcpus.is_empty() && self.vcpus.values().all(|(_, from_start)| *from_start);
+            !self.vcpus.is_empty() && self.vcpus.values().all(|vcpu| seen_from_start(vcpu));
         timeline.advance(at.saturating_sub(timeline.began));
         timeline.book(&self.seen, &now);
         self.seen = now;
