@@ -5,20 +5,17 @@
 //! made. All three must agree, for every thread and every item.
 
 mod counts;
-mod durations;
 mod hist;
 mod json;
-mod ring;
-mod times;
-mod trace;
 
 use anyhow::{Context as _, Result, bail};
-use tdtrace_common::counters::Class;
+use tdtrace_common::{counters::Class, svm};
 
 use super::{
     Options,
     initramfs::{Archive, SCENARIO},
     prepare, read,
+    times::{self, Line},
     vm::Report,
 };
 
@@ -100,7 +97,7 @@ pub(super) fn run(options: &Options) -> Result<()> {
     let files = || format!("the files are in {}", vm.dir.display());
     let times = timed(&report).with_context(files)?;
     let (rows, lost) = judge(&report).with_context(files)?;
-    let differ = print_times(&times) + print_counts(&rows, &lost);
+    let differ = times::print(&times, true) + print_counts(&rows, &lost);
     println!(
         "kernel {}: {} times and {} counts, {differ} differ, {} events lost and counted; {}",
         report.text("release")?.trim(),
@@ -113,15 +110,6 @@ pub(super) fn run(options: &Options) -> Result<()> {
         bail!("{differ} numbers differ; {}", files());
     }
     Ok(())
-}
-
-/// How many times differ.
-fn print_times(times: &[durations::Line]) -> usize {
-    println!("{}", durations::Line::header());
-    for line in times {
-        println!("{line}{}", if line.agrees() { "" } else { "  differs" });
-    }
-    times.iter().filter(|line| !line.agrees()).count()
 }
 
 /// How many counts differ.
@@ -143,7 +131,7 @@ fn scenario(tdtrace: &[u8]) -> Result<Vec<u8>> {
     archive.file("lab/events", events().as_bytes())?;
     archive.file("lab/guests", guests().as_bytes())?;
     archive.file("lab/timed_guest", TIMED_GUEST.as_bytes())?;
-    archive.file("lab/timed", format!("{}\n", trace::EVENTS.join("\n")).as_bytes())?;
+    times::pack(&mut archive)?;
     archive.program("bin/tdtrace", tdtrace)?;
     archive.finish()
 }
@@ -192,15 +180,13 @@ impl Guests {
 }
 
 /// The times of the first guest, by its trace and by tdtrace.
-fn timed(report: &Report) -> Result<Vec<durations::Line>> {
-    let formats = trace::EVENTS
-        .iter()
-        .map(|event| trace::Format::parse(report.text(&format!("format/{event}"))?))
-        .collect::<Result<Vec<_>>>()?;
-    let cpus = report.below("trace/").map(ring::records).collect::<Result<Vec<_>>>()?;
-    let trace = times::of_trace(&trace::read(&cpus, &formats)?)?;
-    let told = report.text("times.json")?;
-    durations::compare(&trace, &times::told(told)?, times::missed(told)?)
+fn timed(report: &Report) -> Result<Vec<Line>> {
+    let stat = serde_json::from_str(report.text("times.json")?).context("times.json is no JSON")?;
+    times::compare(report, &stat, |_, code| Ok(exit_name(code)))
+}
+
+fn exit_name(code: u32) -> String {
+    svm::exit_code(code).map_or_else(|| format!("{code:#x}"), str::to_owned)
 }
 
 fn judge(report: &Report) -> Result<(Vec<Row>, Lost)> {

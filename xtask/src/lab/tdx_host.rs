@@ -4,7 +4,7 @@
 //! The module answers each SEAMCALL; an entry into a TD is answered with the guest's next step, which
 //! [`steps`] says. It keeps the [`truth`]: every exit, what KVM answered and what KVM_RUN came back with,
 //! every SEAMCALL; the VMM has a log of what it did about memory. tdtrace counts meanwhile, and [`compare`]
-//! and [`memory`] hold its JSON against that. [`mix`] is the same exits as `kvm_exit` shows them, [`perf`]
+//! and [`memory`] hold its JSON against that, [`times`] holds its times against the kernel's own trace. [`mix`] is the same exits as `kvm_exit` shows them, [`perf`]
 //! what perf makes of those, [`proof`] holds `docs/proof.md` against the run. [`build`] makes the kernel once, [`patch`] lets kvm-intel load without VMX, [`layout`] judges what tdtrace found in
 //! the kernel's types.
 
@@ -18,6 +18,7 @@ mod patch;
 mod perf;
 mod proof;
 mod steps;
+mod times;
 mod truth;
 
 use std::{
@@ -138,6 +139,7 @@ fn scenario(tdtrace: &Path, vmm: &Path) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     archive.file(SCENARIO, include_bytes!("tdx_host/tdx_host.sh"))?;
     archive.file("lab/steps", steps::file().as_bytes())?;
+    super::times::pack(&mut archive)?;
     archive.program("bin/tdtrace", &read(tdtrace)?)?;
     archive.program("bin/vmm", &read(vmm)?)?;
     archive.finish()
@@ -170,9 +172,11 @@ fn judge(args: &Args, tdtrace: &Path, report: &Report) -> Result<()> {
     truth.extend(findings::of_truth(&truth, &threads));
     told.extend(findings::told(&stat, |vm| compare::td_of(&stat, vm, &threads))?);
     let rows = compare::rows(&truth, &told);
-    let differ = print(&rows, args.all);
+    let timed = times::compare(report, &exits, &stat)?;
+    let (differ, late) = (print(&rows, args.all), super::times::print(&timed, args.all));
     println!(
-        "kernel {}: {} exits of {} vCPUs, {} SEAMCALLs, {} acts of the VMM on memory; {}; {} numbers, {differ} differ; {}",
+        "kernel {}: {} exits of {} vCPUs, {} SEAMCALLs, {} acts of the VMM on memory; {}; {} numbers, {differ} differ; \
+         {} times, {late} differ; {}",
         report.text("release")?.trim(),
         exits.len(),
         threads.len(),
@@ -180,12 +184,16 @@ fn judge(args: &Args, tdtrace: &Path, report: &Report) -> Result<()> {
         notes.len(),
         compare::kinds(&rows),
         rows.len(),
+        timed.len(),
         report.times()
     );
-    if differ > 0 {
-        bail!("{differ} numbers differ");
+    if differ + late > 0 {
+        bail!("{differ} numbers and {late} times differ");
     }
-    println!("docs/proof.md: {} rows that this proves occurred", proof::judge(&rows, &stat)?);
+    println!(
+        "docs/proof.md: {} rows that this proves occurred",
+        proof::judge(&rows, &timed, &stat)?
+    );
     Ok(())
 }
 

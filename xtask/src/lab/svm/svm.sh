@@ -9,27 +9,12 @@ if ! [ -c /dev/kvm ]; then
 	exit 1
 fi
 uname -r >/out/release
-mkdir /out/hist /out/trace /out/format
+mkdir /out/hist
 
-instance=/sys/kernel/tracing/instances/times
-mkdir "$instance"
-echo mono >"$instance/trace_clock" || exit 1
-echo 8192 >"$instance/buffer_size_kb" || exit 1
-while read -r event; do
-	cat "$instance/events/kvm/$event/format" >"/out/format/$event"
-	echo 1 >"$instance/events/kvm/$event/enable" || exit 1
-done </lab/timed
+. /lab/times.sh
+trace_times || exit 1
 tdtrace stat --json -o /out/times.json -- tdtrace workload $(cat /lab/timed_guest) >/dev/null || exit 1
-echo 0 >"$instance/tracing_on"
-# Reading an empty buffer waits for events; there will be none.
-for cpu in "$instance"/per_cpu/cpu*; do
-	dd if="$cpu/trace_pipe_raw" of="/out/trace/${cpu##*/}" bs=4096 2>/dev/null &
-	reader=$!
-	sleep 0.3
-	kill "$reader"
-	wait "$reader"
-done
-rmdir "$instance"
+keep_times
 
 while read -r group event keys; do
 	echo "hist:keys=$keys:size=4096" >"$events/$group/$event/trigger" || exit 1

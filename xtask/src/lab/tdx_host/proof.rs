@@ -11,7 +11,7 @@ use tdtrace_common::{
 };
 
 use super::compare::{Item, Row};
-use crate::workspace;
+use crate::{lab::times::Line, workspace};
 
 /// The names in the file, with whether L is said to prove them.
 fn claims(text: &str) -> Vec<(String, bool)> {
@@ -23,8 +23,9 @@ fn claims(text: &str) -> Vec<(String, bool)> {
     text.lines().filter(|line| line.starts_with('|')).filter_map(row).collect()
 }
 
-/// The names of what occurred: numbers that were compared and are not 0, and wrappers that were called.
-fn occurred(rows: &[Row], json: &Value) -> BTreeSet<String> {
+/// The names of what occurred: numbers and times that were compared and are not 0, and wrappers that were
+/// called.
+fn occurred(rows: &[Row], timed: &[Line], json: &Value) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for row in rows.iter().filter(|row| row.truth > 0) {
         match &row.item {
@@ -43,6 +44,7 @@ fn occurred(rows: &[Row], json: &Value) -> BTreeSet<String> {
     }
     let wrappers = json["seamcalls"].as_array().into_iter().flatten();
     let called = wrappers.filter(|row| row["calls"].as_u64() > Some(0));
+    names.extend(timed.iter().filter_map(Line::occurred).map(str::to_owned));
     names.extend(called.filter_map(|row| row["function"].as_str().map(str::to_owned)));
     names
 }
@@ -84,10 +86,10 @@ fn ledger_name(pointer: &str) -> Option<String> {
 ///
 /// # Errors
 /// When something is said to be proven that did not occur, or the other way round.
-pub(super) fn judge(rows: &[Row], json: &Value) -> Result<usize> {
+pub(super) fn judge(rows: &[Row], timed: &[Line], json: &Value) -> Result<usize> {
     let file = workspace::root().join("docs/proof.md");
     let text = fs::read_to_string(&file).with_context(|| format!("no {}", file.display()))?;
-    hold(&claims(&text), &occurred(rows, json))
+    hold(&claims(&text), &occurred(rows, timed, json))
 }
 
 fn hold(claims: &[(String, bool)], occurred: &BTreeSet<String>) -> Result<usize> {

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Lets KVM run TDs, asks tdtrace's doctor, and counts while the VMM of /lab/steps runs. Leaves doctor,
-# stat.json, layout, exits, seamcalls, dropped, vmm, kvm_exit and release in /out; perf, if it is there.
+# Lets KVM run TDs, asks tdtrace's doctor, and counts while the VMM of /lab/steps runs and the kernel's own
+# trace takes the times. Leaves doctor, stat.json, layout, exits, seamcalls, dropped, vmm, kvm_exit,
+# release and what times.sh says in /out; perf, if it is there.
 
 host=/sys/kernel/debug/tdhost
 exit_event=/sys/kernel/tracing/events/kvm/kvm_exit
@@ -12,6 +13,8 @@ fi
 tdtrace doctor >/out/doctor || exit 1
 cat $host/layout >/out/layout
 echo 'hist:keys=exit_reason' >>$exit_event/trigger || exit 1
+. /lab/times.sh
+trace_times || exit 1
 record=
 if [ -e /bin/perf ]; then
 	perf version
@@ -19,6 +22,7 @@ if [ -e /bin/perf ]; then
 fi
 $record tdtrace stat --json --hotspots 1000 -o /out/stat.json -- vmm /lab/steps /out/vmm
 status=$?
+keep_times
 cat $exit_event/hist >/out/kvm_exit
 for file in exits seamcalls dropped; do
 	cat $host/$file >/out/$file

@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, fmt};
 use anyhow::{Result, bail};
 use tdtrace_common::latency::{bucket_end, bucket_start};
 
-use super::times::{Class, Durations, Spent, Times};
+use super::{Class, Durations, Spent, Times};
 
 /// How far a duration may be apart, in nanoseconds. What lies between the two readings is a ring buffer
 /// record and the beginning of a BPF program, some microseconds under emulation; it counts only as far
@@ -26,7 +26,9 @@ const MEDIAN: usize = 1;
 
 /// What both sides say of one thing.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Line {
+pub(in crate::lab) struct Line {
+    /// The thread whose time it is, unless it is a class of all threads.
+    tid: Option<u64>,
     what: String,
     /// Durations in the trace and in tdtrace.
     counts: (u64, u64),
@@ -51,9 +53,15 @@ enum Measure {
 }
 
 impl Line {
+    /// What it is of, `exit <reason>`, `return <reason>` or where a thread's time went, if the trace has
+    /// any of it.
+    pub(in crate::lab) fn occurred(&self) -> Option<&str> {
+        (self.counts.0 > 0).then_some(&self.what)
+    }
+
     /// Whether the two sides agree. A run that was skipped costs up to two durations, and says nothing of
     /// times any more.
-    pub(super) fn agrees(&self) -> bool {
+    pub(in crate::lab) fn agrees(&self) -> bool {
         let (traced, told) = self.counts;
         if self.missed > 0 {
             return traced.abs_diff(told) <= 2 * self.missed;
@@ -76,7 +84,7 @@ impl Line {
     /// The line above lines.
     pub(super) fn header() -> String {
         format!(
-            "{:<18} {:>9} {:>9} {:>11} {:>11} {:>7}  {}",
+            "{:<49} {:>9} {:>9} {:>11} {:>11} {:>7}  {}",
             "", "trace", "tdtrace", "trace µs", "tdtrace µs", "ns each", "medians from µs"
         )
     }
@@ -95,7 +103,9 @@ impl fmt::Display for Line {
         let micros = |ns: u64| ns as f64 / 1e3;
         let each = (self.ns.1 as f64 - self.ns.0 as f64) / traced.max(1) as f64;
         let sums = (micros(self.ns.0), micros(self.ns.1));
-        write!(f, "{:<18} {traced:>9} {told:>9} {:>11.1} {:>11.1}", self.what, sums.0, sums.1)?;
+        let tid = self.tid.map_or_else(String::new, |tid| format!("{tid} "));
+        let what = format!("{tid}{}", self.what);
+        write!(f, "{what:<49} {traced:>9} {told:>9} {:>11.1} {:>11.1}", sums.0, sums.1)?;
         match self.measure {
             Measure::Sum => write!(f, " {each:>7.0}"),
             Measure::UpTo(most) => write!(f, " up to {:.1}", micros(most)),
@@ -131,6 +141,7 @@ pub(super) fn compare(trace: &Times, told: &Times, missed: u64) -> Result<Vec<Li
         let ranks: Option<Vec<_>> = ranks.into_iter().collect();
         let ranks = ranks.and_then(|ranks| ranks.try_into().ok());
         lines.push(Line {
+            tid: None,
             what: format!("{} {}", class.0, class.1),
             counts: (traced.count(), told.count()),
             ns: (traced.ns, told.ns),
@@ -150,9 +161,10 @@ pub(super) fn compare(trace: &Times, told: &Times, missed: u64) -> Result<Vec<Li
 }
 
 /// Where the time of a thread went. tdtrace does not tell how many phases it saw.
-fn thread(tid: u64, traced: &Spent, told: &Spent) -> [Line; 3] {
-    let line = |what, phases, ns, measure| Line {
-        what: format!("{tid} {what}"),
+fn thread(tid: u64, traced: &Spent, told: &Spent) -> [Line; 4] {
+    let line = |what: &str, phases, ns, measure| Line {
+        tid: Some(tid),
+        what: what.to_owned(),
         counts: (phases, phases),
         ns,
         measure,
@@ -160,15 +172,16 @@ fn thread(tid: u64, traced: &Spent, told: &Spent) -> [Line; 3] {
         missed: 0,
     };
     // Waiting is taken out of the halts and the kernel's time, and out of the VMM's too.
-    let (halted, outside) = (told.halted, told.outside);
-    let (most_halted, most_outside) = (halted + told.waiting, outside + told.waiting);
+    let up_to = |ns: u64| Measure::UpTo(ns + told.waiting);
+    let (halted, outside, vmm) = (told.halted, told.outside, told.vmm);
     [
         line("guest", traced.entries, (traced.guest, told.guest), Measure::Sum),
-        line("kernel", traced.kernel, (traced.outside, outside), Measure::UpTo(most_outside)),
+        line("kernel", traced.kernel, (traced.outside, outside), up_to(outside)),
+        line("vmm", traced.runs, (traced.vmm, vmm), up_to(vmm)),
         // Both add up the same numbers of the kernel's.
         Line {
             tolerance: 0,
-            ..line("halted", traced.wakeups, (traced.halted, halted), Measure::UpTo(most_halted))
+            ..line("halted", traced.wakeups, (traced.halted, halted), up_to(halted))
         },
     ]
 }
@@ -189,16 +202,22 @@ mod tests {
 
     fn differing(trace: &Times, told: &Times, missed: u64) -> Vec<String> {
         let lines = compare(trace, told, missed).unwrap();
-        lines.into_iter().filter(|line| !line.agrees()).map(|line| line.what).collect()
+        lines
+            .into_iter()
+            .filter(|line| !line.agrees())
+            .map(|line| line.to_string()[..20].trim().to_owned())
+            .collect()
     }
 
     const SPENT: Spent = Spent {
         guest: 5,
         outside: 900,
         halted: 500,
+        vmm: 700,
         waiting: 0,
         entries: 3,
         kernel: 4,
+        runs: 2,
         wakeups: 1,
     };
     const SOME: [u64; 3] = [20_000, 50_000, 90_000];
@@ -209,7 +228,7 @@ mod tests {
         assert!(differing(&trace, &trace, 0).is_empty());
         assert!(differing(&trace, &times(SPENT, &[22_000, 51_000, 80_000]), 0).is_empty());
         for other in [[20_000, 70_000, 70_000], [20_000, 50_000, 120_000]] {
-            assert_eq!(differing(&trace, &times(SPENT, &other), 0), ["exit "]);
+            assert_eq!(differing(&trace, &times(SPENT, &other), 0), ["exit"]);
         }
         let guest = Spent { guest: 5 + 3 * TOLERANCE + 905 / SLACK + 1, ..SPENT };
         assert_eq!(differing(&trace, &times(guest, &SOME), 0), ["7 guest"]);
@@ -219,15 +238,18 @@ mod tests {
         let trace = kernel(900 + far, 0);
         assert_eq!(differing(&trace, &kernel(900, 0), 0), ["7 kernel"]);
         assert!(differing(&trace, &kernel(900, far), 0).is_empty());
+        let vmm = |vmm, waiting| times(Spent { vmm, waiting, ..SPENT }, &SOME);
+        assert_eq!(differing(&vmm(700 + far, 0), &vmm(700, 0), 0), ["7 vmm"]);
+        assert!(differing(&vmm(700 + far, 0), &vmm(700, far), 0).is_empty());
     }
 
     #[test]
     fn one_duration_more_or_less_differs_unless_a_run_was_skipped() {
         let trace = times(SPENT, &SOME);
         let fewer = times(SPENT, &SOME[..2]);
-        assert_eq!(differing(&trace, &fewer, 0), ["exit "]);
+        assert_eq!(differing(&trace, &fewer, 0), ["exit"]);
         assert!(differing(&trace, &fewer, 1).is_empty());
-        assert_eq!(differing(&trace, &times(SPENT, &[]), 1), ["exit "]);
+        assert_eq!(differing(&trace, &times(SPENT, &[]), 1), ["exit"]);
     }
 
     #[test]
