@@ -1,8 +1,9 @@
 //! Where time went and how long exits took: what the kernel's own trace says, and what tdtrace says of
 //! the same vCPUs. Pure.
 //!
-//! `times.sh` has a scenario's script take the trace, of which [`ring`] reads the pages and [`trace`] the
-//! events; [`told`] reads tdtrace's JSON; [`durations`] compares.
+//! `times.sh` takes the trace twice, before and after tdtrace's programs have run on an event, so that each
+//! moment that they read from the clock lies between two that are known. [`ring`] reads the pages and
+//! [`trace`] the events; [`told`] reads tdtrace's JSON; [`durations`] compares.
 
 mod durations;
 mod ring;
@@ -13,95 +14,47 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, anyhow};
 use serde_json::Value;
-use tdtrace_common::{
-    kvm,
-    latency::{BUCKETS, bucket},
-};
+use tdtrace_common::kvm;
 
 pub(super) use self::durations::Line;
-use self::trace::{EVENTS, Event, Trace};
+use self::trace::{Bounded, Bounds, EVENTS, Event};
 use super::{initramfs::Archive, vm::Report};
 
 /// What durations are of: `exit` (a VM exit to the next entry) or `return` (in the VMM), and the reason.
 type Class = (&'static str, String);
 
-/// Durations of a class.
-#[derive(Clone, Debug, PartialEq)]
-struct Durations {
-    /// All together, in nanoseconds.
-    ns: u64,
-    /// How many fell into each bucket.
-    buckets: [u64; BUCKETS],
-}
-
-impl Default for Durations {
-    fn default() -> Self {
-        Self { ns: 0, buckets: [0; BUCKETS] }
-    }
-}
-
-impl Durations {
-    /// Adds one of `ns` nanoseconds.
-    fn add(&mut self, ns: u64) {
-        self.ns += ns;
-        self.buckets[bucket(ns)] += 1;
-    }
-
-    /// How many there are.
-    fn count(&self) -> u64 {
-        self.buckets.iter().sum()
-    }
-
-    /// The bucket of the duration that `percent` percent are not above; `None` without any.
-    fn rank(&self, percent: u64) -> Option<usize> {
-        let rank = (self.count() * percent).div_ceil(100);
-        let mut below = 0;
-        self.buckets.iter().position(|count| {
-            below += count;
-            rank > 0 && below >= rank
-        })
-    }
-}
-
-/// Where the time of a thread went, in nanoseconds.
+/// Where the time of a thread went, by its trace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Spent {
     /// From `kvm_entry` to `kvm_exit`.
-    guest: u64,
-    /// In KVM_RUN, but not in the guest. In tdtrace's numbers without waiting.
-    outside: u64,
-    /// Of that, halted. In tdtrace's numbers only while no CPU was waited for.
+    guest: Bounds,
+    /// In KVM_RUN, but not in the guest.
+    outside: Bounds,
+    /// Of that, halted, in nanoseconds.
     halted: u64,
-    /// In the VMM. In tdtrace's numbers without waiting.
-    vmm: u64,
-    /// Waiting for a CPU, in KVM_RUN or in the VMM; the trace does not know it.
-    waiting: u64,
-    /// Entries; tdtrace does not tell these and the next.
     entries: u64,
     /// Ways through the kernel.
     kernel: u64,
-    /// Returns to the VMM after which KVM_RUN was called again.
-    runs: u64,
     /// Halts that ended.
     wakeups: u64,
 }
 
-/// All that one side knows.
+/// What a trace says.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Times {
     /// By thread.
     threads: BTreeMap<u64, Spent>,
-    /// By class, all threads together.
-    classes: BTreeMap<Class, Durations>,
+    /// Durations by class, all threads together.
+    classes: BTreeMap<Class, Vec<Bounds>>,
 }
 
 /// A thread's way through a trace.
 #[derive(Debug, Default)]
 struct Walk {
     phase: Option<Phase>,
-    since: u64,
+    since: Bounds,
     /// The reason and time of the exit that has not been followed by an entry.
-    exit: Option<(String, u64)>,
+    exit: Option<(String, Bounds)>,
     returned: String,
     spent: Spent,
 }
@@ -135,12 +88,16 @@ pub(super) fn compare(
         .iter()
         .map(|event| trace::Format::parse(report.text(&format!("format/{event}"))?))
         .collect::<Result<Vec<_>>>()?;
-    let cpus = report.below("trace/").map(ring::records).collect::<Result<Vec<_>>>()?;
-    compare_trace(&trace::read(&cpus, &formats)?, stat, name)
+    let trace = |side: &str| {
+        let cpus = report.below(side).map(ring::records).collect::<Result<Vec<_>>>()?;
+        trace::read(&cpus, &formats)
+    };
+    compare_trace(&trace::bounded(&trace("before/")?, &trace("after/")?)?, stat, name)
 }
 
-fn compare_trace(
-    trace: &Trace,
+/// The same of traces that are read.
+pub(super) fn compare_trace(
+    trace: &Bounded,
     stat: &Value,
     name: impl FnMut(u64, u32) -> Result<String>,
 ) -> Result<Vec<Line>> {
@@ -164,7 +121,7 @@ pub(super) fn print(lines: &[Line], all: bool) -> usize {
 ///
 /// # Errors
 /// When the events of a thread do not follow each other as those of a vCPU do, or an exit has no name.
-fn of_trace(trace: &Trace, mut name: impl FnMut(u64, u32) -> Result<String>) -> Result<Times> {
+fn of_trace(trace: &Bounded, mut name: impl FnMut(u64, u32) -> Result<String>) -> Result<Times> {
     let mut times = Times::default();
     for (tid, events) in trace {
         let mut walk = Walk::default();
@@ -185,21 +142,19 @@ impl Walk {
     /// `None` if `event` cannot be next; `exit` is its name if it is an exit.
     fn step(
         &mut self,
-        at: u64,
+        at: Bounds,
         event: Event,
         exit: Option<String>,
-        classes: &mut BTreeMap<Class, Durations>,
+        classes: &mut BTreeMap<Class, Vec<Bounds>>,
     ) -> Option<()> {
-        let elapsed = at.checked_sub(self.since)?;
-        let mut record = |span, name: &str, ns| {
-            classes.entry((span, name.to_owned())).or_default().add(ns);
+        let elapsed = at.since(self.since);
+        let mut record = |span, name: &str, bounds| {
+            classes.entry((span, name.to_owned())).or_default().push(bounds);
         };
         self.phase = Some(match (event, self.phase) {
             (Event::Fpu(true), None) => Phase::Kernel,
             (Event::Fpu(true), Some(Phase::Vmm)) => {
                 record("return", &self.returned, elapsed);
-                self.spent.vmm += elapsed;
-                self.spent.runs += 1;
                 Phase::Kernel
             }
             (Event::Fpu(false), Some(Phase::Kernel)) => return Some(()),
@@ -209,21 +164,21 @@ impl Walk {
                 return Some(());
             }
             (Event::Entry, Some(Phase::Kernel)) => {
-                self.spent.outside += elapsed;
+                self.spent.outside.add(elapsed);
                 self.spent.kernel += 1;
                 self.spent.entries += 1;
                 if let Some((reason, exit)) = self.exit.take() {
-                    record("exit", &reason, at - exit);
+                    record("exit", &reason, at.since(exit));
                 }
                 Phase::Guest
             }
             (Event::Exit(_), Some(Phase::Guest)) => {
-                self.spent.guest += elapsed;
+                self.spent.guest.add(elapsed);
                 self.exit = Some((exit?, at));
                 Phase::Kernel
             }
             (Event::Return(reason, errno), Some(Phase::Kernel)) => {
-                self.spent.outside += elapsed;
+                self.spent.outside.add(elapsed);
                 self.spent.kernel += 1;
                 self.returned = return_name(reason, errno);
                 Phase::Vmm
@@ -255,25 +210,24 @@ mod tests {
 
     use super::*;
 
-    fn trace() -> Trace {
-        Trace::from([(
-            7,
-            vec![
-                (1_000, Event::Fpu(true)),
-                (2_000, Event::Entry),
-                (5_000, Event::Exit(0x78)),
-                (5_500, Event::Wakeup(400)),
-                (6_000, Event::Entry),
-                (6_100, Event::Exit(0x7b)),
-                (6_200, Event::Fpu(false)),
-                (6_300, Event::Return(2, 0)),
-                (9_300, Event::Fpu(true)),
-                (9_400, Event::Entry),
-                (9_500, Event::Exit(0x60)),
-                (9_600, Event::Fpu(false)),
-                (9_700, Event::Return(2, -4)),
-            ],
-        )])
+    fn trace() -> Bounded {
+        let events = [
+            (1_000, Event::Fpu(true)),
+            (2_000, Event::Entry),
+            (5_000, Event::Exit(0x78)),
+            (5_500, Event::Wakeup(400)),
+            (6_000, Event::Entry),
+            (6_100, Event::Exit(0x7b)),
+            (6_200, Event::Fpu(false)),
+            (6_300, Event::Return(2, 0)),
+            (9_300, Event::Fpu(true)),
+            (9_400, Event::Entry),
+            (9_500, Event::Exit(0x60)),
+            (9_600, Event::Fpu(false)),
+            (9_700, Event::Return(2, -4)),
+        ];
+        let at = |ns| Bounds { least: ns, most: ns + 10 };
+        Bounded::from([(7, events.map(|(ns, event)| (at(ns), event)).to_vec())])
     }
 
     /// The reasons of SVM that it has.
@@ -286,26 +240,25 @@ mod tests {
     #[test]
     fn a_trace_tells_where_time_went_and_how_long_exits_took() {
         let times = of_trace(&trace(), name).unwrap();
+        // Each end of a phase is known to 10 ns.
+        let about =
+            |ns: u64, phases: u64| Bounds { least: ns - 10 * phases, most: ns + 10 * phases };
         let spent = Spent {
-            guest: 3_200,
-            outside: 2_500,
+            guest: about(3_200, 3),
+            outside: about(2_500, 5),
             halted: 400,
-            vmm: 3_000,
-            waiting: 0,
             entries: 3,
             kernel: 5,
-            runs: 1,
             wakeups: 1,
         };
         assert_eq!(times.threads, BTreeMap::from([(7, spent)]));
-        let classes: Vec<_> = times
-            .classes
-            .iter()
-            .map(|((span, name), of)| (*span, name.as_str(), of.count(), of.ns))
-            .collect();
-        let expected =
-            [("exit", "HLT", 1, 1_000), ("exit", "IOIO", 1, 3_300), ("return", "IO", 1, 3_000)];
-        assert_eq!(classes, expected);
+        let class = |span, name: &str, ns| ((span, name.to_owned()), vec![about(ns, 1)]);
+        let expected = [
+            class("exit", "HLT", 1_000),
+            class("exit", "IOIO", 3_300),
+            class("return", "IO", 3_000),
+        ];
+        assert_eq!(times.classes, expected.into());
     }
 
     #[test]

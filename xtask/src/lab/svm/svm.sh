@@ -1,6 +1,6 @@
 #!/bin/sh
 # First times the exits of a nested KVM guest twice: the kernel's own trace, with tdtrace's clock, and
-# tdtrace. Leaves times.json, format/<event> and trace/<cpu> in /out.
+# tdtrace. Leaves times.json and what times.sh says in /out.
 # Then counts those of others twice: tracefs by a histogram on each event, tdtrace by its programs. Leaves stat.json, <guests>.json, release and hist/<event> in /out.
 
 events=/sys/kernel/tracing/events
@@ -11,10 +11,11 @@ fi
 uname -r >/out/release
 mkdir /out/hist
 
-. /lab/times.sh
-trace_times || exit 1
-tdtrace stat --json -o /out/times.json -- tdtrace workload $(cat /lab/timed_guest) >/dev/null || exit 1
-keep_times
+times="sh /lab/times.sh"
+$times before || exit 1
+tdtrace stat --json -o /out/times.json -- $times after tdtrace workload $(cat /lab/timed_guest) >/dev/null ||
+	exit 1
+$times keep
 
 while read -r group event keys; do
 	echo "hist:keys=$keys:size=4096" >"$events/$group/$event/trigger" || exit 1

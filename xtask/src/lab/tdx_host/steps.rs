@@ -99,7 +99,7 @@ pub(super) const UNDEFINED: u64 = 0xdead;
 const VMCALL: u64 = 18;
 const EPT_MISCONFIG: u64 = 49;
 
-/// The steps of guest 0, which are all that a guest can take and live on.
+/// The steps of guest 0: what a guest asks for, and what its memory does.
 #[rustfmt::skip]
 const MANY: &[Step] = &[
     BEGIN,
@@ -149,6 +149,21 @@ const MANY: &[Step] = &[
     // Of private memory; the VMM makes it shared, and then private again.
     Step { rcx: 2, r8: SHARED | 0x90_0000, ..exit(2, "EPT_VIOLATION shared", EPT_VIOLATION) },
     Step { rcx: 2, r8: 0x90_0000, ..exit(1, "EPT_VIOLATION private", EPT_VIOLATION) },
+    END,
+];
+
+/// The steps of guest 1, whose last is the end of its VM.
+const UNACCEPTED: &[Step] = &[
+    BEGIN,
+    at(("cpuid", 1, 0), call(3, "TDVMCALL CPUID", 10, [1, 0, 0, 0])),
+    Step { rdx: 6, r8: PRIVATE, ..exit(1, "EPT_VIOLATION not accepted", EPT_VIOLATION) },
+];
+
+/// The steps of guest 2: entries that fail or end as they should not, with a VMM that goes on all the same. A
+/// guest of its own, for tdtrace has no room for the durations of so many kinds in one vCPU.
+#[rustfmt::skip]
+const TROUBLE: &[Step] = &[
+    BEGIN,
     exit(4, "VP.ENTER OPERAND_BUSY (SEPT)", 0x8000_0200_0000_0092),
     exit(3, "VP.ENTER OPERAND_BUSY (TD_EPOCH)", 0x8000_0200_0000_00a9),
     exit(2, "VP.ENTER OPERAND_BUSY", 0x8000_0200_0000_0080),
@@ -165,13 +180,6 @@ const MANY: &[Step] = &[
     exit(1, "TRIPLE_FAULT", 2),
     call(1, "TDVMCALL ReportFatalError", 0x10003, [0, 0, 0x4f4f_4f4f, 0]),
     END,
-];
-
-/// The steps of guest 1, whose last is the end of its VM.
-const UNACCEPTED: &[Step] = &[
-    BEGIN,
-    at(("cpuid", 1, 0), call(3, "TDVMCALL CPUID", 10, [1, 0, 0, 0])),
-    Step { rdx: 6, r8: PRIVATE, ..exit(1, "EPT_VIOLATION not accepted", EPT_VIOLATION) },
 ];
 
 /// A TD of the scenario.
@@ -200,6 +208,7 @@ const TDS: &[Td] = &[
         ],
     },
     Td { vcpus: 1, steps: UNACCEPTED, commands: &[] },
+    Td { vcpus: 2, steps: TROUBLE, commands: &[] },
 ];
 
 const fn call(times: u64, name: &'static str, leaf: u64, arguments: [u64; 4]) -> Step {
@@ -295,13 +304,13 @@ mod tests {
     fn every_vcpu_has_its_steps_and_no_other_has_any() {
         assert_eq!(find(1, 1).unwrap().name, "TDVMCALL WRMSR");
         assert_eq!(find(2, UNACCEPTED.len()).unwrap().name, "EPT_VIOLATION not accepted");
-        assert!(find(0, 0).is_none() && find(2, 4).is_none() && find(3, 1).is_none());
+        assert!(find(0, 0).is_none() && find(2, 4).is_none() && find(5, 1).is_none());
         assert_eq!(made(2), 1 + 5 + 1);
     }
 
     #[test]
     fn kvm_shows_leaves_statuses_and_dead_tds_as_its_source_says() {
-        let shown = |name: &str| MANY.iter().find(|step| step.name == name).unwrap().shown();
+        let shown = |name| shown_as(name).unwrap();
         for (name, reason) in [
             ("TDVMCALL MMIO read", 49),
             ("TDVMCALL IO out", 30),

@@ -13,16 +13,16 @@ fi
 tdtrace doctor >/out/doctor || exit 1
 cat $host/layout >/out/layout
 echo 'hist:keys=exit_reason' >>$exit_event/trigger || exit 1
-. /lab/times.sh
-trace_times || exit 1
+times="sh /lab/times.sh"
+$times before || exit 1
 record=
 if [ -e /bin/perf ]; then
 	perf version
 	record="perf kvm stat record -a -o /tmp/perf.data"
 fi
-$record tdtrace stat --json --hotspots 1000 -o /out/stat.json -- vmm /lab/steps /out/vmm
+$record tdtrace stat --json --hotspots 1000 -o /out/stat.json -- $times after vmm /lab/steps /out/vmm
 status=$?
-keep_times
+$times keep
 cat $exit_event/hist >/out/kvm_exit
 for file in exits seamcalls dropped; do
 	cat $host/$file >/out/$file

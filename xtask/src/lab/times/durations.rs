@@ -1,28 +1,23 @@
 //! The comparison of times: what a trace says and what tdtrace says. Pure.
 //!
-//! Both read the same clock at the same tracepoint, one after the other, so a duration begins and ends
-//! a little later for one than for the other. How many there are must be equal all the same, and what
-//! is apart must be small: see [`TOLERANCE`] and [`SLACK`].
+//! The trace knows each moment to the nanoseconds between two readings of the clock, of which one is before
+//! and one after tdtrace's own. So nothing has to be tolerated: each number of tdtrace has to lie where the
+//! trace lets it.
 
-use std::{collections::BTreeSet, fmt};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, BinaryHeap},
+    fmt,
+};
 
 use anyhow::{Result, bail};
-use tdtrace_common::latency::{bucket_end, bucket_start};
+use tdtrace_common::latency::bucket;
 
-use super::{Class, Durations, Spent, Times};
-
-/// How far a duration may be apart, in nanoseconds. What lies between the two readings is a ring buffer
-/// record and the beginning of a BPF program, some microseconds under emulation; it counts only as far
-/// as it is longer at one end than at the other. Measured: 1 to 3 µs, up to 6 µs in a class of 400.
-const TOLERANCE: u64 = 6_000;
-/// Which part of all time a sum may be apart besides, as a divisor: now and then QEMU's one thread turns
-/// to the VM's other CPU between the readings, or the host to other work, which moves some
-/// milliseconds. That is rare, so that it moves sums and no ranks.
-const SLACK: u64 = 10;
-/// The ranks whose durations are compared, in percent.
-const RANKS: [u64; 4] = [25, 50, 75, 90];
-/// The rank that is shown.
-const MEDIAN: usize = 1;
+use super::{
+    Class, Spent, Times,
+    told::{self, Durations, Told},
+    trace::Bounds,
+};
 
 /// What both sides say of one thing.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,24 +27,14 @@ pub(in crate::lab) struct Line {
     what: String,
     /// Durations in the trace and in tdtrace.
     counts: (u64, u64),
-    /// Nanoseconds in the trace and in tdtrace.
-    ns: (u64, u64),
-    measure: Measure,
-    /// How far the sums may be apart, in nanoseconds.
-    tolerance: u64,
+    /// Nanoseconds in the trace.
+    traced: Bounds,
+    /// Nanoseconds in tdtrace: the second is the first and what was waiting.
+    told: Bounds,
+    /// Whether each duration is in a bucket in which it may be.
+    fits: bool,
     /// Runs of programs that the kernel skipped.
     missed: u64,
-}
-
-/// What tells whether times agree.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Measure {
-    /// The sums.
-    Sum,
-    /// The sums, and the buckets of the durations at [`RANKS`].
-    Ranks([(usize, usize); RANKS.len()]),
-    /// The trace's sum lies between tdtrace's and this.
-    UpTo(u64),
 }
 
 impl Line {
@@ -66,55 +51,32 @@ impl Line {
         if self.missed > 0 {
             return traced.abs_diff(told) <= 2 * self.missed;
         }
-        traced == told && self.is_near()
-    }
-
-    fn is_near(&self) -> bool {
-        let (traced, told) = self.ns;
-        let near = traced.abs_diff(told) <= self.tolerance;
-        match self.measure {
-            Measure::Sum => near,
-            Measure::UpTo(most) => {
-                (told.saturating_sub(self.tolerance)..=most + self.tolerance).contains(&traced)
-            }
-            Measure::Ranks(ranks) => near && ranks.iter().all(|pair| are_near(*pair)),
-        }
+        let in_bounds = self.told.least <= self.traced.most && self.traced.least <= self.told.most;
+        traced == told && in_bounds && self.fits
     }
 
     /// The line above lines.
     pub(super) fn header() -> String {
         format!(
-            "{:<49} {:>9} {:>9} {:>11} {:>11} {:>7}  {}",
-            "", "trace", "tdtrace", "trace µs", "tdtrace µs", "ns each", "medians from µs"
+            "{:<49} {:>7} {:>7} {:>23} {:>11}",
+            "", "trace", "tdtrace", "trace, from µs to µs", "tdtrace µs"
         )
     }
-}
-
-/// Whether durations of two buckets can be as near as [`TOLERANCE`].
-fn are_near((traced, told): (usize, usize)) -> bool {
-    let (low, high) = (traced.min(told), traced.max(told));
-    bucket_start(high).saturating_sub(bucket_end(low)) <= TOLERANCE
 }
 
 impl fmt::Display for Line {
     #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (traced, told) = self.counts;
         let micros = |ns: u64| ns as f64 / 1e3;
-        let each = (self.ns.1 as f64 - self.ns.0 as f64) / traced.max(1) as f64;
-        let sums = (micros(self.ns.0), micros(self.ns.1));
-        let tid = self.tid.map_or_else(String::new, |tid| format!("{tid} "));
-        let what = format!("{tid}{}", self.what);
-        write!(f, "{what:<49} {traced:>9} {told:>9} {:>11.1} {:>11.1}", sums.0, sums.1)?;
-        match self.measure {
-            Measure::Sum => write!(f, " {each:>7.0}"),
-            Measure::UpTo(most) => write!(f, " up to {:.1}", micros(most)),
-            Measure::Ranks(ranks) => {
-                let (traced, told) = ranks[MEDIAN];
-                let start = |bucket| micros(bucket_start(bucket));
-                write!(f, " {each:>7.0} {:>8.1} {:>8.1}", start(traced), start(told))
-            }
+        let what = self.tid.map_or_else(String::new, |tid| format!("{tid} ")) + &self.what;
+        let (traced, told) = self.counts;
+        let (least, most) = (micros(self.traced.least), micros(self.traced.most));
+        write!(f, "{what:<49} {traced:>7} {told:>7} {least:>11.1} {most:>11.1}")?;
+        write!(f, " {:>11.1}", micros(self.told.least))?;
+        if self.told.most > self.told.least {
+            write!(f, " up to {:.1}", micros(self.told.most))?;
         }
+        f.write_str(if self.fits { "" } else { "  buckets" })
     }
 }
 
@@ -122,151 +84,175 @@ impl fmt::Display for Line {
 ///
 /// # Errors
 /// When the sides do not know the same threads.
-pub(super) fn compare(trace: &Times, told: &Times, missed: u64) -> Result<Vec<Line>> {
-    let tids = |times: &Times| times.threads.keys().copied().collect::<Vec<_>>();
-    if tids(trace) != tids(told) || trace.threads.is_empty() {
-        bail!("threads: the trace has {:?}, tdtrace {:?}", tids(trace), tids(told));
+pub(super) fn compare(trace: &Times, told: &Told, missed: u64) -> Result<Vec<Line>> {
+    let (traced, known): (Vec<_>, Vec<_>) =
+        (trace.threads.keys().collect(), told.threads.keys().collect());
+    if traced != known || traced.is_empty() {
+        bail!("threads: the trace has {traced:?}, tdtrace {known:?}");
     }
     let mut lines: Vec<Line> = trace
         .threads
         .iter()
-        .flat_map(|(tid, spent)| thread(*tid, spent, &told.threads[tid]))
+        .flat_map(|(tid, spent)| thread(*tid, spent, &told.threads[tid], missed))
         .collect();
     let classes: BTreeSet<&Class> = trace.classes.keys().chain(told.classes.keys()).collect();
     let none = Durations::default();
     for class in classes {
-        let of = |times: &Times| times.classes.get(class).unwrap_or(&none).clone();
-        let (traced, told) = (of(trace), of(told));
-        let ranks = RANKS.map(|percent| traced.rank(percent).zip(told.rank(percent)));
-        let ranks: Option<Vec<_>> = ranks.into_iter().collect();
-        let ranks = ranks.and_then(|ranks| ranks.try_into().ok());
+        let traced = trace.classes.get(class).map_or(&[][..], Vec::as_slice);
+        let told = told.classes.get(class).unwrap_or(&none);
+        let mut sum = Bounds::default();
+        traced.iter().for_each(|bounds| sum.add(*bounds));
         lines.push(Line {
             tid: None,
             what: format!("{} {}", class.0, class.1),
-            counts: (traced.count(), told.count()),
-            ns: (traced.ns, told.ns),
-            measure: ranks.map_or(Measure::Sum, Measure::Ranks),
-            tolerance: traced.count() * TOLERANCE,
+            counts: (traced.len() as u64, told.count()),
+            traced: sum,
+            told: Bounds { least: told.ns, most: told.ns },
+            fits: fit(traced, told),
             missed,
         });
-    }
-    let all: u64 = trace.threads.values().map(|spent| spent.guest + spent.outside).sum();
-    for line in &mut lines {
-        line.missed = missed;
-        if line.tolerance > 0 {
-            line.tolerance += all / SLACK;
-        }
     }
     Ok(lines)
 }
 
-/// Where the time of a thread went. tdtrace does not tell how many phases it saw.
-fn thread(tid: u64, traced: &Spent, told: &Spent) -> [Line; 4] {
-    let line = |what: &str, phases, ns, measure| Line {
+/// Whether each of the durations `traced` can be one that `told` counted: of those that may be in a bucket, it
+/// is the ones that may not be in many more.
+fn fit(traced: &[Bounds], told: &Durations) -> bool {
+    let mut coming: Vec<_> =
+        traced.iter().map(|bounds| (bucket(bounds.least), bucket(bounds.most))).collect();
+    coming.sort_unstable_by(|one, other| other.cmp(one));
+    let mut possible = BinaryHeap::new();
+    for (index, count) in told.buckets.iter().enumerate() {
+        while let Some((_, last)) = coming.pop_if(|(first, _)| *first == index) {
+            possible.push(Reverse(last));
+        }
+        for _ in 0..*count {
+            if possible.pop().is_none_or(|Reverse(last)| last < index) {
+                return false;
+            }
+        }
+    }
+    coming.is_empty() && possible.is_empty()
+}
+
+/// Where the time of a thread went. tdtrace does not tell how many phases it saw, and goes on with the time
+/// in the VMM until the vCPU is gone, of which the trace knows nothing: of that only returns are compared.
+fn thread(tid: u64, traced: &Spent, told: &told::Spent, missed: u64) -> [Line; 3] {
+    let line = |what: &str, phases, traced, ns, waiting| Line {
         tid: Some(tid),
         what: what.to_owned(),
         counts: (phases, phases),
-        ns,
-        measure,
-        tolerance: phases * TOLERANCE,
-        missed: 0,
+        traced,
+        told: Bounds { least: ns, most: ns + waiting },
+        fits: true,
+        missed,
     };
     // Waiting is taken out of the halts and the kernel's time, and out of the VMM's too.
-    let up_to = |ns: u64| Measure::UpTo(ns + told.waiting);
-    let (halted, outside, vmm) = (told.halted, told.outside, told.vmm);
+    let (halted, waiting) = (Bounds { least: traced.halted, most: traced.halted }, told.waiting);
     [
-        line("guest", traced.entries, (traced.guest, told.guest), Measure::Sum),
-        line("kernel", traced.kernel, (traced.outside, outside), up_to(outside)),
-        line("vmm", traced.runs, (traced.vmm, vmm), up_to(vmm)),
+        line("guest", traced.entries, traced.guest, told.guest, 0),
+        line("kernel", traced.kernel, traced.outside, told.outside, waiting),
         // Both add up the same numbers of the kernel's.
-        Line {
-            tolerance: 0,
-            ..line("halted", traced.wakeups, (traced.halted, halted), up_to(halted))
-        },
+        line("halted", traced.wakeups, halted, told.halted, waiting),
     ]
 }
 
 #[cfg(test)]
 mod tests {
-    use tdtrace_common::latency::bucket;
-
     use super::*;
 
-    const HLT: Class = ("exit", String::new());
+    fn about(ns: u64) -> Bounds {
+        Bounds { least: ns - 100, most: ns + 100 }
+    }
 
-    fn times(spent: Spent, durations: &[u64]) -> Times {
+    /// The guest has a microsecond, the kernel two.
+    fn trace(durations: &[u64]) -> Times {
+        let spent = Spent {
+            guest: about(1_000),
+            outside: about(2_000),
+            halted: 500,
+            entries: 3,
+            kernel: 4,
+            wakeups: 1,
+        };
+        let class = (("exit", "HLT".to_owned()), durations.iter().map(|ns| about(*ns)).collect());
+        Times { threads: [(7, spent)].into(), classes: [class].into() }
+    }
+
+    const SPENT: told::Spent =
+        told::Spent { guest: 1_000, outside: 2_000, halted: 500, waiting: 0 };
+
+    fn told(spent: told::Spent, durations: &[u64]) -> Told {
         let mut sum = Durations::default();
-        durations.iter().for_each(|ns| sum.add(*ns));
-        Times { threads: [(7, spent)].into(), classes: [(HLT, sum)].into() }
+        for ns in durations {
+            sum.ns += ns;
+            sum.buckets[bucket(*ns)] += 1;
+        }
+        Told { threads: [(7, spent)].into(), classes: [(("exit", "HLT".to_owned()), sum)].into() }
     }
 
-    fn differing(trace: &Times, told: &Times, missed: u64) -> Vec<String> {
+    fn differing(trace: &Times, told: &Told, missed: u64) -> Vec<String> {
         let lines = compare(trace, told, missed).unwrap();
-        lines
-            .into_iter()
-            .filter(|line| !line.agrees())
-            .map(|line| line.to_string()[..20].trim().to_owned())
-            .collect()
+        lines.into_iter().filter(|line| !line.agrees()).map(|line| line.what).collect()
     }
 
-    const SPENT: Spent = Spent {
-        guest: 5,
-        outside: 900,
-        halted: 500,
-        vmm: 700,
-        waiting: 0,
-        entries: 3,
-        kernel: 4,
-        runs: 2,
-        wakeups: 1,
-    };
     const SOME: [u64; 3] = [20_000, 50_000, 90_000];
 
     #[test]
-    fn what_is_a_little_apart_agrees_and_what_is_more_differs() {
-        let trace = times(SPENT, &SOME);
-        assert!(differing(&trace, &trace, 0).is_empty());
-        assert!(differing(&trace, &times(SPENT, &[22_000, 51_000, 80_000]), 0).is_empty());
-        for other in [[20_000, 70_000, 70_000], [20_000, 50_000, 120_000]] {
-            assert_eq!(differing(&trace, &times(SPENT, &other), 0), ["exit"]);
+    fn what_lies_between_the_readings_agrees_and_what_does_not_differs() {
+        let trace = trace(&SOME);
+        for durations in [SOME, [20_100, 49_900, 90_000], [19_901, 50_000, 90_100]] {
+            assert!(differing(&trace, &told(SPENT, &durations), 0).is_empty(), "{durations:?}");
         }
-        let guest = Spent { guest: 5 + 3 * TOLERANCE + 905 / SLACK + 1, ..SPENT };
-        assert_eq!(differing(&trace, &times(guest, &SOME), 0), ["7 guest"]);
-        let kernel = |outside, waiting| times(Spent { outside, waiting, ..SPENT }, &SOME);
-        let far = 100_000;
-        assert_eq!(differing(&trace, &kernel(900 + far, 0), 0), ["7 kernel"]);
-        let trace = kernel(900 + far, 0);
-        assert_eq!(differing(&trace, &kernel(900, 0), 0), ["7 kernel"]);
-        assert!(differing(&trace, &kernel(900, far), 0).is_empty());
-        let vmm = |vmm, waiting| times(Spent { vmm, waiting, ..SPENT }, &SOME);
-        assert_eq!(differing(&vmm(700 + far, 0), &vmm(700, 0), 0), ["7 vmm"]);
-        assert!(differing(&vmm(700 + far, 0), &vmm(700, far), 0).is_empty());
+        // The sum is right in the first, the buckets in the second.
+        for durations in [[20_000, 60_000, 80_000], [20_000, 50_000, 90_400], [20_000, 50_000, 0]] {
+            assert_eq!(differing(&trace, &told(SPENT, &durations), 0), ["exit HLT"]);
+        }
+        for guest in [899, 1_101] {
+            let spent = told::Spent { guest, ..SPENT };
+            assert_eq!(differing(&trace, &told(spent, &SOME), 0), ["guest"]);
+        }
+    }
+
+    #[test]
+    fn a_duration_may_be_in_any_bucket_between_its_bounds_but_only_in_one() {
+        let wide = Bounds { least: 20_000, most: 90_000 };
+        let fits = |traced: &[Bounds], durations: &[u64]| {
+            let told = told(SPENT, durations);
+            fit(traced, told.classes.values().next().unwrap())
+        };
+        assert!(fits(&[wide, about(20_400)], &[20_400, 60_000]));
+        assert!(fits(&[wide, about(20_400)], &[20_400, 20_400]));
+        assert!(!fits(&[wide, about(20_400)], &[60_000, 60_000]));
+        assert!(!fits(&[wide], &[20_400, 60_000]) && !fits(&[wide, wide], &[60_000]));
+        assert!(!fits(&[wide], &[10_000]) && !fits(&[wide], &[120_000]) && fits(&[], &[]));
     }
 
     #[test]
     fn one_duration_more_or_less_differs_unless_a_run_was_skipped() {
-        let trace = times(SPENT, &SOME);
-        let fewer = times(SPENT, &SOME[..2]);
-        assert_eq!(differing(&trace, &fewer, 0), ["exit"]);
+        let trace = trace(&SOME);
+        let fewer = told(SPENT, &SOME[..2]);
+        assert_eq!(differing(&trace, &fewer, 0), ["exit HLT"]);
         assert!(differing(&trace, &fewer, 1).is_empty());
-        assert_eq!(differing(&trace, &times(SPENT, &[]), 1), ["exit"]);
+        assert_eq!(differing(&trace, &told(SPENT, &[]), 1), ["exit HLT"]);
     }
 
     #[test]
-    fn halts_are_exact_but_for_what_was_waiting() {
-        let trace = times(SPENT, &SOME);
-        let told = |halted, waiting| times(Spent { halted, waiting, ..SPENT }, &SOME);
-        assert!(differing(&trace, &told(400, 100), 0).is_empty());
-        assert!(differing(&trace, &told(400, 300), 0).is_empty());
-        assert_eq!(differing(&trace, &told(400, 99), 0), ["7 halted"]);
-        assert_eq!(differing(&trace, &told(501, 0), 0), ["7 halted"]);
+    fn what_was_waiting_may_be_the_kernels_or_a_halts_and_no_more() {
+        let trace = trace(&SOME);
+        let told = |outside, halted, waiting| {
+            told(told::Spent { outside, halted, waiting, ..SPENT }, &SOME)
+        };
+        assert!(differing(&trace, &told(1_600, 400, 300), 0).is_empty());
+        assert_eq!(differing(&trace, &told(1_600, 400, 299), 0), ["kernel"]);
+        assert_eq!(differing(&trace, &told(2_000, 400, 99), 0), ["halted"]);
+        assert_eq!(differing(&trace, &told(2_000, 501, 0), 0), ["halted"]);
+        assert_eq!(differing(&trace, &told(2_101, 500, 900), 0), ["kernel"]);
     }
 
     #[test]
     fn threads_that_are_not_the_same_are_an_error() {
-        let trace = times(SPENT, &SOME);
-        assert!(compare(&trace, &Times::default(), 0).is_err());
-        assert!(compare(&Times::default(), &Times::default(), 0).is_err());
-        assert_eq!(bucket(SOME[0]), bucket(20_479));
+        assert!(compare(&trace(&SOME), &Told::default(), 0).is_err());
+        assert!(compare(&Times::default(), &Told::default(), 0).is_err());
     }
 }

@@ -1,27 +1,54 @@
-# For scenarios to source. The kernel's own trace of vCPUs, with tdtrace's clock, beside what else is
-# traced: `trace_times` begins it, `keep_times` ends it and leaves format/<event> and trace/<cpu> in /out.
+#!/bin/sh
+# The kernel's own trace of vCPUs, with tdtrace's clock, on both sides of tdtrace: probes of a tracepoint
+# run in the order in which they were attached.
+#
+# times.sh before            traces from here on; tdtrace must not be attached yet
+# times.sh after <command>   traces once more, tdtrace being attached, and becomes the command
+# times.sh keep              ends both; format/<event>, before/<cpu> and after/<cpu> are in /out then
 
-times=/sys/kernel/tracing/instances/times
+instances=/sys/kernel/tracing/instances
 
-trace_times() {
-	mkdir "$times" /out/trace /out/format || return 1
-	echo mono >"$times/trace_clock" || return 1
-	echo 8192 >"$times/buffer_size_kb" || return 1
+trace() {
+	instance=$instances/$1
+	mkdir "$instance" "/out/$1" || exit 1
+	echo mono >"$instance/trace_clock" || exit 1
+	echo 8192 >"$instance/buffer_size_kb" || exit 1
 	while read -r event; do
-		cat "$times/events/kvm/$event/format" >"/out/format/$event"
-		echo 1 >"$times/events/kvm/$event/enable" || return 1
+		echo 1 >"$instance/events/kvm/$event/enable" || exit 1
 	done </lab/timed
 }
 
-keep_times() {
-	echo 0 >"$times/tracing_on"
+keep() {
+	instance=$instances/$1
 	# Reading an empty buffer waits for events; there will be none.
-	for cpu in "$times"/per_cpu/cpu*; do
-		dd if="$cpu/trace_pipe_raw" of="/out/trace/${cpu##*/}" bs=4096 2>/dev/null &
+	for cpu in "$instance"/per_cpu/cpu*; do
+		dd if="$cpu/trace_pipe_raw" of="/out/$1/${cpu##*/}" bs=4096 2>/dev/null &
 		reader=$!
 		sleep 0.3
 		kill "$reader"
 		wait "$reader"
 	done
-	rmdir "$times"
+	rmdir "$instance"
 }
+
+case $1 in
+before)
+	mkdir /out/format
+	while read -r event; do
+		cat "/sys/kernel/tracing/events/kvm/$event/format" >"/out/format/$event"
+	done </lab/timed
+	trace before
+	;;
+after)
+	shift
+	trace after
+	exec "$@"
+	;;
+keep)
+	for side in before after; do
+		echo 0 >"$instances/$side/tracing_on"
+	done
+	keep before
+	keep after
+	;;
+esac

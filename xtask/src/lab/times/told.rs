@@ -1,18 +1,64 @@
 //! What `tdtrace stat --json` says of times. Pure.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Result, anyhow, bail};
 use serde_json::Value;
-use tdtrace_common::latency::bucket;
+use tdtrace_common::latency::{BUCKETS, bucket};
 
-use super::{Spent, Times, trace::EVENTS};
+use super::{Class, trace::EVENTS};
 use crate::lab::json::{list, number, numbers};
+
+/// Durations of a class.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Durations {
+    /// All together, in nanoseconds.
+    pub(super) ns: u64,
+    /// How many fell into each bucket.
+    pub(super) buckets: [u64; BUCKETS],
+}
+
+impl Default for Durations {
+    fn default() -> Self {
+        Self { ns: 0, buckets: [0; BUCKETS] }
+    }
+}
+
+impl Durations {
+    /// How many there are.
+    pub(super) fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+}
+
+/// Where the time of a thread went, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Spent {
+    /// In the guest.
+    pub(super) guest: u64,
+    /// In KVM_RUN, but not in the guest, and without waiting.
+    pub(super) outside: u64,
+    /// Of that, halted while no CPU was waited for.
+    pub(super) halted: u64,
+    /// Waiting for a CPU, in KVM_RUN or in the VMM.
+    pub(super) waiting: u64,
+}
+
+/// What tdtrace says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Told {
+    /// By thread.
+    pub(super) threads: BTreeMap<u64, Spent>,
+    /// By class, all threads together.
+    pub(super) classes: BTreeMap<Class, Durations>,
+}
 
 /// Reads what `tdtrace stat --json` says of its VMs, all classes together.
 ///
 /// # Errors
 /// When something is missing or unknown.
-pub(super) fn told(json: &Value) -> Result<Times> {
-    let mut times = Times::default();
+pub(super) fn told(json: &Value) -> Result<Told> {
+    let mut times = Told::default();
     for vm in list(json, "vms")? {
         for vcpu in list(vm, "vcpus")? {
             times.threads.insert(number(vcpu, "tid")?, spent(&vcpu["times_ns"])?);
@@ -25,6 +71,7 @@ pub(super) fn told(json: &Value) -> Result<Times> {
             };
             let name = row["name"].as_str().ok_or_else(|| anyhow!("no name in {row}"))?;
             let sum = times.classes.entry((span, name.to_owned())).or_default();
+            let before = sum.count();
             sum.ns += numbers(row, "ns")?.iter().map(|(_, ns)| ns).sum::<u64>();
             for pair in list(row, "buckets")? {
                 let [Some(start), Some(count)] = [&pair[0], &pair[1]].map(Value::as_u64) else {
@@ -32,7 +79,7 @@ pub(super) fn told(json: &Value) -> Result<Times> {
                 };
                 sum.buckets[bucket(start)] += count;
             }
-            if number(row, "count")? != sum.count() {
+            if number(row, "count")? != sum.count() - before {
                 bail!("the buckets do not add up: {row}");
             }
             let ranks = ["p50", "p90", "p99", "p999", "max"];
@@ -49,8 +96,7 @@ pub(super) fn told(json: &Value) -> Result<Times> {
 fn spent(json: &Value) -> Result<Spent> {
     let (halted, waiting) = (number(json, "halted")?, number(json, "waiting")?);
     let outside = number(json, "kernel")? + halted;
-    let (guest, vmm) = (number(json, "guest")?, number(json, "vmm")?);
-    Ok(Spent { guest, outside, halted, vmm, waiting, ..Spent::default() })
+    Ok(Spent { guest: number(json, "guest")?, outside, halted, waiting })
 }
 
 /// Runs that the kernel skipped of the programs that take the time; each can cost two durations.
@@ -73,8 +119,6 @@ pub(super) fn missed(json: &Value) -> Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use serde_json::json;
 
     use super::*;
@@ -101,11 +145,13 @@ mod tests {
         let mut json = json!({"vms": [
             {"vcpus": [{"tid": 7, "times_ns": times}], "latency": [row]}]});
         let told = told(&json).unwrap();
-        let spent =
-            Spent { guest: 9, outside: 3, halted: 2, vmm: 50, waiting: 4, ..Spent::default() };
+        let spent = Spent { guest: 9, outside: 3, halted: 2, waiting: 4 };
         assert_eq!(told.threads, BTreeMap::from([(7, spent)]));
         let hlt = &told.classes[&("exit", "HLT".to_owned())];
-        assert_eq!((hlt.count(), hlt.ns, hlt.rank(50)), (2, 305, Some(bucket(160))));
+        assert_eq!((hlt.count(), hlt.ns, hlt.buckets[bucket(160)]), (2, 305, 2));
+        let vm = json["vms"][0].clone();
+        json["vms"].as_array_mut().unwrap().push(vm);
+        assert_eq!(super::told(&json).unwrap().classes[&("exit", "HLT".to_owned())].count(), 4);
         for (field, wrong) in [("count", 3), ("p99", 169)] {
             let right = json["vms"][0]["latency"][0][field].take();
             json["vms"][0]["latency"][0][field] = wrong.into();

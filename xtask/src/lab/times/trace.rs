@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use super::ring::Record;
 
@@ -89,6 +89,55 @@ pub(super) fn read(cpus: &[Vec<Record<'_>>], formats: &[Format]) -> Result<Trace
     Ok(trace)
 }
 
+/// Nanoseconds that are known to lie between two.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Bounds {
+    pub(super) least: u64,
+    pub(super) most: u64,
+}
+
+impl Bounds {
+    /// From a moment within `since` to one within this.
+    pub(super) fn since(self, since: Self) -> Self {
+        Self {
+            least: self.least.saturating_sub(since.most),
+            most: self.most.saturating_sub(since.least),
+        }
+    }
+
+    /// Adds a time that lies within `other`.
+    pub(super) fn add(&mut self, other: Self) {
+        self.least += other.least;
+        self.most += other.most;
+    }
+}
+
+/// Events by thread and in order, each at a moment between the two at which it was traced.
+pub(super) type Bounded = BTreeMap<u64, Vec<(Bounds, Event)>>;
+
+/// The traces on both sides of tdtrace as one.
+///
+/// # Errors
+/// When they do not have the same events, or `after` has one before `before` has it.
+pub(super) fn bounded(before: &Trace, after: &Trace) -> Result<Bounded> {
+    ensure!(before.keys().eq(after.keys()), "the two traces have other threads");
+    let mut bounded = Bounded::new();
+    for (tid, events) in before {
+        let others = &after[tid];
+        let counts = (events.len(), others.len());
+        ensure!(counts.0 == counts.1, "thread {tid} has {counts:?} events");
+        let pairs = events.iter().zip(others).map(|((least, event), (most, other))| {
+            ensure!(
+                event == other && least <= most,
+                "thread {tid} has {event:?} at {least} and {other:?} at {most}"
+            );
+            Ok((Bounds { least: *least, most: *most }, *event))
+        });
+        bounded.insert(*tid, pairs.collect::<Result<_>>()?);
+    }
+    Ok(bounded)
+}
+
 #[expect(clippy::cast_possible_truncation, reason = "an int, read as its four bytes")]
 fn event(format: &Format, name: &str, data: &[u8]) -> Result<Event> {
     let number = |field: &str| -> Result<u32> {
@@ -155,6 +204,23 @@ mod tests {
         ];
         assert_eq!(trace[&7], expected);
         assert_eq!(trace[&8], [(25, Event::Entry)]);
+    }
+
+    #[test]
+    fn two_traces_are_one_if_they_have_the_same_events_in_order() {
+        let trace = |events: &[(u64, Event)]| Trace::from([(7, events.to_vec())]);
+        let before = trace(&[(10, Event::Entry), (20, Event::Exit(1))]);
+        let after = [(12, Event::Entry), (25, Event::Exit(1))];
+        let both = bounded(&before, &trace(&after)).unwrap();
+        let [(entry, _), (exit, Event::Exit(1))] = both[&7][..] else { panic!("{both:?}") };
+        assert_eq!(exit.since(entry), Bounds { least: 8, most: 15 });
+        assert_eq!(entry.since(exit).least, 0);
+        let early = [(9, Event::Entry), (25, Event::Exit(1))];
+        let other = [(12, Event::Entry), (25, Event::Exit(2))];
+        for after in [&after[..1], &early, &other, &[]] {
+            assert!(bounded(&before, &trace(after)).is_err(), "{after:?}");
+        }
+        assert!(bounded(&before, &Trace::new()).is_err());
     }
 
     #[test]
