@@ -9,6 +9,7 @@ use tdtrace::model::{finding::Rule, snapshot::userspace_name};
 use tdtrace_common::{
     counters::{Class, USERSPACE_EINTR, USERSPACE_HWPOISON, USERSPACE_OTHER},
     kvm::USERSPACE_EXITS,
+    latency::Part,
     ledger::LEDGER_NAMES,
     poison::{PoisonSource, RESULTS},
     seam::WRAPPERS,
@@ -65,6 +66,14 @@ fn assert_rows(heading: &str, names: &[&str]) {
 #[test]
 fn every_exit_of_a_td_has_a_row() {
     assert_rows("Exits of TDs", &TdExit::ALL.iter().map(|exit| exit.name()).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_duration_of_a_td_and_every_place_where_time_goes_has_a_row() {
+    let durations = TdExit::ALL.iter().map(|exit| format!("exit {}", exit.name()));
+    let places = ["guest"].into_iter().chain(Part::ALL.map(Part::name)).map(str::to_owned);
+    let names: Vec<_> = durations.chain(places).collect();
+    assert_rows("Times", &names.iter().map(String::as_str).collect::<Vec<_>>());
 }
 
 #[test]

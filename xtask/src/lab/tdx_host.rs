@@ -4,9 +4,10 @@
 //! The module answers each SEAMCALL; an entry into a TD is answered with the guest's next step, which
 //! [`steps`] says. It keeps the [`truth`]: every exit, what KVM answered and what KVM_RUN came back with,
 //! every SEAMCALL; the VMM has a log of what it did about memory. tdtrace counts meanwhile, and [`compare`]
-//! and [`memory`] hold its JSON against that, [`times`] holds its times against the kernel's own trace. [`mix`] is the same exits as `kvm_exit` shows them, [`perf`]
-//! what perf makes of those, [`proof`] holds `docs/proof.md` against the run. [`build`] makes the kernel once, [`patch`] lets kvm-intel load without VMX, [`layout`] judges what tdtrace found in
-//! the kernel's types.
+//! and [`memory`] hold its JSON against that, [`times`] its times against the kernel's own trace. [`mix`] is
+//! the same exits as `kvm_exit` shows them, [`perf`] what perf makes of those, [`proof`] holds
+//! `docs/proof.md` against the run. [`build`] makes the kernel once, [`patch`] lets kvm-intel load without
+//! VMX, [`layout`] judges what tdtrace found in the kernel's types.
 
 mod build;
 mod compare;

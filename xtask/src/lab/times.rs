@@ -66,10 +66,10 @@ enum Phase {
     Vmm,
 }
 
-/// Puts what a script needs that sources `times.sh` into `archive`.
+/// Puts `times.sh` and what it needs into `archive`.
 ///
 /// # Errors
-/// When the archive has no room.
+/// When a file is too large for the archive.
 pub(super) fn pack(archive: &mut Archive) -> Result<()> {
     archive.file("lab/times.sh", include_bytes!("times/times.sh"))?;
     archive.file("lab/timed", format!("{}\n", EVENTS.join("\n")).as_bytes())
@@ -95,8 +95,7 @@ pub(super) fn compare(
     compare_trace(&trace::bounded(&trace("before/")?, &trace("after/")?)?, stat, name)
 }
 
-/// The same of traces that are read.
-pub(super) fn compare_trace(
+fn compare_trace(
     trace: &Bounded,
     stat: &Value,
     name: impl FnMut(u64, u32) -> Result<String>,
@@ -207,6 +206,8 @@ fn return_name(reason: u32, errno: i32) -> String {
 #[cfg(test)]
 mod tests {
     use anyhow::bail;
+    use serde_json::json;
+    use tdtrace_common::latency::{bucket, bucket_start};
 
     use super::*;
 
@@ -259,6 +260,47 @@ mod tests {
             class("return", "IO", 3_000),
         ];
         assert_eq!(times.classes, expected.into());
+    }
+
+    /// What tdtrace says of the same, with all clocks read in the middle.
+    fn stat() -> Value {
+        let row = |span, name, ns: u64| {
+            json!({"span": span, "name": name, "count": 1, "ns": {"kernel": ns},
+                "buckets": [[bucket_start(bucket(ns)), 1]],
+                "p50": ns, "p90": ns, "p99": ns, "p999": ns, "max": ns})
+        };
+        let rows =
+            [row("exit", "HLT", 1_000), row("exit", "IOIO", 3_300), row("return", "IO", 3_000)];
+        let times = json!({"guest": 3_200, "kernel": 2_100, "halted": 400, "waiting": 0});
+        json!({
+            "vms": [{ "vcpus": [{ "tid": 7, "times_ns": times }], "latency": rows }],
+            "lost": { "durations_without_room": 0, "recursion_misses": {}, "unpaired_durations": 0 },
+        })
+    }
+
+    #[test]
+    fn a_moment_that_is_shifted_makes_each_time_differ_that_begins_or_ends_with_it() {
+        let differing = |trace: &Bounded, stat: &Value| {
+            let lines = compare_trace(trace, stat, name).unwrap();
+            assert_eq!(lines.len(), 6);
+            let lines = lines.iter().filter(|line| !line.agrees());
+            lines.filter_map(Line::occurred).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert!(differing(&trace(), &stat()).is_empty());
+        for (event, by, times) in [
+            (2, 400, &["guest", "kernel", "exit HLT"][..]),
+            (4, 90, &["guest", "kernel", "exit HLT"]),
+            (7, 1_000, &["kernel", "return IO"]),
+            (9, 60, &["guest", "kernel", "exit IOIO"]),
+        ] {
+            let mut trace = trace();
+            let (at, _) = &mut trace.get_mut(&7).unwrap()[event];
+            at.add(Bounds { least: by, most: by });
+            assert_eq!(differing(&trace, &stat()), times, "event {event}");
+        }
+        let mut stat = stat();
+        stat["vms"][0]["latency"][0]["ns"]["kernel"] = 1_021.into();
+        assert_eq!(differing(&trace(), &stat), ["exit HLT"]);
     }
 
     #[test]

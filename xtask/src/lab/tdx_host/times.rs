@@ -60,3 +60,24 @@ pub(super) fn compare(report: &Report, exits: &[Exit], stat: &Value) -> Result<V
     names.end()?;
     Ok(lines)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exits_of_a_thread_have_the_names_of_the_log_in_its_order() {
+        let exit = |tid, step| Exit { vcpu: 0, tid, step, answer: None, returns: Vec::new() };
+        // WRMSR and CPUID of one, IO out of another, and an entry that no step was left for.
+        let exits = [exit(60, 1), exit(61, 4), exit(60, 2), exit(60, 0)];
+        let mut names = Names::new(&exits);
+        assert_eq!(names.next(60, 32).unwrap(), "TDVMCALL WRMSR");
+        assert_eq!(names.next(60, 10).unwrap(), "TDVMCALL CPUID");
+        assert!(names.end().is_err());
+        assert_eq!(names.next(61, 30).unwrap(), "TDVMCALL IO out");
+        assert_eq!(names.next(60, 0).unwrap(), NO_STEP);
+        names.end().unwrap();
+        assert!(names.next(60, 10).is_err() && names.next(62, 10).is_err());
+        assert!(Names::new(&exits).next(60, 10).is_err());
+    }
+}

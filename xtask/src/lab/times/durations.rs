@@ -116,7 +116,7 @@ pub(super) fn compare(trace: &Times, told: &Told, missed: u64) -> Result<Vec<Lin
 }
 
 /// Whether each of the durations `traced` can be one that `told` counted: of those that may be in a bucket, it
-/// is the ones that may not be in many more.
+/// gets the ones whose last possible bucket comes first.
 fn fit(traced: &[Bounds], told: &Durations) -> bool {
     let mut coming: Vec<_> =
         traced.iter().map(|bounds| (bucket(bounds.least), bucket(bounds.most))).collect();
