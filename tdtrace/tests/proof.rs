@@ -106,6 +106,7 @@ fn every_test_that_s_names_is_there() {
     sources(tests.join("root_synthetic"), &mut code);
     for heading in [
         "Exits of TDs",
+        "Times",
         "Returns of KVM_RUN",
         "Findings",
         "SEAMCALLs",
