@@ -208,6 +208,11 @@ fn place(td: usize, row: &Value) -> Result<Option<Item>> {
             Item::Answer { td, name: format!("TDVMCALL {}", named(": ")?), status: address }
         }
         "td_return" => Item::Return { td, name: named(" → ")?, reason: address },
+        // The error is the place's size in the programs, and part of its name here.
+        "memory_fault" => {
+            let size = if what.ends_with(": EFAULT") { memory::EFAULT } else { 0 };
+            Item::Place { td, class: class.to_owned(), address, size }
+        }
         // KVM's own work, which is not a matter of the TDX module.
         "halt" | "halt_poll" | "page_fault" | "spte_changed" => return Ok(None),
         _ => Item::Place {
@@ -368,6 +373,18 @@ mod tests {
         let json = stat(&json!({ "TDVMCALL IO out": 2, "HLT": 1 }), &json!([]));
         let apart = rows(&truth, &told(&json, &threads, &[]).unwrap());
         assert_eq!(apart.iter().filter(|row| !row.agrees()).count(), 3);
+    }
+
+    #[test]
+    fn a_memory_fault_is_told_by_the_error_in_its_name() {
+        let told = |what: &str| {
+            let row = json!({ "class": "memory_fault", "address": 1, "size": null, "what": what });
+            place(0, &row).unwrap().unwrap()
+        };
+        let fault =
+            |size| Item::Place { td: 0, class: "memory_fault".to_owned(), address: 1, size };
+        assert_eq!(told("private memory: EFAULT"), fault(memory::EFAULT));
+        assert_eq!(told("private memory: EHWPOISON"), fault(0));
     }
 
     #[test]

@@ -17,8 +17,8 @@ use super::{
 const RETRY: u64 = 1;
 /// The leaf of TDH.MEM.PAGE.AUG, which adds a page that the guest has to accept.
 const PAGE_AUG: u64 = 6;
-/// How KVM_RUN fails then.
-const EFAULT: u64 = 14;
+/// How KVM_RUN fails at a memory fault.
+pub(super) const EFAULT: u64 = 14;
 const PAGE: u64 = 4 << 10;
 const BLOCK: u64 = 2 << 20;
 
