@@ -173,8 +173,9 @@ fn judge(args: &Args, tdtrace: &Path, report: &Report) -> Result<()> {
     truth.extend(findings::of_truth(&truth, &threads));
     told.extend(findings::told(&stat, |vm| compare::td_of(&stat, vm, &threads))?);
     let rows = compare::rows(&truth, &told);
+    let differ = print(&rows, args.all);
     let timed = times::compare(report, &exits, &stat)?;
-    let (differ, late) = (print(&rows, args.all), super::times::print(&timed, args.all));
+    let late = super::times::print(&timed, args.all);
     println!(
         "kernel {}: {} exits of {} vCPUs, {} SEAMCALLs, {} acts of the VMM on memory; {}; {} numbers, {differ} differ; \
          {} times, {late} differ; {}",
