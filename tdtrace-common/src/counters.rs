@@ -200,6 +200,18 @@ impl Class {
         )
     }
 
+    /// The same for a number that is only known when an event comes: a bit by class.
+    pub const TOLD_BY_TD_EXITS: u64 = {
+        let (mut bits, mut index) = (0, 0);
+        while index < Self::ALL.len() {
+            if Self::ALL[index].is_told_by_td_exits() {
+                bits |= 1 << Self::ALL[index] as u32;
+            }
+            index += 1;
+        }
+        bits
+    };
+
     /// Whether its places are what guests ask for or what went wrong with it. Those of the others say how
     /// the host deals with it: answers, faults, pages, halts, interrupts.
     #[must_use]

@@ -15,47 +15,50 @@ use crate::{
     td, time,
 };
 
+// The kernel extends a number of 32 bits with zeros (`include/trace/bpf_probe.h:CAST_TO_U64`), so it is taken
+// as it stands.
+
 /// `kvm_pio(rw, port, size, count, data)`: rw 0 IN, 1 OUT.
 #[raw_tracepoint]
 fn kvm_pio(ctx: RawTracePointContext) -> u32 {
-    let class = if ctx.arg::<u32>(0) == 0 { Class::PioIn } else { Class::PioOut };
-    slot::count_running(&ctx, class, u64::from(ctx.arg::<u32>(1)), ctx.arg(2))
+    const _: () = assert!(Class::PioOut as u64 == Class::PioIn as u64 + 1);
+    let writes = ctx.arg::<u64>(0) & 1;
+    slot::count_running(&ctx, Class::PioIn as u64 + writes, ctx.arg(1), ctx.arg(2))
 }
 
 /// `kvm_mmio(type, len, gpa, val)`: type 0 unsatisfied read, 1 read, 2 write.
 #[raw_tracepoint]
 fn kvm_mmio(ctx: RawTracePointContext) -> u32 {
-    let class = match ctx.arg::<u32>(0) {
-        0 => Class::MmioReadUnsatisfied,
-        1 => Class::MmioRead,
-        _ => Class::MmioWrite,
-    };
-    slot::count_running(&ctx, class, ctx.arg(2), ctx.arg(1))
+    const _: () = assert!(Class::MmioRead as u64 == Class::MmioReadUnsatisfied as u64 + 1);
+    const _: () = assert!(Class::MmioWrite as u64 == Class::MmioReadUnsatisfied as u64 + 2);
+    let kind = ctx.arg::<u64>(0).min(2);
+    slot::count_running(&ctx, Class::MmioReadUnsatisfied as u64 + kind, ctx.arg(2), ctx.arg(1))
 }
 
 /// `kvm_fast_mmio(gpa)`.
 #[raw_tracepoint]
 fn kvm_fast_mmio(ctx: RawTracePointContext) -> u32 {
-    slot::count_running(&ctx, Class::FastMmio, ctx.arg(0), 0)
+    slot::count_running(&ctx, Class::FastMmio as u64, ctx.arg(0), 0)
 }
 
 /// `kvm_cpuid(function, index, …)`. Counted by function: the index is noise for most of them.
 #[raw_tracepoint]
 fn kvm_cpuid(ctx: RawTracePointContext) -> u32 {
-    slot::count_running(&ctx, Class::Cpuid, u64::from(ctx.arg::<u32>(0)), 0)
+    slot::count_running(&ctx, Class::Cpuid as u64, ctx.arg(0), 0)
 }
 
 /// `kvm_msr(write, ecx, data, exception)`.
 #[raw_tracepoint]
 fn kvm_msr(ctx: RawTracePointContext) -> u32 {
-    let class = if ctx.arg::<u32>(0) == 0 { Class::MsrRead } else { Class::MsrWrite };
-    slot::count_running(&ctx, class, u64::from(ctx.arg::<u32>(1)), 0)
+    const _: () = assert!(Class::MsrWrite as u64 == Class::MsrRead as u64 + 1);
+    let writes = ctx.arg::<u64>(0) & 1;
+    slot::count_running(&ctx, Class::MsrRead as u64 + writes, ctx.arg(1), 0)
 }
 
 /// `kvm_hypercall(nr, a0, a1, a2, a3)`.
 #[raw_tracepoint]
 fn kvm_hypercall(ctx: RawTracePointContext) -> u32 {
-    slot::count_running(&ctx, Class::Hypercall, ctx.arg(0), 0)
+    slot::count_running(&ctx, Class::Hypercall as u64, ctx.arg(0), 0)
 }
 
 /// `kvm_fpu(load)`: fires when KVM_RUN loads the guest's FPU state and when it puts it away, so it
@@ -169,7 +172,7 @@ fn kvm_userspace_exit(ctx: RawTracePointContext) -> u32 {
     };
     slot.get().userspace[index] += 1;
     if reason == MEMORY_FAULT && (errno == -EFAULT || errno == -EHWPOISON) {
-        ledger::fails(&mut slot, errno);
+        ledger::fails(slot.index(), errno);
     }
     if slot.get().td != 0 {
         td::returns(&mut slot, index);

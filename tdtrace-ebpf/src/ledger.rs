@@ -253,9 +253,18 @@ pub(crate) fn maps(slot: &mut Slot, level: u32, old: u64, new: u64) {
     }
 }
 
-/// `KVM_EXIT_MEMORY_FAULT` with `errno`, which is negative.
+/// `KVM_EXIT_MEMORY_FAULT` with `errno`, which is negative, of the vCPU in slot `index`. Out of line: it is
+/// rare, and the way around it long.
+#[inline(never)]
+pub(crate) fn fails(index: u32, errno: i32) -> u32 {
+    if let Some(mut slot) = Slot::at(index) {
+        book_fault(&mut slot, errno);
+    }
+    0
+}
+
 #[inline(always)]
-pub(crate) fn fails(slot: &mut Slot, errno: i32) {
+fn book_fault(slot: &mut Slot, errno: i32) {
     let vcpu = slot.get().vcpu;
     slot.count(Class::MemoryFault);
     let Some(run) = read::<u64>(vcpu, offset!(vcpu_run)) else { return };

@@ -22,7 +22,7 @@ fn kvm_page_fault(ctx: RawTracePointContext) -> u32 {
 /// `handle_mmio_page_fault(addr, gfn, access)`; `addr` is 0 with direct paging.
 #[raw_tracepoint]
 fn handle_mmio_page_fault(ctx: RawTracePointContext) -> u32 {
-    slot::count_running(&ctx, Class::MmioFault, ctx.arg::<u64>(1) << slot::PAGE_SHIFT, 0)
+    slot::count_running(&ctx, Class::MmioFault as u64, ctx.arg::<u64>(1) << slot::PAGE_SHIFT, 0)
 }
 
 /// `kvm_tdp_mmu_spte_changed(as_id, gfn, level, old_spte, new_spte)`. Also fires where memory is taken
@@ -58,13 +58,13 @@ fn kvm_vcpu_wakeup(ctx: RawTracePointContext) -> u32 {
 /// `kvm_halt_poll_ns(grow, vcpu_id, new, old)`, on the vCPU's own thread.
 #[raw_tracepoint]
 fn kvm_halt_poll_ns(ctx: RawTracePointContext) -> u32 {
-    slot::count_running(&ctx, Class::HaltPoll, u64::from(ctx.arg::<u32>(2)), 0)
+    slot::count_running(&ctx, Class::HaltPoll as u64, ctx.arg(2), 0)
 }
 
 /// `kvm_inj_virq(vector, soft, reinjected)`.
 #[raw_tracepoint]
 fn kvm_inj_virq(ctx: RawTracePointContext) -> u32 {
-    slot::count_running(&ctx, Class::Interrupt, u64::from(ctx.arg::<u32>(0)), 0)
+    slot::count_running(&ctx, Class::Interrupt as u64, ctx.arg(0), 0)
 }
 
 /// `kvm_apicv_accept_irq(apicid, dm, tm, vec)`, in the sender's context: whose thread it is says

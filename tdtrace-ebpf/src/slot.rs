@@ -2,6 +2,7 @@
 //! address. All of it runs on the vCPU's own thread.
 
 use core::{
+    mem::offset_of,
     ptr::NonNull,
     sync::atomic::{Ordering, compiler_fence},
 };
@@ -78,30 +79,28 @@ impl Slot {
     /// Counts a place: in the slot while there is room near its hash, else in the map.
     #[inline(always)]
     pub(crate) fn count_place(&mut self, class: Class, address: u64, size: u32) {
-        self.count_place_of(class as u32, address, size);
+        self.count_place_of(class as u64, address, size.into());
     }
 
-    /// The same for a class that is not a constant.
+    /// The same for a class that is not a constant. Only places that are known are looked for here.
     #[inline(always)]
-    pub(crate) fn count_place_of(&mut self, class: u32, address: u64, size: u32) {
-        let place = Place { address, class: class + 1, size };
-        let hash = (address ^ (u64::from(place.class) << 40)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let start = (hash >> 59) as usize;
-        for probe in 0..2 {
-            let hotspot = &mut self.get().hotspots[(start + probe) & (SLOT_HOTSPOTS - 1)];
-            if hotspot.place == place {
+    pub(crate) fn count_place_of(&mut self, class: u64, address: u64, size: u64) {
+        let kind = (class + 1) | size << 32;
+        let start = place_start(address, kind);
+        for probe in 0..PLACE_PROBES {
+            let hotspot = self.hotspot(start + probe);
+            if place_words(&hotspot.place) == (address, kind) {
                 hotspot.count += 1;
                 return;
             }
-            if hotspot.place.class == 0 {
-                *hotspot = Hotspot { place, count: 1 };
-                return;
-            }
         }
-        let VcpuSlot { index, life, .. } = *self.get();
-        if !count_in_map(&HotspotKey { place, slot: index, life }) {
-            self.get().hotspots_lost += 1;
-        }
+        count_new_place(self.get().index, address, kind);
+    }
+
+    /// Hotspot `index`, which may be any number.
+    #[inline(always)]
+    fn hotspot(&mut self, index: usize) -> &mut Hotspot {
+        &mut self.get().hotspots[index & (SLOT_HOTSPOTS - 1)]
     }
 
     /// Reads KVM's own counters beside ours; both stand between two exits here.
@@ -138,6 +137,43 @@ impl Slot {
     }
 }
 
+/// Hotspots of a slot that a place may have.
+const PLACE_PROBES: usize = 2;
+
+/// Where the search for a place begins. `kind` is class plus one, and the size in the upper half.
+#[inline(always)]
+fn place_start(address: u64, kind: u64) -> usize {
+    ((address ^ kind << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 59) as usize
+}
+
+/// Address and kind of a place, which is compared with every event: two words are faster than three fields.
+#[inline(always)]
+fn place_words(place: &Place) -> (u64, u64) {
+    const _: () = assert!(offset_of!(Place, class) == 8 && size_of::<Place>() == 16);
+    // SAFETY: the second word is `class` and `size`, and as aligned as the first.
+    (place.address, unsafe { *(&raw const place.class).cast::<u64>() })
+}
+
+/// Counts a place that slot `index` does not know: in the slot while there is room near its hash, else in the
+/// map. Out of line: every program has it, and few events are the first at their place.
+#[inline(never)]
+fn count_new_place(index: u32, address: u64, kind: u64) -> u32 {
+    let Some(mut slot) = Slot::at(index) else { return 0 };
+    let place = Place { address, class: kind as u32, size: (kind >> 32) as u32 };
+    for probe in 0..PLACE_PROBES {
+        let hotspot = slot.hotspot(place_start(address, kind) + probe);
+        if hotspot.place.class == 0 {
+            *hotspot = Hotspot { place, count: 1 };
+            return 0;
+        }
+    }
+    let life = slot.get().life;
+    if !count_in_map(&HotspotKey { place, slot: index, life }) {
+        slot.get().hotspots_lost += 1;
+    }
+    0
+}
+
 /// KVM's own counters, in [`VcpuSlot::last`] of slot `index`. Out of line: what is read at once would take
 /// `kvm_fpu` beyond the 512 bytes of stack that kernels before 6.13 allow.
 #[inline(never)]
@@ -148,8 +184,7 @@ fn read_kvm_stat(index: u32, vcpu: u64) -> u32 {
     0
 }
 
-/// Out of line: taken only by vCPUs with many places.
-#[inline(never)]
+#[inline(always)]
 fn count_in_map(key: &HotspotKey) -> bool {
     if let Some(value) = HOTSPOTS.get_ptr_mut(key) {
         // SAFETY: the key names the vCPU, whose thread is the only writer.
@@ -170,15 +205,20 @@ pub(crate) fn running<C: EbpfContext>(ctx: &C, class: Class) -> Option<Slot> {
     of(ctx, vcpu, class)
 }
 
-/// Counts an event of the vCPU that this thread has loaded, and its place. The program's result.
+/// Counts an event of the vCPU that this thread has loaded, and its place. The class is a number: what
+/// tells reads from writes in a tracepoint's arguments is added to it. The program's result.
 #[inline(always)]
-pub(crate) fn count_running<C: EbpfContext>(ctx: &C, class: Class, address: u64, size: u32) -> u32 {
-    if let Some(mut slot) = running(ctx, class) {
-        if class.is_told_by_td_exits() && slot.get().td != 0 {
+pub(crate) fn count_running<C: EbpfContext>(ctx: &C, class: u64, address: u64, size: u64) -> u32 {
+    let Some(vcpu) = context::running_vcpu() else {
+        lose_index(Loss::Unattributed.first() + class as u32);
+        return 0;
+    };
+    if let Some(mut slot) = of_class(ctx, vcpu, class as u32) {
+        if slot.get().td != 0 && Class::TOLD_BY_TD_EXITS >> class & 1 != 0 {
             return 0;
         }
-        slot.count(class);
-        slot.count_place(class, address, size);
+        slot.count_index(class as usize);
+        slot.count_place_of(class, address, size);
     }
     0
 }
@@ -186,6 +226,12 @@ pub(crate) fn count_running<C: EbpfContext>(ctx: &C, class: Class, address: u64,
 /// The slot of `vcpu`, made if it has none.
 #[inline(always)]
 pub(crate) fn of<C: EbpfContext>(ctx: &C, vcpu: u64, class: Class) -> Option<Slot> {
+    of_class(ctx, vcpu, class as u32)
+}
+
+/// The same for a class that is not a constant.
+#[inline(always)]
+fn of_class<C: EbpfContext>(ctx: &C, vcpu: u64, class: u32) -> Option<Slot> {
     let memo = memo()?;
     // SAFETY: only the address is made. The lower half of the word; a torn or stale guess is caught by the
     // comparison below.
@@ -195,7 +241,7 @@ pub(crate) fn of<C: EbpfContext>(ctx: &C, vcpu: u64, class: Class) -> Option<Slo
     {
         return Some(slot);
     }
-    let index = u32::try_from(find_or_make(ctx.as_ptr(), vcpu, class as u32)).ok()?;
+    let index = u32::try_from(find_or_make(ctx.as_ptr(), vcpu, class)).ok()?;
     // SAFETY: as above.
     unsafe { (*memo).slot = u64::from(index) };
     Slot::at(index)

@@ -146,7 +146,7 @@ fn count_access<F: Fn(Register) -> u64>(slot: &mut Slot, kind: TdExit, registers
         _ => return,
     };
     slot.count_index(class as usize);
-    slot.count_place_of(class as u32, address, size as u32);
+    slot.count_place_of(class as u64, address, size & 0xffff_ffff);
 }
 
 const MAP_SHARED: u32 = TdExit::MapShared as u32;

@@ -36,7 +36,7 @@ pub(crate) fn exits(slot: &mut Slot, reason: usize, now: u64) {
     } else {
         miss(timing);
     }
-    begin(timing, Phase::Kernel, now);
+    begin(timing, Phase::Kernel, now, context::run_delay());
     timing.exit = reason as u16 + 1;
     timing.parts = [0; PARTS];
     close(slot);
@@ -51,7 +51,7 @@ pub(crate) fn enters(slot: &mut Slot) {
     let now = context::now();
     let timing = open(slot);
     if is(timing, Phase::Kernel) {
-        book_kernel(timing, now);
+        book_kernel(timing, now, context::run_delay());
         if timing.exit != 0 {
             let (class, parts) = (u32::from(timing.exit) - 1, timing.parts);
             record(slot, class, &parts);
@@ -73,14 +73,14 @@ pub(crate) fn returns(slot: &mut Slot, reason: usize) {
     if !is_timed() {
         return;
     }
-    let now = context::now();
+    let (now, run_delay) = (context::now(), context::run_delay());
     let timing = open(slot);
     if is(timing, Phase::Kernel) {
-        book_kernel(timing, now);
+        book_kernel(timing, now, run_delay);
     } else {
         miss(timing);
     }
-    begin(timing, Phase::Vmm, now);
+    begin(timing, Phase::Vmm, now, run_delay);
     timing.returned = reason as u16 + 1;
     close(slot);
 }
@@ -91,11 +91,11 @@ pub(crate) fn runs(slot: &mut Slot) {
     if !is_timed() {
         return;
     }
-    let now = context::now();
+    let (now, run_delay) = (context::now(), context::run_delay());
     let timing = open(slot);
     if is(timing, Phase::Vmm) {
         let elapsed = now.saturating_sub(timing.since);
-        let waiting = waited(timing, elapsed);
+        let waiting = waited(timing, elapsed, run_delay);
         let mut parts = [0; PARTS];
         parts[Part::Vmm as usize] = elapsed - waiting;
         parts[Part::Waiting as usize] = waiting;
@@ -113,7 +113,7 @@ pub(crate) fn runs(slot: &mut Slot) {
         miss(timing);
     }
     let timing = &mut slot.get().timing;
-    begin(timing, Phase::Kernel, now);
+    begin(timing, Phase::Kernel, now, run_delay);
     timing.returned = 0;
     close(slot);
 }
@@ -142,25 +142,25 @@ fn miss(timing: &mut Timing) {
 }
 
 #[inline(always)]
-fn begin(timing: &mut Timing, phase: Phase, now: u64) {
+fn begin(timing: &mut Timing, phase: Phase, now: u64, run_delay: u64) {
     timing.phase = phase as u16;
     timing.since = now;
-    timing.run_delay = context::run_delay();
+    timing.run_delay = run_delay;
     timing.halted = 0;
 }
 
 /// How much of the `elapsed` nanoseconds the thread waited for a CPU.
 #[inline(always)]
-fn waited(timing: &Timing, elapsed: u64) -> u64 {
-    context::run_delay().saturating_sub(timing.run_delay).min(elapsed)
+fn waited(timing: &Timing, elapsed: u64, run_delay: u64) -> u64 {
+    run_delay.saturating_sub(timing.run_delay).min(elapsed)
 }
 
 /// Books a phase in the kernel. A thread that a halt put to sleep waits for a CPU when it is woken, and
 /// KVM reports that as halted: so waiting is taken out of the halts first, then out of the kernel.
 #[inline(always)]
-fn book_kernel(timing: &mut Timing, now: u64) {
+fn book_kernel(timing: &mut Timing, now: u64, run_delay: u64) {
     let elapsed = now.saturating_sub(timing.since);
-    let waiting = waited(timing, elapsed);
+    let waiting = waited(timing, elapsed, run_delay);
     let halted = timing.halted.min(elapsed);
     let mut parts = [0; PARTS];
     parts[Part::Waiting as usize] = waiting;
