@@ -68,7 +68,6 @@ pub(crate) struct Loaded {
     pub(super) ebpf: Ebpf,
     /// After the programs, so that it prints what they logged last.
     _log: Option<Log>,
-    maps: Vec<(&'static str, Map)>,
     /// Slow durations are sent one by one.
     sends_slow: bool,
     /// There are SEAMCALL wrappers to attach to.
@@ -83,34 +82,6 @@ pub(crate) struct Loaded {
     /// What the programs had lost when the counting began.
     before: Losses,
 }
-
-/// Maps that are used after loading.
-const MAPS: [&str; 24] = [
-    "VCPUS",
-    "VMS",
-    "FREE_VCPUS",
-    "FREE_VMS",
-    "VCPU_INDEX",
-    "VM_INDEX",
-    "SLOT_AT",
-    "SLOT_BY_THREAD",
-    "HOTSPOTS",
-    "LATENCY_ROWS",
-    "FREE_ROWS",
-    "LOSSES",
-    "SLOW",
-    "SLOW_LOST",
-    "SEAM_STATS",
-    "SEAM_STATUSES",
-    "SEAM_ENTRIES",
-    "POISON",
-    "POISON_LOST",
-    "LEDGERS",
-    "VM_BY_PROCESS",
-    "VMM_CALLS",
-    "SYNTHETIC_CPUS",
-    "SYNTHETIC_MEMORY",
-];
 
 impl Loaded {
     /// Loads the object; its programs are neither loaded nor attached yet.
@@ -137,11 +108,6 @@ impl Loaded {
             .map_err(|error| anyhow!(error))
             .context("the kernel refuses the eBPF maps; `tdtrace doctor` says what is missing")?;
         let log = load.debug.then(|| Log::follow(&mut ebpf)).transpose()?;
-        let mut maps = Vec::new();
-        for name in MAPS {
-            let map = ebpf.take_map(name);
-            maps.push((name, map.with_context(|| format!("the object has no map {name}"))?));
-        }
         let (probes, before) = (Arc::new([]), Losses::default());
         let (has_wrappers, seam) = (load.seam.is_some(), Seam::default());
         let sends_slow = load.slower_than.is_some();
@@ -149,7 +115,6 @@ impl Loaded {
         let mut loaded = Self {
             ebpf,
             _log: log,
-            maps,
             sends_slow,
             has_wrappers,
             seam,
@@ -169,19 +134,11 @@ impl Loaded {
 
     /// The data of map `name`.
     pub(crate) fn map(&self, name: &str) -> Result<&MapData> {
-        match self.any(name)? {
-            Map::Array(data)
-            | Map::PerCpuArray(data)
-            | Map::HashMap(data)
-            | Map::Queue(data)
-            | Map::RingBuf(data) => Ok(data),
-            _ => bail!("map {name} is of another type"),
-        }
+        data(name, self.any(name)?)
     }
 
     pub(super) fn any(&self, name: &str) -> Result<&Map> {
-        let found = self.maps.iter().find(|(known, _)| *known == name);
-        found.map(|(_, map)| map).with_context(|| format!("the object has no map {name}"))
+        self.ebpf.map(name).with_context(|| format!("the object has no map {name}"))
     }
 
     /// Program `name`.
@@ -203,8 +160,7 @@ impl Loaded {
     }
 
     fn any_mut(&mut self, name: &str) -> Result<&mut Map> {
-        let found = self.maps.iter_mut().find(|(known, _)| *known == name);
-        found.map(|(_, map)| map).with_context(|| format!("the object has no map {name}"))
+        self.ebpf.map_mut(name).with_context(|| format!("the object has no map {name}"))
     }
 
     /// Lets the programs count. Only now do they find entries for VMs, and so slots: the probes are
@@ -361,7 +317,7 @@ impl Loaded {
 
     /// Bytes of memory that the kernel says the maps take.
     pub(crate) fn map_bytes(&self) -> Result<u64> {
-        self.maps.iter().map(|(name, _)| losses::memlock(self.map(name)?.fd())).sum()
+        self.ebpf.maps().map(|(name, map)| losses::memlock(data(name, map)?.fd())).sum()
     }
 
     /// What each program on a tracepoint of its name cost so far.
@@ -372,6 +328,18 @@ impl Loaded {
         let tracepoints = tracepoints
             .filter(|name| self.ebpf.program(name).is_some_and(|program| program.fd().is_ok()));
         tracepoints.map(|name| self.cost(name)).collect()
+    }
+}
+
+fn data<'a>(name: &str, map: &'a Map) -> Result<&'a MapData> {
+    match map {
+        Map::Array(data)
+        | Map::PerCpuArray(data)
+        | Map::HashMap(data)
+        | Map::Queue(data)
+        | Map::RingBuf(data)
+        | Map::StackTraceMap(data) => Ok(data),
+        _ => bail!("map {name} is of another type"),
     }
 }
 

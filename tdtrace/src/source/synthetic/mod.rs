@@ -42,7 +42,7 @@ use crate::{
     kernel::{
         Facts,
         btf::{Btf, BtfSet, unpack_btf},
-        layout::resolve_running,
+        layout,
     },
     model::sample::{Host, Isa, Sample, VmKey},
     probe::table::{PROBES, SET_ATTRIBUTES_BY_IOCTL, all_counting},
@@ -120,11 +120,14 @@ impl Synthetic {
         for name in options.absent {
             ensure!(structures.layout.set(name, ABSENT), "the layout has no field {name}");
         }
+        let running = BtfSet::running(Path::new("/"));
+        let direct = match &running {
+            Ok(running) if !options.by_calls => Direct::of_kernel(&running.vmlinux),
+            _ => None,
+        };
         if options.real {
-            structures.take_tasks_of(&resolve_running()?.layout);
+            structures.take_tasks_of(&layout::resolve(&running?).layout);
         }
-        let running = BtfSet::running(Path::new("/")).ok().filter(|_| !options.by_calls);
-        let direct = running.and_then(|running| Direct::of_kernel(&running.vmlinux));
         let cpus = facts.possible_cpus.known().copied().unwrap_or(1);
         let mut sizes = Sizes::new(options.max_vcpus, options.timed);
         sizes.rows = options.rows.unwrap_or(sizes.rows);
