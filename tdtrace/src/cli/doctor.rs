@@ -16,8 +16,7 @@ use crate::{
 /// Say what can be seen on this machine, and what to do about the rest
 ///
 /// In a TD that includes the probes of a guest. Exits with 0 if tdtrace can count here and with 1 if
-/// it cannot. Attaches nothing and changes
-/// nothing.
+/// it cannot. Attaches nothing and changes nothing.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Print the report as JSON

@@ -4,7 +4,10 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{BtfSource, Check, ProbeReport, Report, Section, Status, machine::why};
+use super::{
+    BtfSource, Check, ProbeReport, Report, Section, Status,
+    machine::{by_kprobe, why},
+};
 use crate::{
     kernel::{
         Facts, Seen,
@@ -203,7 +206,7 @@ impl Machine<'_> {
     }
 
     fn in_module(&self, name: &str, module: &str) -> Result<&'static str, Obstacle> {
-        let how = self.kprobe(name)?;
+        let how = kprobe_on(name, self.kprobes)?;
         if !self.guest.modules.contains(&module) {
             let why = format!("{name} is in {module}, which is not loaded; attached when it is");
             return Err((Status::Limited, why, format!("modprobe {module}")));
@@ -225,19 +228,15 @@ impl Machine<'_> {
             return Ok("fentry");
         }
         if kprobe {
-            return self.kprobe(name);
+            return kprobe_on(name, self.kprobes);
         }
         let why = format!("BTF has no function {name}, and a kprobe is of no use");
         Err((Status::Missing, why, "nothing: another kernel may have it".to_owned()))
     }
+}
 
-    fn kprobe(&self, name: &str) -> Result<&'static str, Obstacle> {
-        if self.kprobes {
-            return Ok("kprobe");
-        }
-        let why = format!("{name} could only be probed by kprobe, and this kernel has none");
-        Err((Status::Missing, why, "use a kernel with CONFIG_KPROBE_EVENTS".to_owned()))
-    }
+fn kprobe_on(name: &str, kprobes: bool) -> Result<&'static str, Obstacle> {
+    by_kprobe(name, kprobes).map_err(|(status, why, next)| (status, why, next.to_owned()))
 }
 
 /// Whether a guest can be counted: without its #VEs there is next to nothing.

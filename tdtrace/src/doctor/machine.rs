@@ -1,6 +1,6 @@
 //! Checks of the kernel, KVM, TDX, tracefs and the clock.
 
-use super::Check;
+use super::{Check, Status};
 use crate::{
     kernel::{
         Facts, Seen,
@@ -266,6 +266,18 @@ pub(super) fn memory(facts: &Facts) -> Vec<Check> {
             "mount sysfs on /sys",
         ),
     }]
+}
+
+/// How function `name` is attached to where fentry cannot be, or why not and the next step.
+pub(super) fn by_kprobe(
+    name: &str,
+    kprobes: bool,
+) -> Result<&'static str, (Status, String, &'static str)> {
+    if kprobes {
+        return Ok("kprobe");
+    }
+    let why = format!("{name} could only be probed by kprobe, and this kernel has none");
+    Err((Status::Missing, why, "use a kernel with CONFIG_KPROBE_EVENTS"))
 }
 
 /// Why something is not known, to follow `is` or a colon.

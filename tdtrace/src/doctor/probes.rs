@@ -2,7 +2,7 @@
 
 use super::{
     BtfSource, Check, Layout, ProbeReport, Section, Status,
-    machine::why,
+    machine::{by_kprobe, why},
     structures::{SVM_REASON, TD_EXITS, VMX_REASON, lacking},
 };
 use crate::{
@@ -167,11 +167,7 @@ impl Machine<'_> {
         if in_kernel {
             return Ok("fentry");
         }
-        if self.facts.kprobes {
-            return Ok("kprobe");
-        }
-        let why = format!("{name} could only be probed by kprobe, and this kernel has none");
-        Err((Status::Missing, why, "use a kernel with CONFIG_KPROBE_EVENTS"))
+        by_kprobe(name, self.facts.kprobes)
     }
 
     /// What is said of a probe while nothing can be attached.

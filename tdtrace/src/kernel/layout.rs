@@ -2,9 +2,6 @@
 //!
 //! Reads BTF through [`BtfSet`] and fills the [`KernelLayout`] that the programs get as a global.
 
-use std::path::Path;
-
-use anyhow::Result;
 use tdtrace_common::layout::{Field, KernelLayout};
 
 use super::btf::{Btf, BtfError, BtfModule, BtfSet, MemberInfo};
@@ -43,16 +40,8 @@ impl Resolved {
     }
 }
 
-/// Resolves every field of [`KernelLayout`] for the running kernel.
-///
-/// # Errors
-/// vmlinux's BTF (`/sys/kernel/btf/vmlinux`) cannot be read or parsed. A field that BTF does not have
-/// is no error; it is in [`Resolved::missing`].
-pub fn resolve_running() -> Result<Resolved> {
-    Ok(resolve(&BtfSet::running(Path::new("/"))?))
-}
-
-/// Resolves every field of [`KernelLayout`] from `set`.
+/// Resolves every field of [`KernelLayout`] from `set`. A field that BTF does not have is no error; it is in
+/// [`Resolved::missing`].
 #[must_use]
 pub fn resolve(set: &BtfSet) -> Resolved {
     let mut resolved =
