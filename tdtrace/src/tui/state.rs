@@ -99,6 +99,11 @@ pub enum View {
     Boot,
 }
 
+/// The number of a VM or vCPU, a part of a row's id.
+fn number(part: u64) -> u32 {
+    u32::try_from(part).unwrap_or(u32::MAX)
+}
+
 impl View {
     /// Every view with a tab.
     pub const ALL: [Self; 9] = [
@@ -177,7 +182,6 @@ impl Views for View {
 
     fn open(state: &mut State, _: &Rows) {
         let Some(id) = state.order().id else { return };
-        let number = |part: u64| u32::try_from(part).unwrap_or(u32::MAX);
         match (state.view, state.scope) {
             (Self::Vms | Self::Conversions, _) => {
                 state.enter(Scope::Vm(number(id[0])), Self::Vcpus);
@@ -219,7 +223,6 @@ impl Views for View {
     }
 
     fn boot(state: &mut State) {
-        let number = |part: u64| u32::try_from(part).unwrap_or(u32::MAX);
         let chosen = state.order().id.and_then(|id| match state.view {
             // They are of the host.
             Self::Seamcalls => None,
