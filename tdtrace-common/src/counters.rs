@@ -77,8 +77,8 @@ pub enum Class {
     TdReturn = 25,
     /// A TDVMCALL leaf without a name; its place is the leaf.
     TdUnknownLeaf = 26,
-    /// `kvm_vm_ioctl` or `kvm_vm_set_mem_attributes`: the VMM made memory private or shared, mostly in a thread that runs no
-    /// vCPU. Counted in the VM's ledger; of this class only what is lost.
+    /// `kvm_vm_ioctl` or `kvm_vm_set_mem_attributes`: the VMM made memory private or shared, mostly in a
+    /// thread that runs no vCPU. Counted in the VM's ledger; of this class only what is lost.
     MemoryAttributes = 27,
     /// `KVM_EXIT_MEMORY_FAULT`: KVM could not serve a fault. Its place is 1 for private memory, its size the
     /// errno with which KVM_RUN came back.
@@ -231,9 +231,9 @@ impl Class {
 /// Room in [`VcpuSlot::counts`]; more than [`Class::ALL`] so that a new class moves nothing.
 pub const COUNTS: usize = 32;
 
-/// Room in [`VcpuSlot::reasons`]: VMX basic reasons and SVM codes by number, then the SVM codes
-/// from 0x400 at [`REASON_SVM_HIGH`], VMX's 0xdead at [`REASON_UNDEFINED`], all else at
-/// [`REASON_OTHER`], and the exits of TDs from [`crate::td::REASON_TD`] on. A power of two, so that a mask bounds every index for the verifier.
+/// Room in [`VcpuSlot::reasons`]: VMX basic reasons and SVM codes by number, then the SVM codes from 0x400 at
+/// [`REASON_SVM_HIGH`], VMX's 0xdead at [`REASON_UNDEFINED`], all else at [`REASON_OTHER`], and the exits of
+/// TDs from [`crate::td::REASON_TD`] on. A power of two, so that a mask bounds every index for the verifier.
 pub const REASONS: usize = 256;
 /// Index of SVM exit code 0x400; 0x401 and so on follow, up to 0x407.
 pub const REASON_SVM_HIGH: usize = 176;

@@ -131,8 +131,8 @@ fn leaving() -> Option<Slot> {
     take_leaving(unsafe { SLOT_BY_THREAD.get(tid) }?, tid)
 }
 
-/// The slot whose index stands at `index`, if that is what thread `tid` is leaving. `leaving` keeps a thread that runs several
-/// vCPUs from being taken for the wrong one.
+/// The slot whose index stands at `index`, if that is what thread `tid` is leaving. `leaving` keeps a thread
+/// that runs several vCPUs from being taken for the wrong one.
 #[inline(always)]
 fn take_leaving(index: *const u32, tid: u32) -> Option<Slot> {
     let mut slot = Slot::named_at(index)?;

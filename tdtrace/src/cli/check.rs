@@ -36,8 +36,8 @@ use crate::{
 
 /// Fail if this TD guest does what does not work in a TD, or only by chance
 ///
-/// Counts while COMMAND runs, or for a time, or reads a recording, and judges the findings: MMIO around io.h, string port
-/// I/O, #VEs that the kernel could not handle, and so on; --rules lists them. The whole guest is
+/// Counts while COMMAND runs, or for a time, or reads a recording, and judges the findings: MMIO around io.h,
+/// string port I/O, #VEs that the kernel could not handle, and so on; --rules lists them. The whole guest is
 /// counted, whoever runs.
 #[derive(Debug, clap::Args)]
 #[command(

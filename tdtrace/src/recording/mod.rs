@@ -6,12 +6,12 @@
 //! guest says of itself. The first sample is written whole, later ones as far as they differ.
 //! `docs/recording.md` describes it for readers in other languages.
 //!
-//! [`kind`] is what rows say, `row` the difference between two samples and the way back, `host`,
-//! `vm`, `vcpu`, `durations`, `slow`, `seam` and `poison` turn what a sample holds into rows, `name` names the numbers for
-//! readers without our tables, [`schema`] has the columns, `encode` and `output` make messages of
-//! them for [`writer`], `frame` cuts a stream into messages and checks them, `decode` makes columns of
-//! one, `sequence` finds the samples of which [`reader`] has the rows. [`guest`] does for a guest what
-//! the rest does for a host.
+//! [`kind`] is what rows say, `row` the difference between two samples and the way back, `host`, `vm`,
+//! `vcpu`, `durations`, `slow`, `seam` and `poison` turn what a sample holds into rows, `name` names the
+//! numbers for readers without our tables, [`schema`] has the columns, `encode` and `output` make messages of
+//! them for [`writer`], `frame` cuts a stream into messages and checks them, `decode` makes columns of one,
+//! `sequence` finds the samples of which [`reader`] has the rows. [`guest`] does for a guest what the rest
+//! does for a host.
 //!
 //! # Checks
 //! After each batch of rows comes a batch of one row, `batch-end`, stored without compression. Its

@@ -1,13 +1,13 @@
 //! The lab: stock kernels under QEMU's software emulation, where tdtrace meets code paths that this
 //! machine does not have.
 //!
-//! [`kernel`] fetches and keeps kernels, [`module`] and [`initramfs`] make what they boot with,
-//! [`vm`] runs one boot and reads its report; a scenario such as [`svm`], [`guest`] or [`tdx_host`]
-//! says what runs in the VM and judges the report, of which [`hist`] and [`json`] read parts and [`times`]
-//! compares times; [`verdicts`] boots nothing, it reads a kernel's debug files. [`headers`] builds modules of our own,
-//! [`foreign`] is where that takes another release's compiler. Kernels, headers, busybox and what was
-//! built are kept in the cache directory, logs in `target/lab`; nothing else on the machine is
-//! touched, but for QEMU, decompressors and compilers, which are installed if they are missing.
+//! [`kernel`] fetches and keeps kernels, [`module`] and [`initramfs`] make what they boot with, [`vm`] runs
+//! one boot and reads its report; a scenario such as [`svm`], [`guest`] or [`tdx_host`] says what runs in the
+//! VM and judges the report, of which [`hist`] and [`json`] read parts and [`times`] compares times;
+//! [`verdicts`] boots nothing, it reads a kernel's debug files. [`headers`] builds modules of our own,
+//! [`foreign`] is where that takes another release's compiler. Kernels, headers, busybox and what was built
+//! are kept in the cache directory, logs in `target/lab`; nothing else on the machine is touched, but for
+//! QEMU, decompressors and compilers, which are installed if they are missing.
 
 mod all;
 mod apt;

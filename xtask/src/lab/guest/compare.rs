@@ -22,8 +22,8 @@ pub(super) const EVENTS: &str = "events";
 const STREAMED: &str = "streamed";
 /// What the VM leaves of `/sys/kernel/btf` where there is none.
 const BTF: &str = "btf";
-/// What runs around each step where snapshots are compared, of which the last is taken after the step: two more than there were then,
-/// since one may have been under way.
+/// What runs around each step where snapshots are compared, of which the last is taken after the step: two
+/// more than there were then, since one may have been under way.
 const AROUND_TOP: &str = concat!(
     "lines() { wc -l <$OUT/top; }; run() { \"$@\"; status=$?; end=$(($(lines) + 2)); ",
     "while [ $(lines) -lt $end ] && kill -0 $top; do sleep 0.1; done; ",
@@ -167,8 +167,8 @@ fn reasons(report: &Value) -> Result<BTreeMap<u64, u64>> {
     rows.iter().map(|line| row(line).ok_or_else(|| anyhow!("a reason is {line}"))).collect()
 }
 
-/// Without a miss the events are the log, for each thread in its order. Of those that were missed the log has more; of
-/// those whose beginning was not seen all but the address of the instruction is there.
+/// Without a miss the events are the log, for each thread in its order. Of those that were missed the log has
+/// more; of those whose beginning was not seen all but the address of the instruction is there.
 fn compare_events(text: &str, truth: &[Truth], missed: u64, unpaired: u64) -> Result<usize> {
     let events: Vec<Full> = text
         .lines()
