@@ -143,7 +143,7 @@ const PLACE_PROBES: usize = 2;
 /// Where the search for a place begins. `kind` is class plus one, and the size in the upper half.
 #[inline(always)]
 fn place_start(address: u64, kind: u64) -> usize {
-    ((address ^ kind << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 59) as usize
+    ((address ^ kind.rotate_left(40)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 59) as usize
 }
 
 /// Address and kind of a place, which is compared with every event: two words are faster than three fields.
