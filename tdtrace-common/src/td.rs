@@ -3,6 +3,10 @@
 
 use crate::tdx;
 
+mod instruction;
+
+pub use instruction::{Access, Instruction};
+
 /// The first index of [`crate::counters::VcpuSlot::reasons`] that is a [`TdExit`]; exits of TDs that
 /// are none have the index of their VMX exit reason.
 pub const REASON_TD: usize = 192;
@@ -172,41 +176,9 @@ impl<F: Fn(Register) -> u64> TdRegisters<F> {
 
     #[inline(always)]
     fn leaf(&self) -> TdExit {
-        let writes = || self.get(Register::R13) != 0;
         match self.get(Register::R11) {
-            10 => TdExit::Cpuid,
-            12 => TdExit::Hlt,
-            30 => {
-                if writes() {
-                    TdExit::IoOut
-                } else {
-                    TdExit::IoIn
-                }
-            }
-            31 => TdExit::Rdmsr,
-            32 => TdExit::Wrmsr,
-            48 => {
-                if writes() {
-                    TdExit::MmioWrite
-                } else {
-                    TdExit::MmioRead
-                }
-            }
-            54 => TdExit::Wbinvd,
-            65 => TdExit::Pconfig,
-            GET_INFO => TdExit::GetInfo,
-            MAP_GPA => {
-                if self.get(Register::R12) & self.shared_bit != 0 {
-                    TdExit::MapShared
-                } else {
-                    TdExit::MapPrivate
-                }
-            }
-            GET_QUOTE => TdExit::GetQuote,
-            FATAL_ERROR => TdExit::FatalError,
-            SETUP_NOTIFY => TdExit::SetupNotify,
-            0x10005 => TdExit::Service,
-            _ => TdExit::UnknownLeaf,
+            MAP_GPA if self.get(Register::R12) & self.shared_bit != 0 => TdExit::MapShared,
+            leaf => call(leaf, self.get(Register::R13) & WRITES != 0),
         }
     }
 
@@ -245,6 +217,35 @@ impl<F: Fn(Register) -> u64> TdRegisters<F> {
         }
     }
 }
+
+/// What a TDVMCALL leaf is that `writes` or does not, if that is a difference. MapGPA is taken for one to
+/// private.
+#[inline(always)]
+const fn call(leaf: u64, writes: bool) -> TdExit {
+    match leaf {
+        10 => TdExit::Cpuid,
+        12 => TdExit::Hlt,
+        30 if writes => TdExit::IoOut,
+        30 => TdExit::IoIn,
+        31 => TdExit::Rdmsr,
+        32 => TdExit::Wrmsr,
+        48 if writes => TdExit::MmioWrite,
+        48 => TdExit::MmioRead,
+        54 => TdExit::Wbinvd,
+        65 => TdExit::Pconfig,
+        GET_INFO => TdExit::GetInfo,
+        MAP_GPA => TdExit::MapPrivate,
+        GET_QUOTE => TdExit::GetQuote,
+        FATAL_ERROR => TdExit::FatalError,
+        SETUP_NOTIFY => TdExit::SetupNotify,
+        0x10005 => TdExit::Service,
+        _ => TdExit::UnknownLeaf,
+    }
+}
+
+/// R13 of a call for an access: 1 writes, 0 reads. KVM refuses all else (`tdx.c:tdx_emulate_io`,
+/// `tdx_emulate_mmio`).
+const WRITES: u64 = 1;
 
 const TDCALL: u32 = 77;
 const EPT_VIOLATION: u32 = 48;

@@ -9,7 +9,7 @@ use core::mem::MaybeUninit;
 use tdtrace_common::{
     counters::{Class, REASON_OTHER, vmx_reason_index},
     ledger::Direction,
-    td::{REASON_TD, Register, TdExit, TdRegisters, TdWindow},
+    td::{Access, Instruction, REASON_TD, Register, TdExit, TdRegisters, TdWindow},
 };
 
 use crate::{
@@ -107,36 +107,45 @@ pub(crate) fn exits(slot: &mut Slot, vcpu: u64) -> usize {
 fn count_exit(slot: &mut Slot, word: impl Fn(u64) -> u64) -> usize {
     let registers =
         TdRegisters { read: |register| word(place(register)), shared_bit: slot.get().shared_bit };
+    if let Some(instruction) = Instruction::called(&registers) {
+        let (index, access) = instruction.access(&registers);
+        if access.is_counted() {
+            count_access(slot, &access);
+        }
+        return index;
+    }
     if let Some(kind) = registers.kind() {
-        count_access(slot, kind, &registers);
+        count_rest(slot, kind, &registers);
         return kind.reason_index();
     }
     let reason = registers.exit_reason().unwrap_or(0);
     if reason == EXTERNAL_INTERRUPT {
         let intr_info = offset!(tdx_vt).wrapping_add(offset!(vt_exit_intr_info));
         let vector = word(intr_info & !7) >> (8 * (intr_info & 7)) & 0xff;
-        slot.count(Class::HostInterrupt);
-        slot.count_place(Class::HostInterrupt, vector, 0);
+        count_access(slot, &access(Class::HostInterrupt, vector));
     }
     vmx_reason_index(reason)
 }
 
+#[inline(always)]
+fn access(class: Class, address: u64) -> Access {
+    Access { class: class as u64, address, size: 0 }
+}
+
 /// The access that the guest asked for, under the class that it has with other VMs.
 #[inline(always)]
-fn count_access<F: Fn(Register) -> u64>(slot: &mut Slot, kind: TdExit, registers: &TdRegisters<F>) {
+fn count_access(slot: &mut Slot, access: &Access) {
+    slot.count_index(access.class as usize);
+    slot.count_place_of(access.class, access.address, access.size);
+}
+
+/// What exits other than calls for instructions ask for.
+#[inline(always)]
+fn count_rest<F: Fn(Register) -> u64>(slot: &mut Slot, kind: TdExit, registers: &TdRegisters<F>) {
     let get = |register| registers.get(register);
-    let low = |register| get(register) & 0xffff_ffff;
-    let address = || get(Register::R14) & !registers.shared_bit;
-    let (class, address, size) = match kind {
-        TdExit::Cpuid => (Class::Cpuid, low(Register::R12), 0),
-        TdExit::Rdmsr => (Class::MsrRead, low(Register::R12), 0),
-        TdExit::Wrmsr => (Class::MsrWrite, low(Register::R12), 0),
-        TdExit::IoIn => (Class::PioIn, get(Register::R14) & 0xffff, get(Register::R12)),
-        TdExit::IoOut => (Class::PioOut, get(Register::R14) & 0xffff, get(Register::R12)),
-        TdExit::MmioRead => (Class::MmioRead, address(), get(Register::R12)),
-        TdExit::MmioWrite => (Class::MmioWrite, address(), get(Register::R12)),
-        TdExit::KvmHypercall => (Class::Hypercall, get(Register::R10), 0),
-        TdExit::UnknownLeaf => (Class::TdUnknownLeaf, get(Register::R11), 0),
+    let asked = match kind {
+        TdExit::KvmHypercall => access(Class::Hypercall, get(Register::R10)),
+        TdExit::UnknownLeaf => access(Class::TdUnknownLeaf, get(Register::R11)),
         TdExit::MapShared | TdExit::MapPrivate => {
             return ledger::asks(slot, get(Register::R12), get(Register::R13));
         }
@@ -145,8 +154,7 @@ fn count_access<F: Fn(Register) -> u64>(slot: &mut Slot, kind: TdExit, registers
         }
         _ => return,
     };
-    slot.count_index(class as usize);
-    slot.count_place_of(class as u64, address, size & 0xffff_ffff);
+    count_access(slot, &asked);
 }
 
 const MAP_SHARED: u32 = TdExit::MapShared as u32;
