@@ -5,7 +5,7 @@
 
 use aya_ebpf::{bindings::BPF_ANY, macros::raw_tracepoint, programs::RawTracePointContext};
 use tdtrace_common::counters::{
-    Class, Loss, REASONS, USERSPACE_EINTR, USERSPACE_HWPOISON, USERSPACE_OTHER,
+    Class, Loss, USERSPACE_EINTR, USERSPACE_HWPOISON, USERSPACE_OTHER,
 };
 
 use crate::{
@@ -214,9 +214,7 @@ fn kvm_exit(ctx: RawTracePointContext) -> u32 {
         } else {
             kernel::exit_reason_index(vcpu, ctx.arg(1))
         };
-        // Hidden from the compiler, which proves the mask away and leaves the verifier without a bound.
-        let index = core::hint::black_box(index) & (REASONS - 1);
-        slot.get().reasons[index] += 1;
+        slot.count_reason(index);
         time::exits(&mut slot, index, now);
     }
     0

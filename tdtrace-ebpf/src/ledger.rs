@@ -22,7 +22,7 @@ use tdtrace_common::{
 use crate::{
     context,
     kernel::{offset, read},
-    maps::{LEDGERS, SLOT_BY_THREAD, VM_BY_PROCESS, VMS, add, lose},
+    maps::{LEDGERS, SLOT_BY_THREAD, VM_BY_PROCESS, VMS, add, lose, opaque},
     slot::Slot,
 };
 
@@ -179,7 +179,7 @@ fn region(ledger: *mut VmLedger, number: u64) -> Option<*mut Region> {
     let start = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 59) as usize;
     for probe in 0..REGION_PROBES {
         // Hidden from the compiler, which proves the mask away and leaves the verifier without a bound.
-        let index = core::hint::black_box(start + probe) & (REGIONS - 1);
+        let index = opaque(start + probe) & (REGIONS - 1);
         // SAFETY: within the array.
         let region = unsafe { (&raw mut (*ledger).regions).cast::<Region>().add(index) };
         // SAFETY: the first word of the region.

@@ -42,6 +42,24 @@ pub(crate) fn constant<const NUMBER: i32>() -> u64 {
     value
 }
 
+/// The same number, of which the compiler knows nothing: it would prove the mask away that bounds an index,
+/// and leave the verifier without the bound.
+#[inline(always)]
+pub(crate) fn opaque(number: usize) -> usize {
+    let same: usize;
+    // An instruction is a must: the kernel refuses two lines of the source that begin at one.
+    // SAFETY: sets a register and nothing else.
+    unsafe {
+        asm!(
+            "{same} = {number}",
+            same = lateout(reg) same,
+            number = in(reg) number,
+            options(pure, nomem, nostack),
+        );
+    }
+    same
+}
+
 /// Whether `--debug-ebpf` was given.
 #[inline(always)]
 pub(crate) fn debug() -> bool {

@@ -21,7 +21,7 @@ use tdtrace_common::{
 
 use crate::{
     context,
-    maps::{add, entry, is_timed},
+    maps::{add, entry, is_timed, opaque},
 };
 
 /// Where the functions of the running kernel have their arguments, by number of the function.
@@ -45,7 +45,7 @@ static SEAM_ENTRIES: HashMap<SeamEntryKey, SeamEntry> = HashMap::with_max_entrie
 fn arguments_of(function: usize) -> Arguments {
     let places = &raw const SEAM_ARGUMENTS;
     // Hidden from the compiler, which proves the mask away and leaves the verifier without a bound.
-    let function = core::hint::black_box(function) & (FUNCTIONS - 1);
+    let function = opaque(function) & (FUNCTIONS - 1);
     // SAFETY: a plain static, within the array; volatile, because the user side overrides its value at
     // load.
     unsafe { core::ptr::read_volatile(places.cast::<Arguments>().add(function)) }
@@ -131,7 +131,7 @@ fn time(stats: &mut SeamStats, ns: u64) {
         stats.max = ns;
     }
     // Hidden from the compiler, which proves the test away and leaves the verifier without a bound.
-    let index = core::hint::black_box(bucket(ns));
+    let index = opaque(bucket(ns));
     if index < BUCKETS {
         stats.buckets[index] += 1;
     }
@@ -145,7 +145,7 @@ fn count_level(stats: &mut SeamStats, places: Arguments, arguments: &[u64; ARGUM
     // An `int` or an enum: only the low half is defined.
     let level = (level as u32).wrapping_sub(u32::from(places.base)) as usize;
     let level = if level < LEVELS - 1 { level } else { LEVELS - 1 };
-    stats.levels[core::hint::black_box(level) & (LEVELS - 1)] += 1;
+    stats.levels[opaque(level) & (LEVELS - 1)] += 1;
 }
 
 /// Whether this call, begun at `began`, repeats the one that was busy last.

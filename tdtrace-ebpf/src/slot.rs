@@ -30,7 +30,7 @@ use crate::{
     ledger,
     maps::{
         FREE_VCPUS, FREE_VMS, HOTSPOTS, SLOT_AT, VCPU_INDEX, VM_INDEX, VMS, debug, is_direct, lose,
-        lose_index, memo, slot_at,
+        lose_index, memo, opaque, slot_at,
     },
     td,
 };
@@ -72,8 +72,13 @@ impl Slot {
     /// The same for a class that is not a constant.
     #[inline(always)]
     pub(crate) fn count_index(&mut self, class: usize) {
-        // Hidden from the compiler, which proves the mask away and leaves the verifier without a bound.
-        self.get().counts[core::hint::black_box(class) & (COUNTS - 1)] += 1;
+        self.get().counts[opaque(class) & (COUNTS - 1)] += 1;
+    }
+
+    /// Counts index `reason` of `VcpuSlot::reasons`.
+    #[inline(always)]
+    pub(crate) fn count_reason(&mut self, reason: usize) {
+        self.get().reasons[opaque(reason) & (REASONS - 1)] += 1;
     }
 
     /// Counts a place: in the slot while there is room near its hash, else in the map.

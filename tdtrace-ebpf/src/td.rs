@@ -9,7 +9,7 @@ use core::mem::MaybeUninit;
 use tdtrace_common::{
     counters::{Class, REASON_OTHER, vmx_reason_index},
     ledger::Direction,
-    td::{Access, Instruction, REASON_TD, Register, TdExit, TdRegisters, TdWindow},
+    td::{ANSWERED, Access, Instruction, REASON_TD, Register, TdExit, TdRegisters, TdWindow},
 };
 
 use crate::{
@@ -157,6 +157,8 @@ fn count_rest<F: Fn(Register) -> u64>(slot: &mut Slot, kind: TdExit, registers: 
     count_access(slot, &asked);
 }
 
+/// TDVMCALL status.
+const SUCCESS: u64 = 0;
 const MAP_SHARED: u32 = TdExit::MapShared as u32;
 const MAP_PRIVATE: u32 = TdExit::MapPrivate as u32;
 
@@ -173,7 +175,11 @@ pub(crate) fn enters(slot: &mut Slot, vcpu: u64) {
         return;
     };
     slot.count(Class::TdAnswer);
-    slot.count_place(Class::TdAnswer, status, kind);
+    if status == SUCCESS {
+        slot.count_reason(ANSWERED + kind as usize);
+    } else {
+        slot.count_place(Class::TdAnswer, status, kind);
+    }
     let direction = match kind {
         MAP_SHARED => Direction::ToShared,
         MAP_PRIVATE => Direction::ToPrivate,

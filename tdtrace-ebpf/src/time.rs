@@ -14,7 +14,7 @@ use tdtrace_common::latency::{
 
 use crate::{
     context,
-    maps::{FREE_ROWS, LATENCY_ROWS, SLOW, SLOW_LOST, add, fresh_row, is_timed, slower_than},
+    maps::{FREE_ROWS, LATENCY_ROWS, SLOW, SLOW_LOST, add, fresh_row, is_timed, opaque, slower_than},
     slot::Slot,
 };
 
@@ -196,8 +196,7 @@ fn record(slot: &mut Slot, class: LatencyClass, parts: &[u64; PARTS]) {
     if total > row.max {
         row.max = total;
     }
-    // Hidden from the compiler, which proves the test away and leaves the verifier without a bound.
-    let index = core::hint::black_box(bucket(total));
+    let index = opaque(bucket(total));
     if index < BUCKETS {
         row.buckets[index] = row.buckets[index].wrapping_add(1);
     }
@@ -268,7 +267,7 @@ fn find_row(index: u32, class: LatencyClass) -> u32 {
         return 0;
     };
     for probe in 0..ROW_PROBES {
-        let place = core::hint::black_box(row_start(class) + probe) & (SLOT_ROWS - 1);
+        let place = opaque(row_start(class) + probe) & (SLOT_ROWS - 1);
         let entry = slot.get().rows[place];
         if entry == 0 {
             let entry = new_row(index, class);

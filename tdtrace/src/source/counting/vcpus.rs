@@ -12,6 +12,7 @@ use tdtrace_common::{
     counters::{COUNTS, Class, KvmObject, Place, VcpuSlot, VmEntry},
     latency::{Part, Phase, SLOT_ROWS, Timing},
     ledger::Conversion,
+    td::ANSWERED,
 };
 
 use super::slots::MappedArray;
@@ -205,6 +206,7 @@ impl Vcpus {
             .iter()
             .filter(|hotspot| hotspot.count > 0)
             .map(|hotspot| (hotspot.place, hotspot.count))
+            .chain(answered(&slot))
             .collect();
         let sample = VcpuSample {
             key: VcpuKey { index, life: self.reading.life(slot.life) },
@@ -212,7 +214,7 @@ impl Vcpus {
             id: slot.vcpu_id,
             tid: slot.tid,
             counts: Counts::new(slot.counts),
-            reasons: nonzero(&slot.reasons),
+            reasons: nonzero(&slot.reasons[..ANSWERED]),
             userspace: nonzero(&slot.userspace),
             hotspots,
             kvm: (slot.synced != 0).then_some((slot.first, slot.last)),
@@ -327,6 +329,13 @@ impl Reading {
         }
         Some(times)
     }
+}
+
+/// The TDVMCALLs that were answered with SUCCESS as the places that other answers have.
+fn answered(slot: &VcpuSlot) -> impl Iterator<Item = (Place, u64)> {
+    nonzero(&slot.reasons[ANSWERED..]).into_iter().map(|(kind, count)| {
+        (Place { address: 0, class: Class::TdAnswer as u32 + 1, size: kind }, count)
+    })
 }
 
 fn nonzero(counts: &[u64]) -> Vec<(u32, u64)> {
