@@ -66,6 +66,7 @@ fn kvm_hypercall(ctx: RawTracePointContext) -> u32 {
 #[raw_tracepoint]
 fn kvm_fpu(ctx: RawTracePointContext) -> u32 {
     let begins = ctx.arg::<u32>(0) != 0;
+    let now = if begins { time::early() } else { 0 };
     let Some(vcpu) = context::running_vcpu() else {
         let class = if begins { Class::RunBegin } else { Class::RunEnd };
         lose(Loss::Unattributed, class);
@@ -74,7 +75,7 @@ fn kvm_fpu(ctx: RawTracePointContext) -> u32 {
     if begins {
         if let Some(mut slot) = slot::of_run(&ctx, vcpu) {
             slot.count(Class::RunBegin);
-            time::runs(&mut slot);
+            time::runs(&mut slot, now);
             if slot.get().synced == 0 {
                 slot.sync(vcpu);
             }
@@ -154,6 +155,7 @@ const EHWPOISON: i32 = 133;
 /// faults, which come with -EFAULT or -EHWPOISON.
 #[raw_tracepoint]
 fn kvm_userspace_exit(ctx: RawTracePointContext) -> u32 {
+    let now = time::early();
     let Some(mut slot) = leaving() else {
         lose(Loss::Unattributed, Class::UserspaceExit);
         return 0;
@@ -177,7 +179,7 @@ fn kvm_userspace_exit(ctx: RawTracePointContext) -> u32 {
     if slot.get().td != 0 {
         td::returns(&mut slot, index);
     }
-    time::returns(&mut slot, index);
+    time::returns(&mut slot, index, now);
     0
 }
 
@@ -187,9 +189,10 @@ const SYNC_EVERY: u64 = 1024;
 /// `kvm_entry(vcpu, force_immediate_exit)`: interrupts are off, no exit is in flight.
 #[raw_tracepoint]
 fn kvm_entry(ctx: RawTracePointContext) -> u32 {
+    let now = time::early();
     let vcpu: u64 = ctx.arg(0);
     if let Some(mut slot) = slot::of(&ctx, vcpu, Class::Entry) {
-        time::enters(&mut slot);
+        time::enters(&mut slot, now);
         if slot.get().td != 0 {
             td::enters(&mut slot, vcpu);
         }
@@ -204,7 +207,6 @@ fn kvm_entry(ctx: RawTracePointContext) -> u32 {
 /// `kvm_exit(vcpu, isa)`: the reason is not an argument, it is read from the vCPU.
 #[raw_tracepoint]
 fn kvm_exit(ctx: RawTracePointContext) -> u32 {
-    // First of all: what finds out the reason is no time of the guest.
     let now = time::early();
     let vcpu: u64 = ctx.arg(0);
     if let Some(mut slot) = slot::of(&ctx, vcpu, Class::Exit) {

@@ -18,7 +18,8 @@ use crate::{
     slot::Slot,
 };
 
-/// The time, for a program that takes it before it knows what for; 0 if none is taken at all.
+/// The time, which a program takes first of all; 0 if none is taken at all. Reading the clock waits for all
+/// that was begun before it, so what comes before it costs twice.
 #[inline(always)]
 pub(crate) fn early() -> u64 {
     if is_timed() { context::now() } else { 0 }
@@ -42,13 +43,12 @@ pub(crate) fn exits(slot: &mut Slot, reason: usize, now: u64) {
     close(slot);
 }
 
-/// `kvm_entry`: what the last exit led to is over.
+/// `kvm_entry` at `now`: what the last exit led to is over.
 #[inline(always)]
-pub(crate) fn enters(slot: &mut Slot) {
+pub(crate) fn enters(slot: &mut Slot, now: u64) {
     if !is_timed() {
         return;
     }
-    let now = context::now();
     let timing = open(slot);
     if is(timing, Phase::Kernel) {
         book_kernel(timing, now, context::run_delay());
@@ -67,13 +67,13 @@ pub(crate) fn enters(slot: &mut Slot) {
     close(slot);
 }
 
-/// `kvm_userspace_exit`: the VMM's time begins. `reason` is an index of `VcpuSlot::userspace`.
+/// `kvm_userspace_exit` at `now`: the VMM's time begins. `reason` is an index of `VcpuSlot::userspace`.
 #[inline(always)]
-pub(crate) fn returns(slot: &mut Slot, reason: usize) {
+pub(crate) fn returns(slot: &mut Slot, reason: usize, now: u64) {
     if !is_timed() {
         return;
     }
-    let (now, run_delay) = (context::now(), context::run_delay());
+    let run_delay = context::run_delay();
     let timing = open(slot);
     if is(timing, Phase::Kernel) {
         book_kernel(timing, now, run_delay);
@@ -85,13 +85,13 @@ pub(crate) fn returns(slot: &mut Slot, reason: usize) {
     close(slot);
 }
 
-/// `kvm_fpu(1)`: the VMM's time ends.
+/// `kvm_fpu(1)` at `now`: the VMM's time ends.
 #[inline(always)]
-pub(crate) fn runs(slot: &mut Slot) {
+pub(crate) fn runs(slot: &mut Slot, now: u64) {
     if !is_timed() {
         return;
     }
-    let (now, run_delay) = (context::now(), context::run_delay());
+    let run_delay = context::run_delay();
     let timing = open(slot);
     if is(timing, Phase::Vmm) {
         let elapsed = now.saturating_sub(timing.since);
