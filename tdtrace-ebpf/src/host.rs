@@ -77,7 +77,7 @@ fn kvm_fpu(ctx: RawTracePointContext) -> u32 {
             slot.count(Class::RunBegin);
             time::runs(&mut slot, now);
             if slot.get().synced == 0 {
-                slot.sync(vcpu);
+                slot::sync_seldom(slot.index(), vcpu);
             }
         }
     } else if let Some(mut slot) = slot::of(&ctx, vcpu, Class::RunEnd) {
@@ -198,7 +198,7 @@ fn kvm_entry(ctx: RawTracePointContext) -> u32 {
         }
         let entries = slot.count(Class::Entry);
         if slot.get().synced == 0 || entries.is_multiple_of(SYNC_EVERY) {
-            slot.sync(vcpu);
+            slot::sync_seldom(slot.index(), vcpu);
         }
     }
     0

@@ -67,20 +67,36 @@ fn cast(address: u64) -> *const u8 {
     pointer
 }
 
-/// The `T`, an integer, at `base + offset` of an object that is there while the program runs, because the
-/// kernel hands it to the tracepoint or holds it; `None` when the kernel has no such field. Where that is
-/// allowed it is a load, which takes a tenth of the time of [`read`], and 0 if the address is bad after all.
-#[inline(always)]
-pub(crate) fn load<T: Copy>(base: u64, offset: u64) -> Option<T> {
-    if !is_direct() {
-        return read(base, offset);
+/// An object of the kernel that is there while the program runs, because the kernel hands it to the tracepoint
+/// or holds it.
+#[derive(Clone, Copy)]
+pub(crate) struct Object {
+    address: u64,
+    /// Null where programs may not load.
+    pointer: *const u8,
+}
+
+impl Object {
+    #[inline(always)]
+    pub(crate) fn at(address: u64) -> Self {
+        let pointer = if is_direct() { cast(address) } else { ptr::null() };
+        Self { address, pointer }
     }
-    if offset == ABSENT {
-        return None;
+
+    /// Its field at `offset`, an integer; `None` when the kernel has no such field. Where that is allowed it is
+    /// a load, which takes a tenth of the time of [`read`], and 0 if the address is bad after all.
+    #[inline(always)]
+    pub(crate) fn load<T: Copy>(self, offset: u64) -> Option<T> {
+        if !is_direct() {
+            return read(self.address, offset);
+        }
+        if offset == ABSENT {
+            return None;
+        }
+        let address = self.pointer.wrapping_add(offset as usize).cast::<T>();
+        // SAFETY: the kernel makes a load of this kind one that cannot fault.
+        Some(unsafe { ptr::read_volatile(address) })
     }
-    let address = cast(base).wrapping_add(offset as usize).cast::<T>();
-    // SAFETY: the kernel makes a load of this kind one that cannot fault.
-    Some(unsafe { ptr::read_volatile(address) })
 }
 
 /// Reads a `T` at `base + offset` into `room`, for a `T` that is too large to be handed on by value.
@@ -120,7 +136,7 @@ pub(crate) fn vm_identity(kvm: u64) -> u64 {
 /// `kvm_vcpu.stat.exits` alone.
 #[inline(always)]
 pub(crate) fn stat_exits(vcpu: u64) -> Option<u64> {
-    load(vcpu, offset!(stat_exits))
+    Object::at(vcpu).load(offset!(stat_exits))
 }
 
 /// Counters behind `kvm_vcpu.stat.exits`, itself included, that are read at once: all that are
@@ -130,7 +146,8 @@ const STAT_WINDOW: usize = 16;
 /// Loads KVM's own counters of a vCPU into `stat`; 0 for those that this kernel does not have.
 #[inline(always)]
 pub(crate) fn load_kvm_stat(vcpu: u64, stat: &mut KvmStat) {
-    take_kvm_stat(stat, |offset| load(vcpu, offset).unwrap_or(0));
+    let vcpu = Object::at(vcpu);
+    take_kvm_stat(stat, |offset| vcpu.load(offset).unwrap_or(0));
 }
 
 /// The same by as few calls as possible.
@@ -164,8 +181,9 @@ fn take_kvm_stat(stat: &mut KvmStat, counter: impl Fn(u64) -> u64) {
 /// Whether KVM has given the VM at `kvm` up: `VM_BUGGED` and `VM_DEAD`.
 #[inline(always)]
 pub(crate) fn given_up(kvm: u64) -> u64 {
-    let bugged = load::<u8>(kvm, offset!(kvm_vm_bugged)).unwrap_or(0);
-    let dead = load::<u8>(kvm, offset!(kvm_vm_dead)).unwrap_or(0);
+    let kvm = Object::at(kvm);
+    let bugged = kvm.load::<u8>(offset!(kvm_vm_bugged)).unwrap_or(0);
+    let dead = kvm.load::<u8>(offset!(kvm_vm_dead)).unwrap_or(0);
     (u64::from(bugged & 1) * VM_BUGGED) | (u64::from(dead & 1) * VM_DEAD)
 }
 
@@ -182,8 +200,9 @@ const ISA_SVM: u32 = 2;
 pub(crate) fn exit_reason_index(vcpu: u64, isa: u32) -> usize {
     let index = match isa {
         ISA_VMX => vmx_reason(vcpu).map(|reason| vmx_reason_index(reason & vmx::BASIC_MASK)),
-        ISA_SVM => load::<u64>(vcpu, offset!(svm_vmcb))
-            .and_then(|vmcb| load::<u32>(vmcb, offset!(vmcb_exit_code)))
+        ISA_SVM => Object::at(vcpu)
+            .load::<u64>(offset!(svm_vmcb))
+            .and_then(|vmcb| Object::at(vmcb).load::<u32>(offset!(vmcb_exit_code)))
             .map(svm_reason_index),
         _ => None,
     };
@@ -194,7 +213,7 @@ pub(crate) fn exit_reason_index(vcpu: u64, isa: u32) -> usize {
 fn vmx_reason(vcpu: u64) -> Option<u32> {
     let vt = offset!(vmx_vt);
     if vt == ABSENT {
-        return load(vcpu, offset!(vmx_exit_reason));
+        return Object::at(vcpu).load(offset!(vmx_exit_reason));
     }
-    load(vcpu.wrapping_add(vt), offset!(vt_exit_reason))
+    Object::at(vcpu.wrapping_add(vt)).load(offset!(vt_exit_reason))
 }

@@ -179,6 +179,16 @@ fn count_new_place(index: u32, address: u64, kind: u64) -> u32 {
     0
 }
 
+/// [`Slot::sync`] of slot `index`. Out of line, for programs that seldom do it: the rest of their way is shorter
+/// without it.
+#[inline(never)]
+pub(crate) fn sync_seldom(index: u32, vcpu: u64) -> u32 {
+    if let Some(mut slot) = Slot::at(index) {
+        slot.sync(vcpu);
+    }
+    0
+}
+
 /// KVM's own counters, in [`VcpuSlot::last`] of slot `index`. Out of line: what is read at once would take
 /// `kvm_fpu` beyond the 512 bytes of stack that kernels before 6.13 allow.
 #[inline(never)]

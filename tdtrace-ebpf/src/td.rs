@@ -13,7 +13,7 @@ use tdtrace_common::{
 };
 
 use crate::{
-    kernel::{ABSENT, load, offset, read, read_into},
+    kernel::{ABSENT, Object, offset, read, read_into},
     ledger,
     maps::{TD_WINDOW, is_direct},
     slot::Slot,
@@ -83,48 +83,67 @@ fn place(register: Register) -> u64 {
     }
 }
 
-/// VMX exit reason: an interrupt of the host.
+/// VMX exit reasons: an interrupt of the host, and a call of the guest.
 const EXTERNAL_INTERRUPT: u32 = 1;
+const TDCALL: u32 = 77;
 
 /// Counts the exit of a TD's vCPU by what it was, with its place. Its index of `VcpuSlot::reasons`.
 #[inline(always)]
 pub(crate) fn exits(slot: &mut Slot, vcpu: u64) -> usize {
     let index = if is_direct() {
-        count_exit(slot, |offset| load(vcpu, offset).unwrap_or(0))
-    } else if let Some(window) = window(vcpu) {
-        count_exit(slot, |offset| word(vcpu, window, offset))
+        count_exit(slot, vcpu, loaded(vcpu))
     } else {
-        // Zeroes would be an exit of another kind.
-        slot.get().td_exit = 0;
-        return REASON_OTHER;
+        exits_by_window(slot.index(), vcpu) as usize
     };
     slot.get().td_exit = index as u16 + 1;
     index
 }
 
-/// The same, with the words of the `vcpu_tdx` by their offsets.
+/// The words of the `vcpu_tdx` by their offsets, each of which is loaded.
 #[inline(always)]
-fn count_exit(slot: &mut Slot, word: impl Fn(u64) -> u64) -> usize {
-    let registers =
-        TdRegisters { read: |register| word(place(register)), shared_bit: slot.get().shared_bit };
-    if let Some(instruction) = Instruction::called(&registers) {
-        let (index, access) = instruction.access(&registers);
-        if access.is_counted() {
-            count_access(slot, &access);
+fn loaded(vcpu: u64) -> impl Fn(u64) -> u64 + Copy {
+    let object = Object::at(vcpu);
+    move |offset| object.load(offset).unwrap_or(0)
+}
+
+/// The same where the kernel allows no loads. Out of line: the way of others is shorter without it.
+#[inline(never)]
+fn exits_by_window(index: u32, vcpu: u64) -> u32 {
+    let (Some(mut slot), Some(window)) = (Slot::at(index), window(vcpu)) else {
+        // Zeroes would be an exit of another kind.
+        return REASON_OTHER as u32;
+    };
+    count_exit(&mut slot, vcpu, |offset| word(vcpu, window, offset)) as u32
+}
+
+#[inline(always)]
+fn registers<F: Fn(u64) -> u64>(
+    slot: &mut Slot,
+    word: F,
+) -> TdRegisters<impl Fn(Register) -> u64 + use<F>> {
+    TdRegisters { read: move |register| word(place(register)), shared_bit: slot.get().shared_bit }
+}
+
+/// Counts the exits that are frequent, and has the others counted.
+#[inline(always)]
+fn count_exit(slot: &mut Slot, vcpu: u64, word: impl Fn(u64) -> u64 + Copy) -> usize {
+    let registers = registers(slot, word);
+    let (index, access) = match registers.exit_reason() {
+        Some(TDCALL) => match Instruction::called(&registers) {
+            Some(instruction) => instruction.access(&registers),
+            None => return count_rest(slot.index(), vcpu) as usize,
+        },
+        Some(EXTERNAL_INTERRUPT) => {
+            let intr_info = offset!(tdx_vt).wrapping_add(offset!(vt_exit_intr_info));
+            let vector = word(intr_info & !7) >> (8 * (intr_info & 7)) & 0xff;
+            (EXTERNAL_INTERRUPT as usize, access(Class::HostInterrupt, vector))
         }
-        return index;
+        _ => return count_rest(slot.index(), vcpu) as usize,
+    };
+    if access.is_counted() {
+        count_access(slot, &access);
     }
-    if let Some(kind) = registers.kind() {
-        count_rest(slot, kind, &registers);
-        return kind.reason_index();
-    }
-    let reason = registers.exit_reason().unwrap_or(0);
-    if reason == EXTERNAL_INTERRUPT {
-        let intr_info = offset!(tdx_vt).wrapping_add(offset!(vt_exit_intr_info));
-        let vector = word(intr_info & !7) >> (8 * (intr_info & 7)) & 0xff;
-        count_access(slot, &access(Class::HostInterrupt, vector));
-    }
-    vmx_reason_index(reason)
+    index
 }
 
 #[inline(always)]
@@ -139,22 +158,34 @@ fn count_access(slot: &mut Slot, access: &Access) {
     slot.count_place_of(access.class, access.address, access.size);
 }
 
-/// What exits other than calls for instructions ask for.
-#[inline(always)]
-fn count_rest<F: Fn(Register) -> u64>(slot: &mut Slot, kind: TdExit, registers: &TdRegisters<F>) {
+/// Counts an exit of the vCPU in slot `index` that is neither an instruction nor an interrupt. Out of line: the
+/// rest of the way is shorter without it.
+#[inline(never)]
+fn count_rest(index: u32, vcpu: u64) -> u32 {
+    let Some(mut slot) = Slot::at(index) else {
+        return REASON_OTHER as u32;
+    };
+    let registers = registers(&mut slot, loaded(vcpu));
+    let Some(kind) = registers.kind() else {
+        return vmx_reason_index(registers.exit_reason().unwrap_or(0)) as u32;
+    };
     let get = |register| registers.get(register);
-    let asked = match kind {
-        TdExit::KvmHypercall => access(Class::Hypercall, get(Register::R10)),
-        TdExit::UnknownLeaf => access(Class::TdUnknownLeaf, get(Register::R11)),
+    match kind {
+        TdExit::KvmHypercall => {
+            count_access(&mut slot, &access(Class::Hypercall, get(Register::R10)));
+        }
+        TdExit::UnknownLeaf => {
+            count_access(&mut slot, &access(Class::TdUnknownLeaf, get(Register::R11)));
+        }
         TdExit::MapShared | TdExit::MapPrivate => {
-            return ledger::asks(slot, get(Register::R12), get(Register::R13));
+            ledger::asks(&mut slot, get(Register::R12), get(Register::R13));
         }
         TdExit::EptPrivate | TdExit::EptPending => {
-            return ledger::faults(slot, get(Register::Gpa));
+            ledger::faults(&mut slot, get(Register::Gpa));
         }
-        _ => return,
-    };
-    count_access(slot, &asked);
+        _ => {}
+    }
+    kind.reason_index() as u32
 }
 
 /// TDVMCALL status.
@@ -171,7 +202,8 @@ pub(crate) fn enters(slot: &mut Slot, vcpu: u64) {
         return;
     }
     let args = offset!(tdx_vp_enter_args);
-    let Some(status) = load::<u64>(vcpu, args.wrapping_add(offset!(tdx_args_r10))) else {
+    let vcpu = Object::at(vcpu);
+    let Some(status) = vcpu.load::<u64>(args.wrapping_add(offset!(tdx_args_r10))) else {
         return;
     };
     slot.count(Class::TdAnswer);
@@ -185,7 +217,7 @@ pub(crate) fn enters(slot: &mut Slot, vcpu: u64) {
         MAP_PRIVATE => Direction::ToPrivate,
         _ => return,
     };
-    let next = load(vcpu, args.wrapping_add(offset!(tdx_args_r11))).unwrap_or(0);
+    let next = vcpu.load(args.wrapping_add(offset!(tdx_args_r11))).unwrap_or(0);
     ledger::answered(slot.index(), direction as u32, status, next);
 }
 

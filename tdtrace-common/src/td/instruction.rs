@@ -3,7 +3,7 @@
 //! As a table, because these are most of a TD's exits and come in any order: a branch for each of them is a
 //! branch that the CPU guesses wrong.
 
-use super::{REASON_TD, Register, TDCALL, TdExit, TdRegisters, WRITES, call};
+use super::{REASON_TD, Register, TdExit, TdRegisters, WRITES, call};
 use crate::counters::{COUNTS, Class};
 
 /// Leaves that are the VMX exit reason of an instruction.
@@ -82,11 +82,11 @@ const _: () = assert!(Class::PioOut as u8 == Class::PioIn as u8 + 1);
 const _: () = assert!(Class::MmioWrite as u8 == Class::MmioRead as u8 + 1);
 
 impl Instruction {
-    /// The instruction for which the guest calls, `None` for any other exit.
+    /// The instruction for which the guest called, if that is what it called for. The exit's reason is TDCALL.
     #[must_use]
     #[inline(always)]
     pub fn called<F: Fn(Register) -> u64>(registers: &TdRegisters<F>) -> Option<&'static Self> {
-        if registers.exit_reason() != Some(TDCALL) || registers.get(Register::R10) != 0 {
+        if registers.get(Register::R10) != 0 {
             return None;
         }
         let instruction = TABLE.get(registers.get(Register::R11) as usize)?;
