@@ -409,7 +409,7 @@ pub struct VcpuSlot {
     pub counts: [u64; COUNTS],
     /// Where the time goes.
     pub timing: Timing,
-    /// Index of the row of a latency class plus one, 0 while there is none; see [`crate::latency`].
+    /// Index of the row of a latency class, 0 while there is none; see [`crate::latency`].
     pub rows: [u32; SLOT_ROWS],
     /// What it asked to convert, and which pages it faulted on.
     pub conversion: Conversion,

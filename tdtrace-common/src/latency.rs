@@ -19,25 +19,10 @@ pub const fn bucket(ns: u64) -> usize {
     if ns < 1 << FIRST_OCTAVE {
         return 0;
     }
-    let octave = log2(ns);
+    let octave = ns.ilog2();
     let sub = (ns >> (octave - SUB_BITS)) & ((1 << SUB_BITS) - 1);
     let index = ((octave - FIRST_OCTAVE) << SUB_BITS) as usize + sub as usize;
     if index < BUCKETS { index } else { BUCKETS - 1 }
-}
-
-/// The highest bit of a number that is not 0. In steps: the target has no instruction for it.
-#[inline(always)]
-const fn log2(mut number: u64) -> u32 {
-    let mut bits = 0;
-    let mut step = 32;
-    while step > 0 {
-        if number >> step != 0 {
-            number >>= step;
-            bits += step;
-        }
-        step /= 2;
-    }
-    bits
 }
 
 /// The shortest duration of bucket `index`, in nanoseconds.
@@ -111,7 +96,7 @@ pub const ROW_PROBES: usize = 8;
 #[must_use]
 #[inline(always)]
 pub const fn row_start(class: LatencyClass) -> usize {
-    (class * 3067 >> 11) as usize & (SLOT_ROWS - 1)
+    ((class * 3067) >> 11) as usize & (SLOT_ROWS - 1)
 }
 
 /// The durations of one class of one vCPU.
@@ -214,6 +199,7 @@ mod pod {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{counters::USERSPACE_EINTR, td::TdExit};
 
     #[test]
     fn every_duration_is_in_the_bucket_that_says_so() {
@@ -246,10 +232,19 @@ mod tests {
     }
 
     #[test]
-    fn steps_find_the_highest_bit() {
-        for bit in 0..64 {
-            assert_eq!(log2(1 << bit), bit);
-            assert_eq!(log2(u64::MAX >> (63 - bit)), bit);
+    fn the_usual_classes_of_a_td_have_places_of_their_own() {
+        let interrupts = [0, 1];
+        let kinds = TdExit::ALL.iter().filter(|kind| {
+            !matches!(kind.name().split_once(' '), Some(("VP.ENTER", rest)) if !rest.contains("SEPT"))
+        });
+        let kinds = kinds.map(|kind| kind.reason_index() as u32);
+        // IO, HYPERCALL, HLT, MMIO, SYSTEM_EVENT, MEMORY_FAULT, TDX and -EINTR.
+        let returns = [2, 3, 5, 6, 24, 39, 40, USERSPACE_EINTR as u32];
+        let classes =
+            interrupts.into_iter().chain(kinds).chain(returns.map(|it| LATENCY_RETURNS + it));
+        let mut taken = [None; SLOT_ROWS];
+        for class in classes {
+            assert_eq!(taken[row_start(class)].replace(class), None, "{class}");
         }
     }
 }

@@ -4,9 +4,7 @@
 //! Argument order is that of the tracepoint's `TP_PROTO`, the same from Linux 6.1 to 7.3.
 
 use aya_ebpf::{bindings::BPF_ANY, macros::raw_tracepoint, programs::RawTracePointContext};
-use tdtrace_common::counters::{
-    Class, Loss, USERSPACE_EINTR, USERSPACE_HWPOISON, USERSPACE_OTHER,
-};
+use tdtrace_common::counters::{Class, Loss, USERSPACE_EINTR, USERSPACE_HWPOISON, USERSPACE_OTHER};
 
 use crate::{
     context, kernel, ledger,

@@ -178,7 +178,6 @@ fn region(ledger: *mut VmLedger, number: u64) -> Option<*mut Region> {
     let key = number + 1;
     let start = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 59) as usize;
     for probe in 0..REGION_PROBES {
-        // Hidden from the compiler, which proves the mask away and leaves the verifier without a bound.
         let index = opaque(start + probe) & (REGIONS - 1);
         // SAFETY: within the array.
         let region = unsafe { (&raw mut (*ledger).regions).cast::<Region>().add(index) };

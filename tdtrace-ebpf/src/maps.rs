@@ -1,7 +1,10 @@
 //! The maps and the read-only globals. Maps whose size depends on the machine have one entry here; a
 //! load that uses them says how many.
 
-use core::{arch::asm, ptr::NonNull};
+use core::{
+    arch::asm,
+    ptr::{self, NonNull},
+};
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_NOEXIST},
@@ -91,7 +94,7 @@ pub(crate) fn slower_than() -> u64 {
         return 0;
     }
     // SAFETY: a plain static; volatile, because the user side overrides its value at load.
-    unsafe { core::ptr::read_volatile(&raw const SLOWER_THAN) }
+    unsafe { ptr::read_volatile(&raw const SLOWER_THAN) }
 }
 
 #[map]
@@ -116,9 +119,9 @@ pub(crate) static VCPU_INDEX: HashMap<KvmObject, u32> = HashMap::with_max_entrie
 #[map]
 pub(crate) static SLOT_AT: HashMap<u64, u32> = HashMap::with_max_entries(1, 0);
 
-/// Durations by class of single vCPUs.
+/// Durations by class of single vCPUs. The first is nobody's.
 #[map]
-pub(crate) static LATENCY_ROWS: Array<LatencyRow> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+static LATENCY_ROWS: Array<LatencyRow> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Indices of [`LATENCY_ROWS`] that vCPUs had and gave back; they come before rows that nobody had.
 #[map]
@@ -150,7 +153,7 @@ pub(crate) fn fresh_row() -> Option<u32> {
             taken = in(reg) taken,
         );
     }
-    u32::try_from(index).ok()
+    u32::try_from(index + 1).ok()
 }
 
 /// What the programs are told instead of what the kernel says. One CPU unless there are synthetic TDs.
@@ -201,7 +204,18 @@ pub(crate) fn memo() -> Option<*mut CpuMemo> {
 /// on the stack first takes as long as the rest of the search.
 #[inline(always)]
 pub(crate) fn slot_at(index: *const u32) -> Option<NonNull<VcpuSlot>> {
-    let map = (&raw const VCPUS).cast_mut().cast::<c_void>();
+    value_at(&VCPUS, index)
+}
+
+/// The same for rows of durations.
+#[inline(always)]
+pub(crate) fn latency_row_at(index: *const u32) -> Option<NonNull<LatencyRow>> {
+    value_at(&LATENCY_ROWS, index)
+}
+
+#[inline(always)]
+fn value_at<T>(map: &'static Array<T>, index: *const u32) -> Option<NonNull<T>> {
+    let map = ptr::from_ref(map).cast_mut().cast::<c_void>();
     // SAFETY: the map, and a key of its size that all callers have in a value of a map or on the stack.
     NonNull::new(unsafe { bpf_map_lookup_elem(map, index.cast()) }.cast())
 }

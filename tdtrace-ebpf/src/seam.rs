@@ -44,7 +44,6 @@ static SEAM_ENTRIES: HashMap<SeamEntryKey, SeamEntry> = HashMap::with_max_entrie
 #[inline(always)]
 fn arguments_of(function: usize) -> Arguments {
     let places = &raw const SEAM_ARGUMENTS;
-    // Hidden from the compiler, which proves the mask away and leaves the verifier without a bound.
     let function = opaque(function) & (FUNCTIONS - 1);
     // SAFETY: a plain static, within the array; volatile, because the user side overrides its value at
     // load.
@@ -130,7 +129,6 @@ fn time(stats: &mut SeamStats, ns: u64) {
     if ns > stats.max {
         stats.max = ns;
     }
-    // Hidden from the compiler, which proves the test away and leaves the verifier without a bound.
     let index = opaque(bucket(ns));
     if index < BUCKETS {
         stats.buckets[index] += 1;

@@ -14,7 +14,9 @@ use tdtrace_common::latency::{
 
 use crate::{
     context,
-    maps::{FREE_ROWS, LATENCY_ROWS, SLOW, SLOW_LOST, add, fresh_row, is_timed, opaque, slower_than},
+    maps::{
+        FREE_ROWS, SLOW, SLOW_LOST, add, fresh_row, is_timed, latency_row_at, opaque, slower_than,
+    },
     slot::Slot,
 };
 
@@ -52,18 +54,17 @@ pub(crate) fn enters(slot: &mut Slot, now: u64) {
     let timing = open(slot);
     if is(timing, Phase::Kernel) {
         book_kernel(timing, now, context::run_delay());
-        if timing.exit != 0 {
-            let (class, parts) = (u32::from(timing.exit) - 1, timing.parts);
-            record(slot, class, &parts);
-            send_slow(slot, class, &parts, now);
-        }
     } else {
         miss(timing);
     }
-    let timing = &mut slot.get().timing;
+    let (exit, parts) = (core::mem::take(&mut timing.exit), timing.parts);
     timing.phase = Phase::Guest as u16;
     timing.since = now;
-    timing.exit = 0;
+    if exit != 0 {
+        let class = u32::from(exit) - 1;
+        record(slot, class, &parts);
+        send_slow(slot, class, &parts);
+    }
     close(slot);
 }
 
@@ -93,28 +94,28 @@ pub(crate) fn runs(slot: &mut Slot, now: u64) {
     }
     let run_delay = context::run_delay();
     let timing = open(slot);
+    let mut parts = [0; PARTS];
     if is(timing, Phase::Vmm) {
         let elapsed = now.saturating_sub(timing.since);
         let waiting = waited(timing, elapsed, run_delay);
-        let mut parts = [0; PARTS];
         parts[Part::Vmm as usize] = elapsed - waiting;
         parts[Part::Waiting as usize] = waiting;
         book(timing, &parts);
-        if timing.returned != 0 {
-            let class = LATENCY_RETURNS + u32::from(timing.returned) - 1;
-            let is_part_of_exit = timing.exit != 0;
-            record(slot, class, &parts);
-            // An exit that lasts is sent as a whole when it is over.
-            if !is_part_of_exit {
-                send_slow(slot, class, &parts, now);
-            }
-        }
     } else {
         miss(timing);
+        timing.returned = 0;
     }
-    let timing = &mut slot.get().timing;
+    let returned = core::mem::take(&mut timing.returned);
+    let is_part_of_exit = timing.exit != 0;
     begin(timing, Phase::Kernel, now, run_delay);
-    timing.returned = 0;
+    if returned != 0 {
+        let class = LATENCY_RETURNS + u32::from(returned) - 1;
+        record(slot, class, &parts);
+        // An exit that lasts is sent as a whole when it is over.
+        if !is_part_of_exit {
+            send_slow(slot, class, &parts);
+        }
+    }
     close(slot);
 }
 
@@ -202,10 +203,10 @@ fn record(slot: &mut Slot, class: LatencyClass, parts: &[u64; PARTS]) {
     }
 }
 
-/// Sends a duration that ended at `now`, if it is longer than asked for. Halts are left out: they last as
-/// long as the guest has nothing to do.
+/// Sends the duration that ended when the phase began that lasts, if it is longer than asked for. Halts are
+/// left out: they last as long as the guest has nothing to do.
 #[inline(always)]
-fn send_slow(slot: &mut Slot, class: LatencyClass, parts: &[u64; PARTS], now: u64) {
+fn send_slow(slot: &mut Slot, class: LatencyClass, parts: &[u64; PARTS]) {
     let limit = slower_than();
     if limit == 0 {
         return;
@@ -214,14 +215,14 @@ fn send_slow(slot: &mut Slot, class: LatencyClass, parts: &[u64; PARTS], now: u6
     let rest = parts.iter().enumerate().filter(|(part, _)| *part != halted);
     if rest.map(|(_, ns)| ns).sum::<u64>() > limit {
         slot.get().timing.parts = *parts;
-        send(slot.index(), class, now);
+        send(slot.index(), class);
     }
 }
 
 /// Sends the duration whose parts stand in the slot's `timing`. Nobody is woken: the collector looks by
 /// itself. Out of line: it is rare.
 #[inline(never)]
-fn send(index: u32, class: LatencyClass, at: u64) -> u32 {
+fn send(index: u32, class: LatencyClass) -> u32 {
     const NO_WAKEUP: u64 = 1;
     let Some(mut slot) = Slot::at(index) else {
         return 0;
@@ -233,7 +234,8 @@ fn send(index: u32, class: LatencyClass, at: u64) -> u32 {
         return 0;
     };
     let current = slot.get();
-    let (parts, life, tid) = (current.timing.parts, current.life, current.tid);
+    let (life, tid) = (current.life, current.tid);
+    let Timing { since: at, parts, .. } = current.timing;
     room.write(SlowEvent { at, parts, class, slot: index, life, tid });
     room.submit(NO_WAKEUP);
     0
@@ -242,21 +244,19 @@ fn send(index: u32, class: LatencyClass, at: u64) -> u32 {
 /// The row of `class`, made if the vCPU has none.
 #[inline(always)]
 fn row<'a>(slot: &mut Slot, class: LatencyClass) -> Option<&'a mut LatencyRow> {
-    let entry = slot.get().rows[row_start(class)];
-    if let Some(row) = row_at(entry)
+    if let Some(row) = row_at(&slot.get().rows[row_start(class)])
         && row.class == class + 1
     {
         return Some(row);
     }
-    row_at(find_row(slot.index(), class))
+    row_at(&find_row(slot.index(), class)).filter(|row| row.class == class + 1)
 }
 
-/// The row that `entry` of `VcpuSlot::rows` names.
+/// The row that `entry`, of `VcpuSlot::rows` or on the stack, names; nobody's for 0.
 #[inline(always)]
-fn row_at<'a>(entry: u32) -> Option<&'a mut LatencyRow> {
-    let row = LATENCY_ROWS.get_ptr_mut(entry.wrapping_sub(1))?;
+fn row_at<'a>(entry: &u32) -> Option<&'a mut LatencyRow> {
     // SAFETY: a value of the array map, written only by the thread of the vCPU that has it.
-    Some(unsafe { &mut *row })
+    Some(unsafe { latency_row_at(entry)?.as_mut() })
 }
 
 /// The entry of `class` among the rows of slot `index`, 0 if there is no room. Out of line: for a new
@@ -274,7 +274,7 @@ fn find_row(index: u32, class: LatencyClass) -> u32 {
             slot.get().rows[place] = entry;
             return entry;
         }
-        if row_at(entry).is_some_and(|row| row.class == class + 1) {
+        if row_at(&entry).is_some_and(|row| row.class == class + 1) {
             return entry;
         }
     }
@@ -288,7 +288,7 @@ fn new_row(slot: u32, class: LatencyClass) -> u32 {
     let Some(index) = given_back.or_else(fresh_row) else {
         return 0;
     };
-    let Some(row) = row_at(index.wrapping_add(1)) else {
+    let Some(row) = row_at(&index) else {
         return 0;
     };
     row.slot = slot;
@@ -298,7 +298,7 @@ fn new_row(slot: u32, class: LatencyClass) -> u32 {
         row.buckets[index] = 0;
     }
     row.class = class + 1;
-    index + 1
+    index
 }
 
 /// Readers see from here on that the times are being written.

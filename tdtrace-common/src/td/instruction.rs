@@ -118,3 +118,65 @@ impl Access {
         self.class < COUNTS as u64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHARED: u64 = 1 << 51;
+
+    /// The index of a call with these registers, by the table, and what it accesses.
+    fn called(leaf: u64, r12: u64, r13: u64, r14: u64) -> Option<(usize, Access)> {
+        let read = move |register| match register {
+            Register::R11 => leaf,
+            Register::R12 => r12,
+            Register::R13 => r13,
+            Register::R14 => r14,
+            _ => 0,
+        };
+        let registers = TdRegisters { read, shared_bit: SHARED };
+        Some(Instruction::called(&registers)?.access(&registers))
+    }
+
+    fn access(class: Class, address: u64, size: u64) -> Access {
+        Access { class: class as u64, address, size }
+    }
+
+    #[test]
+    fn the_table_has_the_kind_of_every_instruction() {
+        for leaf in (0..200).chain([0x10001, u64::MAX]) {
+            for r13 in [0, 1] {
+                let read = move |register| match register {
+                    Register::Ret => 77,
+                    Register::R11 => leaf,
+                    Register::R13 => r13,
+                    _ => 0,
+                };
+                let kind = TdRegisters { read, shared_bit: SHARED }.kind().unwrap();
+                let index = called(leaf, 0, r13, 0).map(|(index, _)| index);
+                let is_here = kind.is_tdvmcall() && kind < TdExit::GetInfo;
+                assert_eq!(index, is_here.then(|| kind.reason_index()), "leaf {leaf}");
+            }
+        }
+    }
+
+    #[test]
+    fn registers_that_say_nothing_of_an_access_are_left_out() {
+        let noise = 0xaaaa_bbbb_0000_0000;
+        let of = |leaf, r12, r13, r14| called(leaf, r12, r13, r14).unwrap().1;
+        assert_eq!(of(10, noise | 7, 1, noise), access(Class::Cpuid, 7, 0));
+        assert_eq!(of(31, noise | 0x6e0, 1, noise), access(Class::MsrRead, 0x6e0, 0));
+        assert_eq!(of(32, noise | 0x6e0, 0, noise), access(Class::MsrWrite, 0x6e0, 0));
+        assert_eq!(of(30, noise | 2, 0, noise | 0x510), access(Class::PioIn, 0x510, 2));
+        assert_eq!(of(30, noise | 2, 1, noise | 0x510), access(Class::PioOut, 0x510, 2));
+        assert_eq!(
+            of(48, noise | 8, 0, SHARED | 0xfec0_0000),
+            access(Class::MmioRead, 0xfec0_0000, 8)
+        );
+        assert_eq!(
+            of(48, noise | 8, 1, SHARED | 0xfec0_0000),
+            access(Class::MmioWrite, 0xfec0_0000, 8)
+        );
+        assert!([12, 54, 65].iter().all(|leaf| !of(*leaf, 1, 1, 1).is_counted()));
+    }
+}

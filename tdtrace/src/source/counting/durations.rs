@@ -146,8 +146,8 @@ impl Durations {
         slot: u32,
         entries: [u32; SLOT_ROWS],
     ) -> impl Iterator<Item = Box<LatencyRow>> + '_ {
-        let entries = entries.into_iter().filter_map(|entry| entry.checked_sub(1));
-        let rows = entries.filter(|row| *row < self.rows.len()).map(|row| self.rows.read(row));
+        let entries = entries.into_iter().filter(|row| *row != 0 && *row < self.rows.len());
+        let rows = entries.map(|row| self.rows.read(row));
         rows.filter(move |row| row.class != 0 && row.slot == slot)
     }
 }

@@ -206,10 +206,8 @@ impl Loaded {
             ignore_absent(hotspots.remove(&key))?;
         }
         let mut rows = Queue::<_, u32>::try_from(self.any_mut("FREE_ROWS")?)?;
-        for entry in vcpus.iter().flat_map(|vcpu| vcpu.rows) {
-            if let Some(row) = entry.checked_sub(1) {
-                rows.push(row, 0)?;
-            }
+        for row in vcpus.iter().flat_map(|vcpu| vcpu.rows).filter(|row| *row != 0) {
+            rows.push(row, 0)?;
         }
         let mut free = Queue::<_, u32>::try_from(self.any_mut("FREE_VCPUS")?)?;
         for vcpu in vcpus {
@@ -365,7 +363,8 @@ fn size(loader: &mut EbpfLoader<'_>, load: &Load<'_>) {
         ("FREE_VCPUS", vcpus),
         ("VCPU_INDEX", vcpus),
         ("SLOT_AT", vcpus),
-        ("LATENCY_ROWS", rows),
+        // The first is nobody's.
+        ("LATENCY_ROWS", rows + 1),
         ("FREE_ROWS", rows),
         ("SLOT_BY_THREAD", threads),
         ("HOTSPOTS", hotspots),

@@ -64,7 +64,7 @@ impl Sizes {
         array(self.vcpus, size_of::<VcpuSlot>())
             + array(MAX_VMS, size_of::<VmEntry>())
             + array(MAX_VMS, size_of::<VmLedger>())
-            + array(self.rows, size_of::<LatencyRow>())
+            + array(self.rows + 1, size_of::<LatencyRow>())
             + array(self.vcpus + MAX_VMS + self.rows, size_of::<u32>())
             + hash(self.vcpus, size_of::<KvmObject>(), size_of::<u32>())
             + hash(self.vcpus, size_of::<u64>(), size_of::<u32>())
