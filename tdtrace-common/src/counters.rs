@@ -293,6 +293,14 @@ pub struct Place {
     pub size: u32,
 }
 
+/// Where the search for a place among the [`SLOT_HOTSPOTS`] of a slot begins. `kind` is the class plus one, and
+/// the size in the upper half.
+#[must_use]
+#[inline(always)]
+pub const fn place_start(address: u64, kind: u64) -> usize {
+    ((address ^ kind.rotate_left(40)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 59) as usize
+}
+
 /// One hotspot in a slot.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -562,6 +570,16 @@ mod tests {
         for (index, class) in Class::ALL.iter().enumerate() {
             assert_eq!(*class as usize, index);
         }
+    }
+
+    #[test]
+    fn places_of_one_address_begin_apart() {
+        let kinds = (1..=8).flat_map(|class| [0, 1, 2, 4].map(|size| class | size << 32));
+        let mut taken = [0; SLOT_HOTSPOTS];
+        for kind in kinds {
+            taken[place_start(0xfec0_0000, kind)] += 1;
+        }
+        assert!(taken.iter().all(|places| *places <= 3), "{taken:?}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug as log_debug;
 use tdtrace_common::counters::{
     COUNTS, Class, Hotspot, HotspotKey, HotspotValue, KvmObject, KvmStat, Loss, Place, REASONS,
-    SLOT_HOTSPOTS, STATE_EXIT_SHIFT, USERSPACE, VcpuSlot,
+    SLOT_HOTSPOTS, STATE_EXIT_SHIFT, USERSPACE, VcpuSlot, place_start,
 };
 use tdtrace_common::{
     kvm,
@@ -29,7 +29,7 @@ use crate::{
     kernel::{self, offset, read},
     ledger,
     maps::{
-        FREE_VCPUS, FREE_VMS, HOTSPOTS, SLOT_AT, VCPU_INDEX, VM_INDEX, VMS, debug, is_direct, lose,
+        FREE_VCPUS, FREE_VMS, HOTSPOTS, SLOT_AT, VCPU_INDEX, VM_INDEX, VMS, debug, is_direct,
         lose_index, memo, opaque, slot_at,
     },
     td,
@@ -145,12 +145,6 @@ impl Slot {
 /// Hotspots of a slot that a place may have.
 const PLACE_PROBES: usize = 2;
 
-/// Where the search for a place begins. `kind` is class plus one, and the size in the upper half.
-#[inline(always)]
-fn place_start(address: u64, kind: u64) -> usize {
-    ((address ^ kind.rotate_left(40)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 59) as usize
-}
-
 /// Address and kind of a place, which is compared with every event: two words are faster than three fields.
 #[inline(always)]
 fn place_words(place: &Place) -> (u64, u64) {
@@ -213,22 +207,24 @@ fn count_in_map(key: &HotspotKey) -> bool {
 /// The slot of the vCPU that this thread has loaded.
 #[inline(always)]
 pub(crate) fn running<C: EbpfContext>(ctx: &C, class: Class) -> Option<Slot> {
+    running_of_class(ctx, class as u32)
+}
+
+/// The same for a class that is not a constant.
+#[inline(always)]
+fn running_of_class<C: EbpfContext>(ctx: &C, class: u32) -> Option<Slot> {
     let Some(vcpu) = context::running_vcpu() else {
-        lose(Loss::Unattributed, class);
+        lose_index(Loss::Unattributed.first() + class);
         return None;
     };
-    of(ctx, vcpu, class)
+    of_class(ctx, vcpu, class)
 }
 
 /// Counts an event of the vCPU that this thread has loaded, and its place. The class is a number: what
 /// tells reads from writes in a tracepoint's arguments is added to it. The program's result.
 #[inline(always)]
 pub(crate) fn count_running<C: EbpfContext>(ctx: &C, class: u64, address: u64, size: u64) -> u32 {
-    let Some(vcpu) = context::running_vcpu() else {
-        lose_index(Loss::Unattributed.first() + class as u32);
-        return 0;
-    };
-    if let Some(mut slot) = of_class(ctx, vcpu, class as u32) {
+    if let Some(mut slot) = running_of_class(ctx, class as u32) {
         if slot.get().td != 0 && Class::TOLD_BY_TD_EXITS >> class & 1 != 0 {
             return 0;
         }
