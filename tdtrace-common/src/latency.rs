@@ -86,10 +86,8 @@ pub const LATENCY_RETURNS: LatencyClass = REASONS as u32;
 /// How many classes there are.
 pub const LATENCY_CLASSES: usize = REASONS + USERSPACE;
 
-/// Rows that a vCPU can have; a power of two.
+/// Rows that a vCPU can have; a power of two. A class finds its row in any place.
 pub const SLOT_ROWS: usize = 64;
-/// Places in which a class looks for its row.
-pub const ROW_PROBES: usize = 8;
 
 /// Where the search for the row of a class begins. A second look costs as much as all else that is done with
 /// a duration, so the numbers are such that the classes that one vCPU usually has begin in places of their own.

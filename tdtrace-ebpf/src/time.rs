@@ -8,8 +8,8 @@
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use tdtrace_common::latency::{
-    BUCKETS, LATENCY_RETURNS, LatencyClass, LatencyRow, PARTS, Part, Phase, ROW_PROBES, SLOT_ROWS,
-    SlowEvent, Timing, bucket, row_start,
+    BUCKETS, LATENCY_RETURNS, LatencyClass, LatencyRow, PARTS, Part, Phase, SLOT_ROWS, SlowEvent,
+    Timing, bucket, row_start,
 };
 
 use crate::{
@@ -266,7 +266,7 @@ fn find_row(index: u32, class: LatencyClass) -> u32 {
     let Some(mut slot) = Slot::at(index) else {
         return 0;
     };
-    for probe in 0..ROW_PROBES {
+    for probe in 0..SLOT_ROWS {
         let place = opaque(row_start(class) + probe) & (SLOT_ROWS - 1);
         let entry = slot.get().rows[place];
         if entry == 0 {

@@ -50,10 +50,27 @@ fn classes_beyond_the_row_table_lose_their_durations_and_nothing_else() {
     let sample = sample(&mut synthetic, driven.now);
     assert_vcpu(vcpu_of(&sample, driven.vcpu.tid), &driven, [0; 5]);
     let (rows, lost) = assert_rest_lost(&sample, &driven);
-    // The reasons follow each other, so every entry of the table is found by some of them.
     assert_eq!(rows, SLOT_ROWS);
     assert_eq!(lost, sample.losses.durations);
     assert!(lost > 64, "{lost} of 256 durations lost");
+}
+
+#[test]
+fn as_many_classes_as_there_are_rows_lose_nothing() {
+    let mut synthetic = load_with(SyntheticOptions::default());
+    let mut driven = vm(&mut synthetic, 0, 1_000, 0);
+    pin(0);
+    let cpu = synthetic.cpu(0);
+    driven.run_begin(&cpu, 10, 0);
+    driven.enter(&cpu, 0, 10, 0);
+    for _ in 0..2 {
+        for reason in 0..SLOT_ROWS as u32 {
+            driven.exit(&cpu, plain(reason), reason, 1_000);
+            driven.enter(&cpu, 0, 100 + u64::from(reason) * 37, 11);
+        }
+    }
+    let sample = sample(&mut synthetic, driven.now);
+    assert_eq!(assert_rest_lost(&sample, &driven), (SLOT_ROWS, 0));
 }
 
 #[test]

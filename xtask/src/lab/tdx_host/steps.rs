@@ -159,8 +159,7 @@ const UNACCEPTED: &[Step] = &[
     Step { rdx: 6, r8: PRIVATE, ..exit(1, "EPT_VIOLATION not accepted", EPT_VIOLATION) },
 ];
 
-/// The steps of guest 2: entries that fail or end as they should not, with a VMM that goes on all the same. A
-/// guest of its own, for tdtrace has no room for the durations of so many kinds in one vCPU.
+/// The steps of guest 2: entries that fail or end as they should not, with a VMM that goes on all the same.
 #[rustfmt::skip]
 const TROUBLE: &[Step] = &[
     BEGIN,
