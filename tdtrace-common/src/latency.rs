@@ -105,10 +105,11 @@ pub struct LatencyRow {
     pub class: u32,
     /// Index of the vCPU's slot.
     pub slot: u32,
+    /// The longest duration, in nanoseconds. Written after `ns` and read before it, so that it is never
+    /// longer than all of them.
+    pub max: u64,
     /// Nanoseconds by [`Part`].
     pub ns: [u64; PARTS],
-    /// The longest duration, in nanoseconds.
-    pub max: u64,
     /// Durations by [`bucket`]; they run over, so a reader takes differences.
     pub buckets: [u32; BUCKETS],
     /// Room up to a line.

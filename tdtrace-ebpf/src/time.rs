@@ -194,6 +194,8 @@ fn record(slot: &mut Slot, class: LatencyClass, parts: &[u64; PARTS]) {
         row.ns[part] += ns;
         total += ns;
     }
+    // The x86 CPU stores in order; this keeps the compiler from moving stores across.
+    compiler_fence(Ordering::Release);
     if total > row.max {
         row.max = total;
     }
