@@ -341,6 +341,8 @@ fn data<'a>(name: &str, map: &'a Map) -> Result<&'a MapData> {
     }
 }
 
+/// Room for what the programs log.
+const LOG_BYTES: u32 = 1 << 17;
 /// Room for durations that are sent, 16,384 of them.
 const SLOW_BYTES: u32 = 1 << 20;
 
@@ -368,6 +370,9 @@ fn size(loader: &mut EbpfLoader<'_>, load: &Load<'_>) {
         ("FREE_ROWS", rows),
         ("SLOT_BY_THREAD", threads),
         ("HOTSPOTS", hotspots),
+        // A guest's.
+        ("VE_STATS", 1),
+        ("AYA_LOGS", if load.debug { LOG_BYTES } else { 4096 }),
         ("SLOW", if load.slower_than.is_some() { SLOW_BYTES } else { 4096 }),
         ("SEAM_STATS", if load.seam.is_some() { seam::STATS } else { 1 }),
         ("SEAM_STATUSES", if load.seam.is_some() { seam::STATUSES } else { 1 }),
