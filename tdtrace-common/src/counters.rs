@@ -435,7 +435,7 @@ pub struct VcpuSlot {
     pub last: KvmStat,
     /// `kvm_userspace_exit` by `KVM_EXIT_*`.
     pub userspace: [u64; USERSPACE],
-    /// `kvm_exit` by reason.
+    /// `kvm_exit` by reason, and from [`crate::td::ANSWERED`] on the TDVMCALLs that were answered with SUCCESS.
     pub reasons: [u64; REASONS],
 }
 

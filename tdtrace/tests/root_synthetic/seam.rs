@@ -226,6 +226,24 @@ fn calls_pair_by_thread_wherever_they_end_and_whatever_interrupts_them() {
 }
 
 #[test]
+fn a_call_whose_end_is_missed_makes_room_in_time() {
+    let mut synthetic = load(1, 1);
+    pin(0);
+    let cpu = synthetic.cpu(0);
+    let at = |seconds: u64| seconds * 1_000_000_000;
+    let enter = |tid, seconds| {
+        let arguments = Seamcall::Enter([1, 0x1000, 1, 0]);
+        cpu.seamcall("tdh_vp_flush", arguments, (9, tid), at(seconds)).unwrap();
+    };
+    enter(1, 100);
+    enter(2, 130);
+    for (seconds, left) in [(160, 2), (161, 1), (190, 1), (191, 0)] {
+        sample(&mut synthetic, at(seconds));
+        assert_eq!(synthetic.entries("SEAM_ENTRIES").unwrap(), left, "{seconds} s");
+    }
+}
+
+#[test]
 fn a_call_whose_beginning_is_missing_is_counted_without_a_duration() {
     let mut synthetic = load(1, 1);
     pin(0);

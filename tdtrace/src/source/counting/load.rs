@@ -14,7 +14,7 @@ use tdtrace_common::{
     latency::SlowEvent,
     layout::KernelLayout,
     poison::PoisonSource,
-    seam::{Arguments, FUNCTIONS},
+    seam::{Arguments, FUNCTIONS, SeamEntry, SeamEntryKey},
 };
 
 use super::{
@@ -159,7 +159,7 @@ impl Loaded {
         Ok(program.with_context(|| format!("the object has no program {name}"))?.fd()?)
     }
 
-    fn any_mut(&mut self, name: &str) -> Result<&mut Map> {
+    pub(super) fn any_mut(&mut self, name: &str) -> Result<&mut Map> {
         self.ebpf.map_mut(name).with_context(|| format!("the object has no map {name}"))
     }
 
@@ -298,6 +298,10 @@ impl Loaded {
             "SLOT_AT" => Some(HashMap::<_, u64, u32>::try_from(map)?.keys().flatten().count()),
             "SLOT_BY_THREAD" | "VM_BY_PROCESS" => {
                 Some(HashMap::<_, u32, u32>::try_from(map)?.keys().flatten().count())
+            }
+            "SEAM_ENTRIES" => {
+                let map = HashMap::<_, SeamEntryKey, SeamEntry>::try_from(map)?;
+                Some(map.keys().flatten().count())
             }
             "HOTSPOTS" => {
                 let map = HashMap::<_, HotspotKey, HotspotValue>::try_from(map)?;

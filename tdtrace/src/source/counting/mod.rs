@@ -139,6 +139,7 @@ impl Counters {
         };
         let vcpus = self.vcpus.all().map(detail).collect();
         self.reclaim(&vms, &entries, owners)?;
+        self.loaded.sweep_seam(now)?;
         let (seam, poison) = (self.loaded.seam()?, self.loaded.poison()?);
         Ok(Counted { vms, vcpus, losses, slow, seam, poison })
     }

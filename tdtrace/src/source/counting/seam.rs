@@ -1,6 +1,6 @@
 //! SEAMCALLs: which wrappers are attached to, and what the programs on them counted.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
@@ -8,7 +8,9 @@ use aya::{
     maps::{HashMap, PerCpuArray},
     programs::links::FdLink,
 };
-use tdtrace_common::seam::{FUNCTIONS, NO_ARGUMENT, SeamStats, SeamStatusKey, WRAPPERS, Wrapper};
+use tdtrace_common::seam::{
+    FUNCTIONS, NO_ARGUMENT, SeamEntry, SeamEntryKey, SeamStats, SeamStatusKey, WRAPPERS, Wrapper,
+};
 
 use super::{load::Loaded, losses::misses};
 use crate::{
@@ -27,6 +29,9 @@ pub(super) const STATS: u32 = FUNCTIONS as u32;
 pub(super) const STATUSES: u32 = 2048;
 /// Calls that can run at the same time: one a thread, and those of interrupts.
 pub(super) const ENTRIES: u32 = 4096;
+
+/// Longer than any wrapper takes, its thread's waits for a CPU included.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// Where the programs on the wrappers stand.
 #[derive(Default)]
@@ -145,6 +150,29 @@ impl Loaded {
         };
         let link = function.links.iter().find(|(name, _)| Some(*name) == function.exit);
         misses(program.fd()?, link.map(|(_, link)| link))
+    }
+
+    /// Removes calls that began so long before `now`, `CLOCK_MONOTONIC`, that their end was missed: their
+    /// threads may make no other, and the room is limited. Without times there is nothing to tell them by.
+    ///
+    /// # Errors
+    /// When the map is not there.
+    pub(super) fn sweep_seam(&mut self, now: Duration) -> Result<()> {
+        if self.seam.functions.is_empty() {
+            return Ok(());
+        }
+        let limit = u64::try_from(now.saturating_sub(LONGEST).as_nanos()).unwrap_or(u64::MAX);
+        let mut map =
+            HashMap::<_, SeamEntryKey, SeamEntry>::try_from(self.any_mut("SEAM_ENTRIES")?)?;
+        // The kernel begins anew behind a key that has gone meanwhile, so the list could go on and on.
+        let entries = map.iter().take(ENTRIES as usize).flatten();
+        let missed = entries.filter(|(_, entry)| (1..limit).contains(&entry.at));
+        let keys: Vec<_> = missed.map(|(key, _)| key).collect();
+        for key in keys {
+            // Another call of the thread may just have taken it.
+            let _ = map.remove(&key);
+        }
+        Ok(())
     }
 
     /// What was counted of every function.

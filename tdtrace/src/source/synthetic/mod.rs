@@ -242,9 +242,8 @@ impl Synthetic {
         td::add_to_buckets(loaded.map("LATENCY_ROWS")?, loaded.map("VCPUS")?, bucket, count)
     }
 
-    /// How many entries map `name` has: `VCPU_INDEX`, `VM_INDEX`, `SLOT_AT`, `SLOT_BY_THREAD` or
-    /// `HOTSPOTS`,
-    /// `VM_BY_PROCESS`.
+    /// How many entries map `name` has: `VCPU_INDEX`, `VM_INDEX`, `SLOT_AT`, `SLOT_BY_THREAD`,
+    /// `VM_BY_PROCESS`, `HOTSPOTS` or `SEAM_ENTRIES`.
     ///
     /// # Errors
     /// When it is another map, or cannot be read.
