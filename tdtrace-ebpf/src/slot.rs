@@ -361,7 +361,7 @@ fn fill_slot(index: u32, vcpu: u64, kvm: u64) -> Result<(), i64> {
     slot.vcpu_id = read(vcpu, offset!(vcpu_id)).unwrap_or(u32::MAX);
     slot.tgid = context::tgid();
     slot.tid = 0;
-    (slot.td, slot.shared_bit) = td_of(vm);
+    (slot.td, slot.shared_bit) = td_of(vm, kvm);
     ledger::sees_memory(vm, kvm);
     if VCPU_INDEX.insert(slot.object, index, u64::from(BPF_ANY)).is_err() {
         return Err(MAP_FULL);
@@ -386,13 +386,25 @@ fn end_predecessor(vcpu: u64) {
     }
 }
 
-/// Whether the VM with entry `index` is a TD whose registers can be read, and its shared bit.
+/// Whether the VM with entry `index`, at `kvm`, is a TD whose registers can be read, and its shared bit. That is
+/// read anew: KVM sets it with KVM_TDX_INIT_VM, before there are vCPUs, but perhaps after the entry was made.
 #[inline(always)]
-fn td_of(index: u32) -> (u8, u64) {
-    let Some(vm) = VMS.get_ptr(index) else { return (0, 0) };
-    // SAFETY: the entry of a VM that is there, written before its index was known.
-    let (vm_type, shared_bit) = unsafe { ((*vm).vm_type, (*vm).shared_bit) };
+fn td_of(index: u32, kvm: u64) -> (u8, u64) {
+    let Some(vm) = VMS.get_ptr_mut(index) else { return (0, 0) };
+    let shared_bit = shared_bit(kvm);
+    // SAFETY: words of the entry of a VM that is there; whoever writes the bit writes the same.
+    let vm_type = unsafe {
+        (*vm).shared_bit = shared_bit;
+        (*vm).vm_type
+    };
     ((vm_type == kvm::TDX_VM && td::is_known()).into(), shared_bit)
+}
+
+/// The bit that makes a guest physical address of the TD at `kvm` a shared one; 0 if there is none yet.
+#[inline(always)]
+fn shared_bit(kvm: u64) -> u64 {
+    let direct_bits = read::<u64>(kvm, offset!(kvm_gfn_direct_bits));
+    direct_bits.map_or(0, |direct_bits| direct_bits << PAGE_SHIFT)
 }
 
 /// Zeroes what the slot's last vCPU left; loops, because a block of this size does not fit the stack.
@@ -426,7 +438,7 @@ fn clear(slot: &mut VcpuSlot) {
 
 /// The entry of `kvm`, made if it has none.
 #[inline(always)]
-fn vm_of(kvm: KvmObject) -> Result<u32, i64> {
+pub(crate) fn vm_of(kvm: KvmObject) -> Result<u32, i64> {
     // SAFETY: the value is a number that is only used as an index.
     if let Some(index) = unsafe { VM_INDEX.get(kvm) } {
         return Ok(*index);
@@ -446,8 +458,7 @@ fn vm_of(kvm: KvmObject) -> Result<u32, i64> {
     vm.userspace_pid = read(kvm.address, offset!(kvm_userspace_pid)).unwrap_or(0);
     vm.vm_type = read::<u8>(kvm.address, offset!(kvm_vm_type)).map_or(u32::MAX, u32::from);
     vm.comm = kernel::process_name();
-    vm.shared_bit = read::<u64>(kvm.address, offset!(kvm_gfn_direct_bits))
-        .map_or(0, |direct_bits| direct_bits << PAGE_SHIFT);
+    vm.shared_bit = shared_bit(kvm.address);
     ledger::clear(index);
     // The vCPUs of a new VM begin at the same time: one of them makes the entry.
     if VM_INDEX.insert(kvm, index, u64::from(BPF_NOEXIST)).is_ok() {

@@ -16,8 +16,9 @@ use crate::{
     context,
     kernel::{self, ABSENT, offset, read},
     ledger::{self, SET_MEMORY_ATTRIBUTES},
-    maps::{VM_INDEX, VMM_CALLS, lose},
+    maps::{VMM_CALLS, lose},
     seam::{registers, traced},
+    slot,
 };
 
 /// `kvm_vm_ioctl(file, command, argument)`.
@@ -113,12 +114,11 @@ fn gmem_kvm() -> u64 {
     }
 }
 
-/// The VM whose `struct kvm` is at `kvm`, once one of its vCPUs has run.
+/// The VM whose `struct kvm` is at `kvm`. If none of its vCPUs has run yet, this makes its entry: how much of its
+/// memory is private is told before.
 #[inline(always)]
 fn vm_at(kvm: u64) -> Option<u32> {
-    let object = KvmObject { address: kvm, identity: kernel::vm_identity(kvm) };
-    // SAFETY: the value is a number that is only used as an index.
-    unsafe { VM_INDEX.get(&object) }.copied()
+    slot::vm_of(KvmObject { address: kvm, identity: kernel::vm_identity(kvm) }).ok()
 }
 
 #[fexit]

@@ -1,7 +1,10 @@
 //! Conversions: each request, answer, attribute and fault is counted once, with its bytes.
 
 use tdtrace::{
-    model::ledger::{LedgerSample, MemoryFault, RegionSample},
+    model::{
+        ledger::{LedgerSample, MemoryFault, RegionSample},
+        sample::Sample,
+    },
     source::{
         counting::sizes::MAX_VMS,
         synthetic::{Cpu, Event, MEMSLOT_PAGES, Moment, Registers, VmmCall},
@@ -12,7 +15,7 @@ use tdtrace_common::{
     ledger::{Direction, LedgerCount as Count, REGIONS},
 };
 
-use super::drive::{Driven, Random, load, pid, pin, sample, td, vcpu_of};
+use super::drive::{Driven, Random, assert_vcpu, load, pid, pin, sample, td, vcpu_of};
 
 const SHARED: u64 = 1 << 51;
 const PAGE: u64 = 4 << 10;
@@ -47,7 +50,7 @@ fn begun(synthetic: &mut tdtrace::source::synthetic::Synthetic, index: u32) -> D
     driven
 }
 
-fn ledger_of(sample: &tdtrace::model::sample::Sample, pid: u32) -> LedgerSample {
+fn ledger_of(sample: &Sample, pid: u32) -> LedgerSample {
     sample.vms.iter().find(|vm| vm.pid == pid).expect("the VM").ledger.clone()
 }
 
@@ -360,30 +363,66 @@ fn what_a_function_of_kvm_is_given_says_whose_memory_it_is_whichever_thread_call
 }
 
 #[test]
-fn a_call_about_a_vm_that_has_not_run_or_with_memory_that_is_gone_is_lost_and_counted_so() {
+fn a_vm_that_has_not_run_has_what_its_vmm_does_about_its_memory() {
     pin(0);
     let mut synthetic = load(2, 2);
     let machine = synthetic.machine();
     let cpu = machine.cpu(0);
     let set = [0, 6 * PAGE, 8, 0_u64];
     let set = VmmCall::Ioctl(SET, set.as_ptr() as u64);
-    let early = td(&mut synthetic, 0, 1_000);
-    call(&cpu, &early, early.vcpu.vm, set, 0);
-    call(&cpu, &early, early.vcpu.vm, VmmCall::Fallocate(PUNCH, 0, PAGE), 0);
-    // Nothing is lost of what failed.
-    call(&cpu, &early, early.vcpu.vm, set, -14);
+    let mut vm = td(&mut synthetic, 0, 1_000);
+    call(&cpu, &vm, vm.vcpu.vm, set, 0);
+    call(&cpu, &vm, vm.vcpu.vm, VmmCall::Fallocate(PUNCH, 0, PAGE), 0);
+    // Nothing is said of what failed.
+    call(&cpu, &vm, vm.vcpu.vm, set, -14);
+    let numbers = |counted: &Sample| {
+        let ledger = ledger_of(counted, pid(0));
+        (both(&ledger, Count::AttributeBytes), ledger.count(Count::PunchedBytes))
+    };
+    let before = sample(&mut synthetic, vm.now);
+    assert_eq!((before.vms.len(), before.vcpus.len()), (1, 0));
+    assert_eq!(numbers(&before), ([0, 2 * 6 * PAGE], 2 * PAGE));
+    // Its first vCPU finds the entry, and its registers are those of a TD.
+    vm.run_begin(&cpu, 10, 0);
+    vm.enter(&cpu, 0, 10, 0);
+    let registers = Registers {
+        ret: 77,
+        r11: 48,
+        r12: 4,
+        r13: 1,
+        r14: 1 << 51 | 0x1000,
+        ..Registers::default()
+    };
+    vm.exit(&cpu, registers, 199, 10);
+    vm.truth.place("mmio_write", 0x1000, 4);
+    vm.leave(&cpu, 6, 10, 0);
+    vm.truth.place("td_return", 6, 199);
+    call(&cpu, &vm, vm.vcpu.vm, set, 0);
+    let counted = sample(&mut synthetic, vm.now);
+    assert_eq!((counted.vms.len(), counted.vcpus.len()), (1, 1));
+    assert_eq!(numbers(&counted), ([0, 4 * 6 * PAGE], 2 * PAGE));
+    assert_vcpu(vcpu_of(&counted, vm.vcpu.tid), &vm, [0; 5]);
+    assert_eq!(counted.losses.total(), 0);
+}
+
+#[test]
+fn a_call_without_room_for_its_vm_or_with_memory_that_is_gone_is_lost_and_counted_so() {
+    pin(0);
+    let mut synthetic = load(2, 2);
     let late = begun(&mut synthetic, 1);
+    let machine = synthetic.machine();
+    let cpu = machine.cpu(0);
     call(&cpu, &late, late.vcpu.vm, VmmCall::Ioctl(SET, 8), 0);
     // Of a VM whose address another one has now, what is told is the other's.
     let first = late.vcpu.vm;
     synthetic.reuse_td(first, pid(1), "next");
     call(&cpu, &late, first, VmmCall::Fallocate(PUNCH, 0, PAGE), 0);
     let counted = sample(&mut synthetic, late.now + 1);
-    let ledger = ledger_of(&counted, pid(1));
-    assert!(ledger.counts.iter().all(|count| *count == 0), "{:?}", ledger.counts);
-    let lost = |class, count| (Loss::Unattributed, class, count);
-    let expected = [lost(Class::MemoryAttributes, 4), lost(Class::MemoryPunched, 4)];
-    assert_eq!(counted.losses.causes, expected);
+    let mut punched: Vec<_> =
+        counted.vms.iter().map(|vm| (vm.ended, vm.ledger.count(Count::PunchedCalls))).collect();
+    punched.sort_unstable();
+    assert_eq!(punched, [(false, 2), (true, 0)]);
+    assert_eq!(counted.losses.causes, [(Loss::Unattributed, Class::MemoryAttributes, 2)]);
 }
 
 #[test]

@@ -8,11 +8,9 @@
  * What it did about memory is in the log, a line each, with the TD's number, an address, bytes, and 1
  * for private:
  *
- * begin <td> <gpa> <bytes> <private>  KVM was told attributes before any vCPU of the process ran
  * map <td> <gpa> <bytes> <private>    KVM asked for a conversion, and it was made
  * set <td> <gpa> <bytes> <private>    KVM was told attributes, for a conversion or else
  * punch <td> <gpa> <bytes> <private>  memory of its guest_memfd was given back
- * early <td> <gpa> <bytes> <private>  the same before any vCPU of the process ran
  * fault <td> <gpa> <bytes> <private>  KVM could not serve a fault
  *
  * A vCPU's run ends with an OUT to port END_PORT. Exit code 0 if every vCPU came that far, or had the
@@ -79,8 +77,6 @@ struct td {
 static int control_fd, log_fd, kvm;
 static size_t run_size;
 static unsigned int made;
-/* A vCPU has run. */
-static int runs;
 
 static void fail(const char *what)
 {
@@ -165,7 +161,7 @@ static void attributes(struct td *td, unsigned long at, unsigned long size, int 
 	};
 
 	need(ioctl(td->fd, KVM_SET_MEMORY_ATTRIBUTES, &change), "KVM_SET_MEMORY_ATTRIBUTES");
-	note(runs ? "set" : "begin", td->number, at, size, is_private);
+	note("set", td->number, at, size, is_private);
 }
 
 /* Gives private memory back, as VMMs do with what they made shared. */
@@ -174,7 +170,7 @@ static void punch(struct td *td, unsigned long at, unsigned long size)
 	int mode = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE;
 
 	need(fallocate(td->memory, mode, at, size), "fallocate");
-	note(runs ? "punch" : "early", td->number, at, size, 1);
+	note("punch", td->number, at, size, 1);
 	/* KVM refuses what is no page, and nothing is said of it. */
 	if (!fallocate(td->memory, mode, at + 1, size))
 		fail("a hole that is no page");
@@ -227,6 +223,8 @@ static void create(struct td *td, unsigned int vcpus)
 	td->fd = need(ioctl(kvm, KVM_CREATE_VM, KVM_X86_TDX_VM), "KVM_CREATE_VM");
 	enable(td->fd, KVM_CAP_SPLIT_IRQCHIP, 24);
 	enable(td->fd, KVM_CAP_EXIT_HYPERCALL, 1 << 12);
+	/* As QEMU does: KVM knows the memory before it knows what is its shared half. */
+	add_memory(td);
 	init_vm(td->fd);
 	td->vcpus = vcpus;
 	for (i = 0; i < vcpus; i++) {
@@ -242,7 +240,6 @@ static void create(struct td *td, unsigned int vcpus)
 		tdx(vcpu->fd, KVM_TDX_INIT_VCPU, 0, NULL, "KVM_TDX_INIT_VCPU");
 		vcpu->number = made++;
 	}
-	add_memory(td);
 	tdx(td->vcpu[0].fd, KVM_TDX_INIT_MEM_REGION, KVM_TDX_MEASURE_MEMORY_REGION, &region,
 	    "KVM_TDX_INIT_MEM_REGION");
 	tdx(td->fd, KVM_TDX_FINALIZE_VM, 0, NULL, "KVM_TDX_FINALIZE_VM");
@@ -363,7 +360,7 @@ static int run_all(struct td *td)
 	unsigned int i;
 	int failed = 0;
 
-	td->running = runs = 1;
+	td->running = 1;
 	for (i = 0; i < td->vcpus; i++)
 		if (pthread_create(&td->vcpu[i].thread, NULL, run, &td->vcpu[i]))
 			fail("pthread_create");

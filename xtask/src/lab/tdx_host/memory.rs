@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde_json::Value;
-use tdtrace_common::counters::Class;
 
 use super::{
     compare::{Counts, Item},
@@ -25,14 +24,10 @@ const BLOCK: u64 = 2 << 20;
 /// What the VMM did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum What {
-    /// It set attributes before any vCPU ran.
-    Begin,
     /// It converted what a guest asked for.
     Map,
     /// It set attributes.
     Set,
-    /// It gave memory back before any vCPU ran.
-    Early,
     /// It gave memory back.
     Punch,
     /// It was told of a memory fault.
@@ -61,10 +56,8 @@ fn note(line: &str) -> Result<Note> {
     let words: Vec<_> = line.split_whitespace().collect();
     let [what, td, gpa, bytes, private] = words[..] else { bail!("it has no five words") };
     let what = match what {
-        "begin" => What::Begin,
         "map" => What::Map,
         "set" => What::Set,
-        "early" => What::Early,
         "punch" => What::Punch,
         "fault" => What::Fault,
         what => bail!("{what} is nothing that a VMM does"),
@@ -127,7 +120,6 @@ pub(super) fn of_truth(
     for Note { what, td, bytes, private, .. } in notes {
         let way = direction(*private);
         match what {
-            What::Begin | What::Early => {}
             What::Map => add(*td, &format!("/{way}/bytes"), *bytes),
             What::Set => {
                 add(*td, &format!("/attributes/{way}/calls"), 1);
@@ -219,20 +211,13 @@ fn last_fault(last: &Value, td: usize, notes: &[Note]) -> Result<()> {
     Ok(())
 }
 
-/// Calls that cannot be told whose they are, those before any vCPU of the VMM ran, by class.
-pub(super) fn unattributed(notes: &[Note]) -> [(Class, u64); 2] {
-    let of = |what| notes.iter().filter(|note| note.what == what).count() as u64;
-    [(Class::MemoryAttributes, of(What::Begin)), (Class::MemoryPunched, of(What::Early))]
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
 
-    const LOG: &str = "begin 0 0 16777216 1\nmap 0 0x200000 2097152 0\nset 0 0x200000 2097152 0\n\
-                       early 0 0 16384 1\npunch 0 0x200000 2097152 1\n\
+    const LOG: &str = "map 0 0x200000 2097152 0\nset 0 0x200000 2097152 0\npunch 0 0x200000 2097152 1\n\
                        fault 0 0x900000 4096 1\n";
 
     #[test]
@@ -260,7 +245,6 @@ mod tests {
         ];
         let numbers = expected.map(|(pointer, count)| (item(0, pointer), count));
         assert_eq!(some, numbers.into_iter().chain([(place(1), 1)]).collect());
-        assert_eq!(unattributed(&notes).map(|(_, count)| count), [1, 1]);
         assert!(super::notes("map 0 0\n").is_err() && super::notes("x 0 0 0 0\n").is_err());
     }
 
