@@ -1,6 +1,6 @@
 //! The programs on SEAMCALL wrappers and on functions of KVM, attached: to functions that the kernel has for
-//! trying such programs. Needs root and a kernel that lets it attach to functions, by kprobe too; `cargo xtask lab
-//! attach` runs it in one.
+//! trying such programs. Needs root and a kernel that lets it attach to functions, by kprobe too; `cargo xtask
+//! lab attach` runs it in one.
 
 use std::time::Duration;
 
@@ -142,8 +142,9 @@ fn every_program_on_functions_of_kvm_is_accepted_by_kprobe_and_counts_no_other_c
 
 #[test]
 fn what_cannot_be_attached_to_says_why() {
+    let mut synthetic = load();
     for by_fentry in [true, false] {
-        let error = load().attach_wrapper("tdh_mem_track", "no_such_function", by_fentry);
+        let error = synthetic.attach_wrapper("tdh_mem_track", "no_such_function", by_fentry);
         let error = error.unwrap_err().to_string();
         assert!(error.contains("this kernel has no no_such_function"), "{error}");
     }

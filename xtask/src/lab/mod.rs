@@ -77,6 +77,9 @@ enum Scenario {
     All(all::Options),
 }
 
+/// After how many seconds a VM is killed unless that is told: three times what the longest scenario takes.
+const TIMEOUT: u64 = 360;
+
 /// What every scenario can be told.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {
@@ -84,7 +87,7 @@ pub(crate) struct Options {
     #[arg(long, value_enum, default_value = "6.12")]
     kernel: Series,
     /// Seconds after which the VM is killed
-    #[arg(long, default_value_t = 180, value_parser = clap::value_parser!(u64).range(20..))]
+    #[arg(long, default_value_t = TIMEOUT, value_parser = clap::value_parser!(u64).range(20..))]
     timeout: u64,
     /// Fetch the kernel again even if it is in the cache
     #[arg(long)]
@@ -103,7 +106,7 @@ impl Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { kernel: Series::V6_12, timeout: 180, refresh: false, tdtrace: None }
+        Self { kernel: Series::V6_12, timeout: TIMEOUT, refresh: false, tdtrace: None }
     }
 }
 

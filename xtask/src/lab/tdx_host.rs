@@ -56,7 +56,7 @@ const FIXTURE: &str = "tdtrace/tests/fixtures/btf/kvm-intel-7.3-tdx.standalone.b
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// Seconds after which the VM is killed
-    #[arg(long, default_value_t = 180, value_parser = clap::value_parser!(u64).range(20..))]
+    #[arg(long, default_value_t = super::TIMEOUT, value_parser = clap::value_parser!(u64).range(20..))]
     timeout: u64,
     /// Static tdtrace to run in the VM instead of building one
     #[arg(long, value_name = "FILE")]
