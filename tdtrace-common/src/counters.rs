@@ -407,7 +407,8 @@ pub struct VcpuSlot {
     pub td: u8,
     /// Of a TD: index in [`VcpuSlot::reasons`] of the exit that is not answered yet, plus one.
     pub td_exit: u16,
-    /// Of a TD: [`VmEntry::shared_bit`], which each of its exits needs.
+    /// The bit that makes a guest physical address of a TD a shared one, which each of its exits needs; 0 if
+    /// there is none.
     pub shared_bit: u64,
     /// How often [`VcpuSlot::last`] was written, twice: odd while it is being written, and 0 before the
     /// first time, which sets [`VcpuSlot::first`] as well. A reader that finds it even and unchanged
@@ -474,8 +475,8 @@ pub struct VmEntry {
     pub tgid: u32,
     /// Name of the process that runs it, ended by a 0 unless it fills the room.
     pub comm: [u8; 16],
-    /// The bit that makes a guest physical address of a TD a shared one; 0 if there is none.
-    pub shared_bit: u64,
+    /// Room up to a line.
+    pub reserved: u64,
 }
 
 const _: () = assert!(size_of::<VmEntry>() == CACHE_LINE);

@@ -252,7 +252,8 @@ const fn call(leaf: u64, writes: bool) -> TdExit {
 /// `tdx_emulate_mmio`).
 const WRITES: u64 = 1;
 
-const TDCALL: u32 = 77;
+/// VMX exit reason: a TDVMCALL.
+pub const TDCALL: u32 = 77;
 const EPT_VIOLATION: u32 = 48;
 const GET_INFO: u64 = tdx::GET_TD_VM_CALL_INFO as u64;
 const MAP_GPA: u64 = tdx::MAP_GPA as u64;

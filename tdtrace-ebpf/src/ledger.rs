@@ -116,7 +116,7 @@ pub(crate) fn asks(slot: &mut Slot, start: u64, size: u64) {
 }
 
 /// `TDVMCALL_STATUS_SUCCESS`.
-const SUCCESS: u64 = 0;
+pub(crate) const SUCCESS: u64 = 0;
 /// `TDVMCALL_STATUS_RETRY`.
 const RETRY: u64 = 1;
 

@@ -386,25 +386,15 @@ fn end_predecessor(vcpu: u64) {
     }
 }
 
-/// Whether the VM with entry `index`, at `kvm`, is a TD whose registers can be read, and its shared bit. That is
-/// read anew: KVM sets it with KVM_TDX_INIT_VM, before there are vCPUs, but perhaps after the entry was made.
+/// Whether the VM with entry `index`, at `kvm`, is a TD whose registers can be read, and its shared bit. KVM sets
+/// that with KVM_TDX_INIT_VM, before there are vCPUs, but perhaps after the entry was made.
 #[inline(always)]
 fn td_of(index: u32, kvm: u64) -> (u8, u64) {
-    let Some(vm) = VMS.get_ptr_mut(index) else { return (0, 0) };
-    let shared_bit = shared_bit(kvm);
-    // SAFETY: words of the entry of a VM that is there; whoever writes the bit writes the same.
-    let vm_type = unsafe {
-        (*vm).shared_bit = shared_bit;
-        (*vm).vm_type
-    };
-    ((vm_type == kvm::TDX_VM && td::is_known()).into(), shared_bit)
-}
-
-/// The bit that makes a guest physical address of the TD at `kvm` a shared one; 0 if there is none yet.
-#[inline(always)]
-fn shared_bit(kvm: u64) -> u64 {
-    let direct_bits = read::<u64>(kvm, offset!(kvm_gfn_direct_bits));
-    direct_bits.map_or(0, |direct_bits| direct_bits << PAGE_SHIFT)
+    let Some(vm) = VMS.get_ptr(index) else { return (0, 0) };
+    // SAFETY: the entry of a VM that is there, written before its index was known.
+    let vm_type = unsafe { (*vm).vm_type };
+    let direct_bits = read::<u64>(kvm, offset!(kvm_gfn_direct_bits)).unwrap_or(0);
+    ((vm_type == kvm::TDX_VM && td::is_known()).into(), direct_bits << PAGE_SHIFT)
 }
 
 /// Zeroes what the slot's last vCPU left; loops, because a block of this size does not fit the stack.
@@ -458,7 +448,6 @@ pub(crate) fn vm_of(kvm: KvmObject) -> Result<u32, i64> {
     vm.userspace_pid = read(kvm.address, offset!(kvm_userspace_pid)).unwrap_or(0);
     vm.vm_type = read::<u8>(kvm.address, offset!(kvm_vm_type)).map_or(u32::MAX, u32::from);
     vm.comm = kernel::process_name();
-    vm.shared_bit = shared_bit(kvm.address);
     ledger::clear(index);
     // The vCPUs of a new VM begin at the same time: one of them makes the entry.
     if VM_INDEX.insert(kvm, index, u64::from(BPF_NOEXIST)).is_ok() {

@@ -9,7 +9,9 @@ use core::mem::MaybeUninit;
 use tdtrace_common::{
     counters::{Class, REASON_OTHER, vmx_reason_index},
     ledger::Direction,
-    td::{ANSWERED, Access, Instruction, REASON_TD, Register, TdExit, TdRegisters, TdWindow},
+    td::{
+        ANSWERED, Access, Instruction, REASON_TD, Register, TDCALL, TdExit, TdRegisters, TdWindow,
+    },
 };
 
 use crate::{
@@ -83,9 +85,8 @@ fn place(register: Register) -> u64 {
     }
 }
 
-/// VMX exit reasons: an interrupt of the host, and a call of the guest.
+/// VMX exit reason: an interrupt of the host.
 const EXTERNAL_INTERRUPT: u32 = 1;
-const TDCALL: u32 = 77;
 
 /// Counts the exit of a TD's vCPU by what it was, with its place. Its index of `VcpuSlot::reasons`.
 #[inline(always)]
@@ -188,8 +189,6 @@ fn count_rest(index: u32, vcpu: u64) -> u32 {
     kind.reason_index() as u32
 }
 
-/// TDVMCALL status.
-const SUCCESS: u64 = 0;
 const MAP_SHARED: u32 = TdExit::MapShared as u32;
 const MAP_PRIVATE: u32 = TdExit::MapPrivate as u32;
 
@@ -207,7 +206,7 @@ pub(crate) fn enters(slot: &mut Slot, vcpu: u64) {
         return;
     };
     slot.count(Class::TdAnswer);
-    if status == SUCCESS {
+    if status == ledger::SUCCESS {
         slot.count_reason(ANSWERED + kind as usize);
     } else {
         slot.count_place(Class::TdAnswer, status, kind);

@@ -41,6 +41,9 @@ pub struct Access {
     pub size: u64,
 }
 
+const _: () = assert!(Class::PioOut as u8 == Class::PioIn as u8 + 1);
+const _: () = assert!(Class::MmioWrite as u8 == Class::MmioRead as u8 + 1);
+
 /// By leaf.
 static TABLE: [Instruction; INSTRUCTIONS] = table();
 
@@ -76,12 +79,7 @@ impl Instruction {
             reserved: 0,
         }
     }
-}
 
-const _: () = assert!(Class::PioOut as u8 == Class::PioIn as u8 + 1);
-const _: () = assert!(Class::MmioWrite as u8 == Class::MmioRead as u8 + 1);
-
-impl Instruction {
     /// The instruction for which the guest called, if that is what it called for. The exit's reason is TDCALL.
     #[must_use]
     #[inline(always)]
