@@ -16,14 +16,38 @@ const FIRST_OCTAVE: u32 = 7;
 #[must_use]
 #[inline(always)]
 pub const fn bucket(ns: u64) -> usize {
-    if ns < 1 << FIRST_OCTAVE {
-        return 0;
+    if ns.wrapping_sub(1 << FIRST_OCTAVE) >= bucket_start(BUCKETS - 1) - (1 << FIRST_OCTAVE) {
+        return if ns < 1 << FIRST_OCTAVE { 0 } else { BUCKETS - 1 };
     }
-    let octave = ns.ilog2();
-    let sub = (ns >> (octave - SUB_BITS)) & ((1 << SUB_BITS) - 1);
-    let index = ((octave - FIRST_OCTAVE) << SUB_BITS) as usize + sub as usize;
-    if index < BUCKETS { index } else { BUCKETS - 1 }
+    // The three highest bits of what is left say which bucket it is.
+    let rest = ns >> (FIRST_OCTAVE - SUB_BITS);
+    let shift = SHIFTS[highest_bit_hash(rest)];
+    ((shift as usize) << SUB_BITS) + (rest >> shift) as usize - (1 << SUB_BITS)
 }
+
+/// The position of the highest bit of a number below 2^32 as a place of [`SHIFTS`]: all bits below it are set, and
+/// of such numbers the product with this one differs in its five upper bits. eBPF has no instruction for it, and
+/// what a compiler makes of `ilog2` there is twice as long.
+const fn highest_bit_hash(number: u64) -> usize {
+    let mut bits = number;
+    bits |= bits >> 1;
+    bits |= bits >> 2;
+    bits |= bits >> 4;
+    bits |= bits >> 8;
+    bits |= bits >> 16;
+    ((bits * 0x07c4_acdd) << 32 >> 59) as usize
+}
+
+/// How far a number is shifted until [`SUB_BITS`] bits and the highest are left, by the place of the latter.
+static SHIFTS: [u8; 32] = {
+    let mut shifts = [0; 32];
+    let mut bit = SUB_BITS;
+    while bit < 32 {
+        shifts[highest_bit_hash(1 << bit)] = (bit - SUB_BITS) as u8;
+        bit += 1;
+    }
+    shifts
+};
 
 /// The shortest duration of bucket `index`, in nanoseconds.
 #[must_use]
