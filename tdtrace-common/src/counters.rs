@@ -287,18 +287,26 @@ pub const fn svm_reason_index(code: u32) -> usize {
 pub struct Place {
     /// Guest physical address, port, MSR index, CPUID leaf or hypercall number.
     pub address: u64,
-    /// [`Class`] as a number plus one; 0 marks an entry that is free.
-    pub class: u32,
     /// Bytes accessed, 0 where the class has no size.
     pub size: u32,
+    /// [`Class`] as a number plus one; 0 marks an entry that is free.
+    pub class: u32,
 }
 
-/// Where the search for a place among the [`SLOT_HOTSPOTS`] of a slot begins. `kind` is the class plus one, and
-/// the size in the upper half.
+impl Place {
+    /// Class and size as one word, which is what stands in memory behind the address.
+    #[must_use]
+    #[inline(always)]
+    pub const fn kind(class: u64, size: u64) -> u64 {
+        (class + 1) << 32 | size
+    }
+}
+
+/// Where the search for a place among the [`SLOT_HOTSPOTS`] of a slot begins. `kind` is [`Place::kind`].
 #[must_use]
 #[inline(always)]
 pub const fn place_start(address: u64, kind: u64) -> usize {
-    ((address ^ kind.rotate_left(40)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 59) as usize
+    ((address ^ kind << 8).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 59) as usize
 }
 
 /// One hotspot in a slot.

@@ -69,6 +69,10 @@ layout! {
     KernelLayout:
     /// The first preempt notifier of a task: inside KVM_RUN that of its vCPU.
     task_preempt_notifiers = "task_struct.preempt_notifiers.first" in "vmlinux";
+    /// The number of a task (pid_t).
+    task_pid = "task_struct.pid" in "vmlinux";
+    /// The number of its process (pid_t).
+    task_tgid = "task_struct.tgid" in "vmlinux";
     /// The first thread of a task's process (pointer).
     task_group_leader = "task_struct.group_leader" in "vmlinux";
     /// A task's name, 16 bytes.

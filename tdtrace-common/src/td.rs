@@ -137,6 +137,8 @@ pub enum Register {
     ExtQualification,
     /// The guest physical address of an EPT violation, with the shared bit.
     Gpa,
+    /// R9, the interruption information: bits 7:0 are the vector.
+    IntrInfo,
 }
 
 /// An exit of a TD. A register is read when it is asked for: most kinds need few.

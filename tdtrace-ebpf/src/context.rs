@@ -10,8 +10,9 @@ use aya_ebpf::helpers::{
 use tdtrace_common::synthetic::SyntheticCpu;
 
 use crate::{
-    kernel::{ABSENT, offset},
-    maps::{SYNTHETIC_CPUS, is_synthetic},
+    constant::{has, is_synthetic},
+    kernel::{load, number, offset},
+    maps::SYNTHETIC_CPUS,
 };
 
 /// What this CPU was told, in a load for synthetic TDs.
@@ -67,44 +68,64 @@ pub(crate) fn thread() -> u64 {
     }
 }
 
-/// A word of the current `task_struct`. The verifier knows the pointer's type, so that the field is
-/// loaded without a call: the offset is its constant, and it checks that a word is there.
-#[inline(always)]
-fn task_word(offset: u64) -> u64 {
-    // SAFETY: as said above.
-    unsafe {
-        let task = bpf_get_current_task_btf().cast::<u8>();
-        core::ptr::read_volatile(task.wrapping_add(offset as usize).cast::<u64>())
-    }
-}
+/// The thread that a program runs in, for programs that want to know several things of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Task(*const u8);
 
-/// How long the current thread has been ready to run without a CPU, in nanoseconds; 0 where the
-/// kernel does not count it.
-#[inline(always)]
-pub(crate) fn run_delay() -> u64 {
-    if is_synthetic() {
-        return told!(run_delay);
+impl Task {
+    #[inline(always)]
+    pub(crate) fn current() -> Self {
+        // SAFETY: no preconditions.
+        Self(unsafe { bpf_get_current_task_btf() }.cast())
     }
-    let offset = offset!(task_run_delay);
-    if offset == ABSENT { 0 } else { task_word(offset) }
-}
 
-/// The `kvm_vcpu` that the current thread has loaded: `kvm_main.c:vcpu_load` registers its
-/// preempt notifier on the task, and nothing but KVM registers any.
-#[inline(always)]
-pub(crate) fn running_vcpu() -> Option<u64> {
-    if is_synthetic() {
-        let vcpu = told!(vcpu);
-        return (vcpu != 0).then_some(vcpu);
+    /// An integer in the `task_struct`; `None` if this kernel has no such field. The verifier knows the pointer's
+    /// type, so that the field is loaded without a call: it checks that one of this size is there.
+    #[inline(always)]
+    fn field<T, const NUMBER: i32>(self) -> Option<u64> {
+        // SAFETY: as said above.
+        has::<NUMBER>().then(|| unsafe { load::<T, NUMBER>(self.0) })
     }
-    let notifiers = offset!(task_preempt_notifiers);
-    let link_offset = offset!(vcpu_preempt_link);
-    if notifiers == ABSENT || link_offset == ABSENT {
-        return None;
+
+    /// The thread.
+    #[inline(always)]
+    pub(crate) fn tid(self) -> u32 {
+        if is_synthetic() {
+            return tid();
+        }
+        self.field::<u32, { number!(task_pid) }>().map_or_else(tid, |tid| tid as u32)
     }
-    let link = task_word(notifiers);
-    if link == 0 {
-        return None;
+
+    /// The process.
+    #[inline(always)]
+    pub(crate) fn tgid(self) -> u32 {
+        if is_synthetic() {
+            return tgid();
+        }
+        self.field::<u32, { number!(task_tgid) }>().map_or_else(tgid, |tgid| tgid as u32)
     }
-    Some(link.wrapping_sub(link_offset))
+
+    /// How long it has been ready to run without a CPU, in nanoseconds; 0 where the kernel does not count it.
+    #[inline(always)]
+    pub(crate) fn run_delay(self) -> u64 {
+        if is_synthetic() {
+            return told!(run_delay);
+        }
+        self.field::<u64, { number!(task_run_delay) }>().unwrap_or(0)
+    }
+
+    /// The `kvm_vcpu` that it has loaded: `kvm_main.c:vcpu_load` registers its preempt notifier on the task,
+    /// and nothing but KVM registers any.
+    #[inline(always)]
+    pub(crate) fn running_vcpu(self) -> Option<u64> {
+        if is_synthetic() {
+            let vcpu = told!(vcpu);
+            return (vcpu != 0).then_some(vcpu);
+        }
+        if !has::<{ number!(vcpu_preempt_link) }>() {
+            return None;
+        }
+        let link = self.field::<u64, { number!(task_preempt_notifiers) }>()?;
+        (link != 0).then(|| link.wrapping_sub(offset!(vcpu_preempt_link)))
+    }
 }

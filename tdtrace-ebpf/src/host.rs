@@ -4,10 +4,14 @@
 //! Argument order is that of the tracepoint's `TP_PROTO`, the same from Linux 6.1 to 7.3.
 
 use aya_ebpf::{bindings::BPF_ANY, macros::raw_tracepoint, programs::RawTracePointContext};
-use tdtrace_common::counters::{Class, Loss, USERSPACE_EINTR, USERSPACE_HWPOISON, USERSPACE_OTHER};
+use tdtrace_common::counters::{
+    Class, Loss, USERSPACE, USERSPACE_EINTR, USERSPACE_HWPOISON, USERSPACE_OTHER,
+};
 
 use crate::{
-    context, kernel, ledger,
+    constant::opaque,
+    context::Task,
+    kernel, ledger,
     maps::{SLOT_BY_THREAD, lose, memo},
     slot::{self, Slot},
     td, time,
@@ -65,15 +69,16 @@ fn kvm_hypercall(ctx: RawTracePointContext) -> u32 {
 fn kvm_fpu(ctx: RawTracePointContext) -> u32 {
     let begins = ctx.arg::<u32>(0) != 0;
     let now = if begins { time::early() } else { 0 };
-    let Some(vcpu) = context::running_vcpu() else {
+    let task = Task::current();
+    let Some(vcpu) = task.running_vcpu() else {
         let class = if begins { Class::RunBegin } else { Class::RunEnd };
         lose(Loss::Unattributed, class);
         return 0;
     };
     if begins {
-        if let Some(mut slot) = slot::of_run(&ctx, vcpu) {
+        if let Some(mut slot) = slot::of_run(&ctx, vcpu, task) {
             slot.count(Class::RunBegin);
-            time::runs(&mut slot, now);
+            time::runs(&mut slot, now, task.run_delay());
             if slot.get().synced == 0 {
                 slot::sync_seldom(slot.index(), vcpu);
             }
@@ -81,7 +86,7 @@ fn kvm_fpu(ctx: RawTracePointContext) -> u32 {
     } else if let Some(mut slot) = slot::of(&ctx, vcpu, Class::RunEnd) {
         slot.count(Class::RunEnd);
         slot.sync(vcpu);
-        remember_leaving(&mut slot);
+        remember_leaving(&mut slot, task.tid());
     }
     0
 }
@@ -89,20 +94,28 @@ fn kvm_fpu(ctx: RawTracePointContext) -> u32 {
 /// For `kvm_userspace_exit`, which comes after `vcpu_put`: this CPU remembers the thread, and the
 /// map does for a thread that migrates in between.
 #[inline(always)]
-fn remember_leaving(slot: &mut Slot) {
-    let tid = context::tid();
+fn remember_leaving(slot: &mut Slot, tid: u32) {
     let index = slot.index();
     slot.get().leaving = 1;
     if slot.get().tid != tid {
-        forget_thread(slot.get().tid, index);
-        slot.get().tid = tid;
-        // If there is no room, a thread that migrates now is not found: that is counted then.
-        let _ = SLOT_BY_THREAD.insert(tid, index, u64::from(BPF_ANY));
+        changes_thread(index, tid);
     }
     if let Some(memo) = memo() {
         // SAFETY: this CPU's value, written as one word.
         unsafe { (*memo).leaving = u64::from(tid) << 32 | u64::from(index) };
     }
+}
+
+/// The vCPU in slot `index` runs in thread `tid` now.
+#[cold]
+#[inline(never)]
+fn changes_thread(index: u32, tid: u32) -> u32 {
+    let Some(mut slot) = Slot::at(index) else { return 0 };
+    forget_thread(slot.get().tid, index);
+    slot.get().tid = tid;
+    // If there is no room, a thread that migrates now is not found: that is counted then.
+    let _ = SLOT_BY_THREAD.insert(tid, index, u64::from(BPF_ANY));
+    0
 }
 
 /// The vCPU in slot `index` goes on in another thread: nothing else would take the entry away.
@@ -114,10 +127,9 @@ fn forget_thread(tid: u32, index: u32) {
     }
 }
 
-/// The slot whose KVM_RUN this thread is just leaving.
+/// The slot whose KVM_RUN thread `tid`, this one, is just leaving.
 #[inline(always)]
-fn leaving() -> Option<Slot> {
-    let tid = context::tid();
+fn leaving(tid: u32) -> Option<Slot> {
     // SAFETY: only the address is made.
     let memo = unsafe { &raw const (*memo()?).leaving };
     // SAFETY: this CPU's value, read as one word.
@@ -126,6 +138,13 @@ fn leaving() -> Option<Slot> {
     {
         return Some(slot);
     }
+    leaving_elsewhere(tid)
+}
+
+/// The same for a thread that ended its KVM_RUN on another CPU.
+#[cold]
+#[inline(never)]
+fn leaving_elsewhere(tid: u32) -> Option<Slot> {
     // SAFETY: the value is a number that is only used as an index.
     take_leaving(unsafe { SLOT_BY_THREAD.get(tid) }?, tid)
 }
@@ -154,31 +173,45 @@ const EHWPOISON: i32 = 133;
 #[raw_tracepoint]
 fn kvm_userspace_exit(ctx: RawTracePointContext) -> u32 {
     let now = time::early();
-    let Some(mut slot) = leaving() else {
+    let task = Task::current();
+    let Some(mut slot) = leaving(task.tid()) else {
         lose(Loss::Unattributed, Class::UserspaceExit);
         return 0;
     };
     slot.count(Class::UserspaceExit);
     let reason = ctx.arg::<u32>(0) as usize;
     let errno = ctx.arg::<i32>(1);
+    let index = if errno >= 0 && reason < USERSPACE_HWPOISON {
+        reason
+    } else {
+        returns_error(slot.index(), reason, errno) as usize
+    };
+    slot.get().userspace[opaque(index) & (USERSPACE - 1)] += 1;
+    if slot.get().td != 0 {
+        td::returns(&mut slot, index);
+    }
+    time::returns(&mut slot, index, now, task.run_delay());
+    0
+}
+
+/// The index of a return with a reason that there is not, or with an errno, of the vCPU in slot `index`.
+#[cold]
+#[inline(never)]
+fn returns_error(index: u32, reason: usize, errno: i32) -> u32 {
+    let fails = errno == -EFAULT || errno == -EHWPOISON;
+    if reason == MEMORY_FAULT && fails {
+        ledger::fails(index, errno);
+    }
     let index = if errno == -EINTR {
         USERSPACE_EINTR
     } else if errno == -EHWPOISON && reason == MEMORY_FAULT {
         USERSPACE_HWPOISON
-    } else if errno < 0 && errno != -EFAULT && errno != -EHWPOISON || reason >= USERSPACE_HWPOISON {
+    } else if errno < 0 && !fails || reason >= USERSPACE_HWPOISON {
         USERSPACE_OTHER
     } else {
         reason
     };
-    slot.get().userspace[index] += 1;
-    if reason == MEMORY_FAULT && (errno == -EFAULT || errno == -EHWPOISON) {
-        ledger::fails(slot.index(), errno);
-    }
-    if slot.get().td != 0 {
-        td::returns(&mut slot, index);
-    }
-    time::returns(&mut slot, index, now);
-    0
+    index as u32
 }
 
 /// Every how many entries KVM's counters are read of a vCPU that stays inside KVM_RUN.

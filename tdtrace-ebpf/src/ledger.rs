@@ -20,9 +20,10 @@ use tdtrace_common::{
 };
 
 use crate::{
+    constant::opaque,
     context,
     kernel::{offset, read},
-    maps::{LEDGERS, SLOT_BY_THREAD, VM_BY_PROCESS, VMS, add, lose, opaque},
+    maps::{LEDGERS, SLOT_BY_THREAD, VM_BY_PROCESS, VMS, add, lose},
     slot::Slot,
 };
 
@@ -123,6 +124,7 @@ const RETRY: u64 = 1;
 /// KVM answers the MapGPA of slot `index` with `status`. Of one that is not done it leaves in R11, `next`,
 /// where it stopped (`arch/x86/kvm/vmx/tdx.c:tdx_complete_vmcall_map_gpa`); of one that it did not begin
 /// R11 is still the leaf, which is no address of a page. Out of line for the verifier's limit of the stack.
+#[cold]
 #[inline(never)]
 pub(crate) fn answered(index: u32, direction: u32, status: u64, next: u64) -> u32 {
     let direction = (direction & 1) as usize;
@@ -254,6 +256,7 @@ pub(crate) fn maps(slot: &mut Slot, level: u32, old: u64, new: u64) {
 
 /// `KVM_EXIT_MEMORY_FAULT` with `errno`, which is negative, of the vCPU in slot `index`. Out of line: it is
 /// rare, and the way around it long.
+#[cold]
 #[inline(never)]
 pub(crate) fn fails(index: u32, errno: i32) -> u32 {
     if let Some(mut slot) = Slot::at(index) {

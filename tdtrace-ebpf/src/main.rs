@@ -2,7 +2,8 @@
 //!
 //! `host` and `service` have the programs on KVM's tracepoints, `slot` finds and makes the counting slot of a
 //! vCPU, `td` reads what an exit of a TD was, `ledger` books what became of memory, `time` where time goes,
-//! `context` is the moment in which a program runs, `maps` the maps and globals, `kernel` the typed reads of
+//! `context` is the moment in which a program runs, `maps` the maps and globals, `constant` what the user side puts
+//! into the instructions, `kernel` the typed reads of
 //! kernel memory at offsets that the user side resolved. `seam` has the programs on SEAMCALLs, `vmm` those on
 //! what a VMM does to memory, `poison` those on broken memory, `guest` those in a TD, `synthetic` what
 //! synthetic TDs need, `floor` the programs that the benchmark compares with.
@@ -19,6 +20,7 @@
     reason = "by value a key or value is on the stack twice, and the verifier gives 512 bytes"
 )]
 
+mod constant;
 mod context;
 mod floor;
 mod guest;

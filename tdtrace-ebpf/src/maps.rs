@@ -14,7 +14,6 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, Queue, RingBuf},
 };
 use tdtrace_common::{
-    constant::Switch,
     counters::{
         COUNTS, Class, CpuMemo, HotspotKey, HotspotValue, KvmObject, Loss, VcpuSlot, VmEntry,
     },
@@ -24,73 +23,16 @@ use tdtrace_common::{
     td::TdWindow,
 };
 
+use crate::constant::sends_slow;
+
 /// Durations of more nanoseconds than that are sent one by one; 0: none.
 #[unsafe(no_mangle)]
 static SLOWER_THAN: u64 = 0;
 
-/// The constant that `NUMBER` stands for. The user side puts it into this instruction; the compiler knows
-/// nothing of it, and the verifier removes what it makes unreachable.
-#[inline(always)]
-pub(crate) fn constant<const NUMBER: i32>() -> u64 {
-    let value: u64;
-    // SAFETY: sets a register and nothing else.
-    unsafe {
-        asm!(
-            "{value} = {number}",
-            value = out(reg) value,
-            number = const NUMBER,
-            options(pure, nomem, nostack),
-        );
-    }
-    value
-}
-
-/// The same number, of which the compiler knows nothing: it would prove the mask away that bounds an index,
-/// and leave the verifier without the bound.
-#[inline(always)]
-pub(crate) fn opaque(number: usize) -> usize {
-    let same: usize;
-    // An instruction is a must: the kernel refuses two lines of the source that begin at one.
-    // SAFETY: sets a register and nothing else.
-    unsafe {
-        asm!(
-            "{same} = {number}",
-            same = lateout(reg) same,
-            number = in(reg) number,
-            options(pure, nomem, nostack),
-        );
-    }
-    same
-}
-
-/// Whether `--debug-ebpf` was given.
-#[inline(always)]
-pub(crate) fn debug() -> bool {
-    constant::<{ Switch::Debug.number() }>() != 0
-}
-
-/// Whether durations are wanted.
-#[inline(always)]
-pub(crate) fn is_timed() -> bool {
-    constant::<{ Switch::Timed.number() }>() != 0
-}
-
-/// Whether programs may load from the kernel's memory directly.
-#[inline(always)]
-pub(crate) fn is_direct() -> bool {
-    constant::<{ Switch::Direct.number() }>() != 0
-}
-
-/// Whether clock, thread and vCPU come from [`SYNTHETIC_CPUS`].
-#[inline(always)]
-pub(crate) fn is_synthetic() -> bool {
-    constant::<{ Switch::Synthetic.number() }>() != 0
-}
-
 /// Above how many nanoseconds a duration is sent; 0: none.
 #[inline(always)]
 pub(crate) fn slower_than() -> u64 {
-    if constant::<{ Switch::SendsSlow.number() }>() == 0 {
+    if !sends_slow() {
         return 0;
     }
     // SAFETY: a plain static; volatile, because the user side overrides its value at load.

@@ -20,8 +20,9 @@ use tdtrace_common::{
 };
 
 use crate::{
+    constant::{is_timed, opaque},
     context,
-    maps::{add, entry, is_timed, opaque},
+    maps::{add, entry},
 };
 
 /// Where the functions of the running kernel have their arguments, by number of the function.

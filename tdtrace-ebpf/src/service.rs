@@ -6,7 +6,7 @@
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use tdtrace_common::counters::{Class, Loss};
 
-use crate::{context, ledger, maps::lose, slot, time};
+use crate::{context::Task, ledger, maps::lose, slot, time};
 
 /// `kvm_page_fault(vcpu, fault_address, error_code)`. Counted by what the fault was, not by address:
 /// a guest touches all of its memory once.
@@ -29,7 +29,7 @@ fn handle_mmio_page_fault(ctx: RawTracePointContext) -> u32 {
 /// away from a guest, by whichever thread does that.
 #[raw_tracepoint]
 fn kvm_tdp_mmu_spte_changed(ctx: RawTracePointContext) -> u32 {
-    if context::running_vcpu().is_none() {
+    if Task::current().running_vcpu().is_none() {
         lose(Loss::Outside, Class::SpteChanged);
         return 0;
     }

@@ -25,12 +25,13 @@ use tdtrace_common::{
 };
 
 use crate::{
-    context,
+    constant::{debug, is_direct, opaque, opaque_pointer},
+    context::{self, Task},
     kernel::{self, offset, read},
     ledger,
     maps::{
-        FREE_VCPUS, FREE_VMS, HOTSPOTS, SLOT_AT, VCPU_INDEX, VM_INDEX, VMS, debug, is_direct,
-        lose_index, memo, opaque, slot_at,
+        FREE_VCPUS, FREE_VMS, HOTSPOTS, SLOT_AT, VCPU_INDEX, VM_INDEX, VMS, lose, lose_index, memo,
+        slot_at,
     },
     td,
 };
@@ -90,11 +91,11 @@ impl Slot {
     /// The same for a class that is not a constant. Only places that are known are looked for here.
     #[inline(always)]
     pub(crate) fn count_place_of(&mut self, class: u64, address: u64, size: u64) {
-        let kind = (class + 1) | size << 32;
+        let kind = Place::kind(class, size);
         let start = place_start(address, kind);
         for probe in 0..PLACE_PROBES {
             let hotspot = self.hotspot(start + probe);
-            if place_words(&hotspot.place) == (address, kind) {
+            if is_place(&hotspot.place, address, kind) {
                 hotspot.count += 1;
                 return;
             }
@@ -105,7 +106,21 @@ impl Slot {
     /// Hotspot `index`, which may be any number.
     #[inline(always)]
     fn hotspot(&mut self, index: usize) -> &mut Hotspot {
-        &mut self.get().hotspots[index & (SLOT_HOTSPOTS - 1)]
+        let hotspot = &raw mut self.get().hotspots[index & (SLOT_HOTSPOTS - 1)];
+        // The compiler would rather compute it twice.
+        // SAFETY: the same pointer.
+        unsafe { &mut *opaque_pointer(hotspot) }
+    }
+
+    /// Counts an event and its place, unless the exits of a TD tell of it.
+    #[inline(always)]
+    fn count_told(&mut self, class: u64, address: u64, size: u64) -> u32 {
+        if self.get().td != 0 && Class::TOLD_BY_TD_EXITS >> class & 1 != 0 {
+            return 0;
+        }
+        self.count_index(class as usize);
+        self.count_place_of(class, address, size);
+        0
     }
 
     /// Reads KVM's own counters beside ours; both stand between two exits here.
@@ -145,20 +160,23 @@ impl Slot {
 /// Hotspots of a slot that a place may have.
 const PLACE_PROBES: usize = 2;
 
-/// Address and kind of a place, which is compared with every event: two words are faster than three fields.
+/// Whether `place` is that of `address` and `kind`, by one jump for two words.
 #[inline(always)]
-fn place_words(place: &Place) -> (u64, u64) {
-    const _: () = assert!(offset_of!(Place, class) == 8 && size_of::<Place>() == 16);
-    // SAFETY: the second word is `class` and `size`, and as aligned as the first.
-    (place.address, unsafe { *(&raw const place.class).cast::<u64>() })
+fn is_place(place: &Place, address: u64, kind: u64) -> bool {
+    const _: () = assert!(offset_of!(Place, size) == 8 && offset_of!(Place, class) == 12);
+    const _: () = assert!(size_of::<Place>() == 16);
+    // SAFETY: the second word is `size` and `class`, and as aligned as the first.
+    let its_kind = unsafe { *(&raw const place.size).cast::<u64>() };
+    opaque(((place.address ^ address) | (its_kind ^ kind)) as usize) == 0
 }
 
 /// Counts a place that slot `index` does not know: in the slot while there is room near its hash, else in the
 /// map. Out of line: every program has it, and few events are the first at their place.
+#[cold]
 #[inline(never)]
 fn count_new_place(index: u32, address: u64, kind: u64) -> u32 {
     let Some(mut slot) = Slot::at(index) else { return 0 };
-    let place = Place { address, class: kind as u32, size: (kind >> 32) as u32 };
+    let place = Place { address, size: kind as u32, class: (kind >> 32) as u32 };
     for probe in 0..PLACE_PROBES {
         let hotspot = slot.hotspot(place_start(address, kind) + probe);
         if hotspot.place.class == 0 {
@@ -175,6 +193,7 @@ fn count_new_place(index: u32, address: u64, kind: u64) -> u32 {
 
 /// [`Slot::sync`] of slot `index`. Out of line, for programs that seldom do it: the rest of their way is shorter
 /// without it.
+#[cold]
 #[inline(never)]
 pub(crate) fn sync_seldom(index: u32, vcpu: u64) -> u32 {
     if let Some(mut slot) = Slot::at(index) {
@@ -185,6 +204,7 @@ pub(crate) fn sync_seldom(index: u32, vcpu: u64) -> u32 {
 
 /// KVM's own counters, in [`VcpuSlot::last`] of slot `index`. Out of line: what is read at once would take
 /// `kvm_fpu` beyond the 512 bytes of stack that kernels before 6.13 allow.
+#[cold]
 #[inline(never)]
 fn read_kvm_stat(index: u32, vcpu: u64) -> u32 {
     if let Some(mut slot) = Slot::at(index) {
@@ -207,81 +227,97 @@ fn count_in_map(key: &HotspotKey) -> bool {
 /// The slot of the vCPU that this thread has loaded.
 #[inline(always)]
 pub(crate) fn running<C: EbpfContext>(ctx: &C, class: Class) -> Option<Slot> {
-    running_of_class(ctx, class as u32)
-}
-
-/// The same for a class that is not a constant.
-#[inline(always)]
-fn running_of_class<C: EbpfContext>(ctx: &C, class: u32) -> Option<Slot> {
-    let Some(vcpu) = context::running_vcpu() else {
-        lose_index(Loss::Unattributed.first() + class);
-        return None;
-    };
-    of_class(ctx, vcpu, class)
+    match Task::current().running_vcpu() {
+        Some(vcpu) => of(ctx, vcpu, class),
+        None => {
+            lose(Loss::Unattributed, class);
+            None
+        }
+    }
 }
 
 /// Counts an event of the vCPU that this thread has loaded, and its place. The class is a number: what
 /// tells reads from writes in a tracepoint's arguments is added to it. The program's result.
 #[inline(always)]
 pub(crate) fn count_running<C: EbpfContext>(ctx: &C, class: u64, address: u64, size: u64) -> u32 {
-    if let Some(mut slot) = running_of_class(ctx, class as u32) {
-        if slot.get().td != 0 && Class::TOLD_BY_TD_EXITS >> class & 1 != 0 {
-            return 0;
-        }
-        slot.count_index(class as usize);
-        slot.count_place_of(class, address, size);
+    let Some(vcpu) = Task::current().running_vcpu() else {
+        lose_index(Loss::Unattributed.first() + class as u32);
+        return 0;
+    };
+    match remembered(vcpu) {
+        Some(mut slot) => slot.count_told(class, address, size),
+        None => count_unremembered(ctx.as_ptr(), vcpu, class, address, size),
     }
-    0
+}
+
+/// The rest of [`count_running`] where this CPU remembers another vCPU. Out of line and to its end: no jump leads
+/// around it.
+#[cold]
+#[inline(never)]
+fn count_unremembered(ctx: *mut c_void, vcpu: u64, class: u64, address: u64, size: u64) -> u32 {
+    match find_or_make(ctx, vcpu, class as u32) {
+        Some(mut slot) => slot.count_told(class, address, size),
+        None => 0,
+    }
 }
 
 /// The slot of `vcpu`, made if it has none.
 #[inline(always)]
 pub(crate) fn of<C: EbpfContext>(ctx: &C, vcpu: u64, class: Class) -> Option<Slot> {
-    of_class(ctx, vcpu, class as u32)
+    remembered(vcpu).or_else(|| find_or_make(ctx.as_ptr(), vcpu, class as u32))
 }
 
-/// The same for a class that is not a constant.
+/// The slot of `vcpu`, if it is the one that this CPU remembers.
 #[inline(always)]
-fn of_class<C: EbpfContext>(ctx: &C, vcpu: u64, class: u32) -> Option<Slot> {
-    let memo = memo()?;
+fn remembered(vcpu: u64) -> Option<Slot> {
     // SAFETY: only the address is made. The lower half of the word; a torn or stale guess is caught by the
     // comparison below.
-    let guess = unsafe { &raw const (*memo).slot }.cast::<u32>();
-    if let Some(mut slot) = Slot::named_at(guess)
-        && slot.get().vcpu == vcpu
-    {
-        return Some(slot);
+    let guess = unsafe { &raw const (*memo()?).slot }.cast::<u32>();
+    let mut slot = Slot::named_at(guess)?;
+    (slot.get().vcpu == vcpu).then_some(slot)
+}
+
+/// The slot of `vcpu`, found or made, which this CPU remembers from now on; `None` if it gets none, which is
+/// counted as a loss of `class`. Out of line: what the CPU remembers is right nearly always.
+#[cold]
+#[inline(never)]
+fn find_or_make(ctx: *mut c_void, vcpu: u64, class: u32) -> Option<Slot> {
+    let index = match find(vcpu) {
+        Some(index) => index,
+        None => u32::try_from(make(ctx, vcpu, class)).ok()?,
+    };
+    if let Some(memo) = memo() {
+        // SAFETY: this CPU's value, written as one word.
+        unsafe { (*memo).slot = u64::from(index) };
     }
-    let index = u32::try_from(find_or_make(ctx.as_ptr(), vcpu, class)).ok()?;
-    // SAFETY: as above.
-    unsafe { (*memo).slot = u64::from(index) };
     Slot::at(index)
 }
 
-/// The index of the slot of `vcpu`, found or made; negative if it gets none, which is counted as a
-/// loss of `class`. Out of line: what the CPU remembers is right nearly always.
-#[inline(never)]
-fn find_or_make(ctx: *mut c_void, vcpu: u64, class: u32) -> i64 {
-    find(vcpu).map_or_else(|| make(ctx, vcpu, class), i64::from)
-}
-
-/// The slot of `vcpu` at the beginning of a KVM_RUN, where a vCPU that took over the address of a
+/// The slot of the vCPU at the beginning of a KVM_RUN, where a vCPU that took over the address of a
 /// dead one shows: it has had no exit, or fewer, or runs in another process.
 #[inline(always)]
-pub(crate) fn of_run<C: EbpfContext>(ctx: &C, vcpu: u64) -> Option<Slot> {
+pub(crate) fn of_run<C: EbpfContext>(ctx: &C, vcpu: u64, task: Task) -> Option<Slot> {
     let mut slot = of(ctx, vcpu, Class::RunBegin)?;
-    let tgid = context::tgid();
     let exits = kernel::stat_exits(vcpu).unwrap_or(0);
     let current = slot.get();
-    if current.tgid == tgid && exits > 0 && exits >= current.last.exits {
+    if current.tgid == task.tgid() && exits > 0 && exits >= current.last.exits {
         return Some(slot);
     }
+    of_doubtful_run(ctx.as_ptr(), vcpu, slot.index())
+}
+
+/// The rest of [`of_run`] for slot `index`, which may be that of a dead vCPU.
+#[cold]
+#[inline(never)]
+fn of_doubtful_run(ctx: *mut c_void, vcpu: u64, index: u32) -> Option<Slot> {
+    let mut slot = Slot::at(index)?;
+    let current = slot.get();
     if object(vcpu)? == current.object {
-        current.tgid = tgid;
+        current.tgid = context::tgid();
         return Some(slot);
     }
     current.vcpu = 0;
-    of(ctx, vcpu, Class::RunBegin)
+    find_or_make(ctx, vcpu, Class::RunBegin as u32)
 }
 
 /// Which vCPU is at `vcpu` now.

@@ -7,6 +7,7 @@
 use core::mem::MaybeUninit;
 
 use tdtrace_common::{
+    constant::Sum,
     counters::{Class, REASON_OTHER, vmx_reason_index},
     ledger::Direction,
     td::{
@@ -15,17 +16,12 @@ use tdtrace_common::{
 };
 
 use crate::{
-    kernel::{ABSENT, Object, offset, read, read_into},
+    constant::{constant, is_direct},
+    kernel::{ABSENT, Object, number, offset, read, read_into},
     ledger,
-    maps::{TD_WINDOW, is_direct},
+    maps::TD_WINDOW,
     slot::Slot,
 };
-
-/// The offset of the window in a `vcpu_tdx`.
-#[inline(always)]
-fn base() -> u64 {
-    offset!(tdx_vt).wrapping_add(offset!(vt_exit_reason))
-}
 
 /// Whether this kernel has all that is read here.
 #[inline(always)]
@@ -48,41 +44,52 @@ pub(crate) fn is_known() -> bool {
     offsets.iter().all(|offset| *offset != ABSENT)
 }
 
-/// The word at `offset` of the `vcpu_tdx`, from the window; read by itself where it lies elsewhere. Only
-/// one of the two is left when the verifier has put the offsets in.
-#[inline(always)]
-fn word(vcpu: u64, window: &TdWindow, offset: u64) -> u64 {
-    let delta = offset.wrapping_sub(base()) as usize;
-    if delta < size_of::<TdWindow>() && delta.is_multiple_of(8) {
-        window[delta / 8]
-    } else {
-        read(vcpu, offset).unwrap_or(0)
-    }
-}
-
 /// The words from the exit reason of `vcpu` on; `None` if they cannot be read. In a map: with them on the
 /// stack `kvm_exit` and what it calls have more than the 512 bytes that kernels before 6.13 allow.
 #[inline(always)]
 fn window<'a>(vcpu: u64) -> Option<&'a TdWindow> {
     let room = TD_WINDOW.get_ptr_mut(0)?.cast::<MaybeUninit<TdWindow>>();
     // SAFETY: this CPU's value, and `kvm_exit` runs with interrupts off.
-    read_into(vcpu, base(), unsafe { &mut *room })
+    read_into(vcpu, constant::<{ Sum::TdxExitReason.number() }>(), unsafe { &mut *room })
 }
 
-/// Where `register` of a TD's exit lies in the `vcpu_tdx`.
+/// What `$read` makes of the number of the field in which a register of a TD's exit is.
+macro_rules! field_of {
+    ($register:expr, $read:ident) => {
+        match $register {
+            Register::Ret => $read!({ number!(tdx_vp_enter_ret) }),
+            Register::R10 => $read!({ Sum::TdxR10.number() }),
+            Register::R11 => $read!({ Sum::TdxR11.number() }),
+            Register::R12 => $read!({ Sum::TdxR12.number() }),
+            Register::R13 => $read!({ Sum::TdxR13.number() }),
+            Register::R14 => $read!({ Sum::TdxR14.number() }),
+            Register::ExtQualification => $read!({ number!(tdx_ext_exit_qualification) }),
+            Register::Gpa => $read!({ number!(tdx_exit_gpa) }),
+            Register::IntrInfo => $read!({ Sum::TdxIntrInfo.number() }),
+        }
+    };
+}
+
+/// Reads a register from the window; by itself where it lies elsewhere. Only one of the two is left when the
+/// verifier has put the offsets in.
 #[inline(always)]
-fn place(register: Register) -> u64 {
-    let argument = |offset: u64| offset!(tdx_vp_enter_args).wrapping_add(offset);
-    match register {
-        Register::Ret => offset!(tdx_vp_enter_ret),
-        Register::R10 => argument(offset!(tdx_args_r10)),
-        Register::R11 => argument(offset!(tdx_args_r11)),
-        Register::R12 => argument(offset!(tdx_args_r12)),
-        Register::R13 => argument(offset!(tdx_args_r13)),
-        Register::R14 => argument(offset!(tdx_args_r14)),
-        Register::ExtQualification => offset!(tdx_ext_exit_qualification),
-        Register::Gpa => offset!(tdx_exit_gpa),
+fn within(vcpu: u64, window: &TdWindow, register: Register) -> u64 {
+    let word = |offset: u64| {
+        let delta = offset.wrapping_sub(constant::<{ Sum::TdxExitReason.number() }>()) as usize;
+        if delta < size_of::<TdWindow>() && delta.is_multiple_of(8) {
+            window[delta / 8]
+        } else {
+            read(vcpu, offset).unwrap_or(0)
+        }
+    };
+    macro_rules! word {
+        ($number:block) => {{
+            let offset = constant::<$number>();
+            // Half of a word may be wanted.
+            word(offset & !7) >> (8 * (offset & 7))
+        }};
     }
+    field_of!(register, word)
 }
 
 /// VMX exit reason: an interrupt of the host.
@@ -100,43 +107,45 @@ pub(crate) fn exits(slot: &mut Slot, vcpu: u64) -> usize {
     index
 }
 
-/// The words of the `vcpu_tdx` by their offsets, each of which is loaded.
+/// Reads the registers one by one.
 #[inline(always)]
-fn loaded(vcpu: u64) -> impl Fn(u64) -> u64 + Copy {
+fn loaded(vcpu: u64) -> impl Fn(Register) -> u64 + Copy {
     let object = Object::at(vcpu);
-    move |offset| object.load(offset).unwrap_or(0)
+    macro_rules! load {
+        ($number:block) => {
+            object.load_known::<u64, $number>()
+        };
+    }
+    move |register| field_of!(register, load)
 }
 
 /// The same where the kernel allows no loads. Out of line: the way of others is shorter without it.
+#[cold]
 #[inline(never)]
 fn exits_by_window(index: u32, vcpu: u64) -> u32 {
     let (Some(mut slot), Some(window)) = (Slot::at(index), window(vcpu)) else {
         // Zeroes would be an exit of another kind.
         return REASON_OTHER as u32;
     };
-    count_exit(&mut slot, vcpu, |offset| word(vcpu, window, offset)) as u32
+    count_exit(&mut slot, vcpu, |register| within(vcpu, window, register)) as u32
 }
 
 #[inline(always)]
-fn registers<F: Fn(u64) -> u64>(
-    slot: &mut Slot,
-    word: F,
-) -> TdRegisters<impl Fn(Register) -> u64 + use<F>> {
-    TdRegisters { read: move |register| word(place(register)), shared_bit: slot.get().shared_bit }
+fn registers<F: Fn(Register) -> u64>(slot: &mut Slot, read: F) -> TdRegisters<F> {
+    TdRegisters { read, shared_bit: slot.get().shared_bit }
 }
 
 /// Counts the exits that are frequent, and has the others counted.
 #[inline(always)]
-fn count_exit(slot: &mut Slot, vcpu: u64, word: impl Fn(u64) -> u64 + Copy) -> usize {
-    let registers = registers(slot, word);
+fn count_exit(slot: &mut Slot, vcpu: u64, read: impl Fn(Register) -> u64) -> usize {
+    let registers = registers(slot, read);
     let (index, access) = match registers.exit_reason() {
         Some(TDCALL) => match Instruction::called(&registers) {
             Some(instruction) => instruction.access(&registers),
             None => return count_rest(slot.index(), vcpu) as usize,
         },
         Some(EXTERNAL_INTERRUPT) => {
-            let intr_info = offset!(tdx_vt).wrapping_add(offset!(vt_exit_intr_info));
-            let vector = word(intr_info & !7) >> (8 * (intr_info & 7)) & 0xff;
+            let vector = registers.get(Register::IntrInfo) & 0xff;
             (EXTERNAL_INTERRUPT as usize, access(Class::HostInterrupt, vector))
         }
         _ => return count_rest(slot.index(), vcpu) as usize,
@@ -161,6 +170,7 @@ fn count_access(slot: &mut Slot, access: &Access) {
 
 /// Counts an exit of the vCPU in slot `index` that is neither an instruction nor an interrupt. Out of line: the
 /// rest of the way is shorter without it.
+#[cold]
 #[inline(never)]
 fn count_rest(index: u32, vcpu: u64) -> u32 {
     let Some(mut slot) = Slot::at(index) else {
@@ -200,9 +210,8 @@ pub(crate) fn enters(slot: &mut Slot, vcpu: u64) {
     if kind >= TdExit::KvmHypercall as u32 {
         return;
     }
-    let args = offset!(tdx_vp_enter_args);
     let vcpu = Object::at(vcpu);
-    let Some(status) = vcpu.load::<u64>(args.wrapping_add(offset!(tdx_args_r10))) else {
+    let Some(status) = vcpu.load::<u64, { Sum::TdxR10.number() }>() else {
         return;
     };
     slot.count(Class::TdAnswer);
@@ -216,7 +225,7 @@ pub(crate) fn enters(slot: &mut Slot, vcpu: u64) {
         MAP_PRIVATE => Direction::ToPrivate,
         _ => return,
     };
-    let next = vcpu.load(args.wrapping_add(offset!(tdx_args_r11))).unwrap_or(0);
+    let next = vcpu.load_known::<u64, { Sum::TdxR11.number() }>();
     ledger::answered(slot.index(), direction as u32, status, next);
 }
 

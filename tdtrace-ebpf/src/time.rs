@@ -5,7 +5,10 @@
 //! so is the time in which the thread waited for a CPU. The durations of a class go into a row of
 //! buckets of the vCPU's own, so that here, too, there is one writer.
 
-use core::sync::atomic::{Ordering, compiler_fence};
+use core::{
+    hint::cold_path,
+    sync::atomic::{Ordering, compiler_fence},
+};
 
 use tdtrace_common::latency::{
     BUCKETS, LATENCY_RETURNS, LatencyClass, LatencyRow, PARTS, Part, Phase, SLOT_ROWS, SlowEvent,
@@ -13,10 +16,9 @@ use tdtrace_common::latency::{
 };
 
 use crate::{
-    context,
-    maps::{
-        FREE_ROWS, SLOW, SLOW_LOST, add, fresh_row, is_timed, latency_row_at, opaque, slower_than,
-    },
+    constant::{is_timed, opaque},
+    context::{self, Task},
+    maps::{FREE_ROWS, SLOW, SLOW_LOST, add, fresh_row, latency_row_at, slower_than},
     slot::Slot,
 };
 
@@ -35,13 +37,17 @@ pub(crate) fn exits(slot: &mut Slot, reason: usize, now: u64) {
     }
     let timing = open(slot);
     if is(timing, Phase::Guest) {
-        timing.guest += now.saturating_sub(timing.since);
+        timing.guest += elapsed(timing, now);
     } else {
         miss(timing);
     }
-    begin(timing, Phase::Kernel, now, context::run_delay());
+    begin(timing, Phase::Kernel, now, Task::current().run_delay());
     timing.exit = reason as u16 + 1;
-    timing.parts = [0; PARTS];
+    for part in 0..PARTS {
+        // One by one: at once it is a call.
+        // SAFETY: a word of the slot.
+        unsafe { (&raw mut timing.parts[part]).write_volatile(0) };
+    }
     close(slot);
 }
 
@@ -51,36 +57,40 @@ pub(crate) fn enters(slot: &mut Slot, now: u64) {
     if !is_timed() {
         return;
     }
-    let timing = open(slot);
-    if is(timing, Phase::Kernel) {
-        book_kernel(timing, now, context::run_delay());
+    open(slot);
+    if is(&slot.get().timing, Phase::Kernel) {
+        book_kernel(slot, now, Task::current().run_delay());
     } else {
-        miss(timing);
+        miss(&mut slot.get().timing);
     }
-    let (exit, parts) = (core::mem::take(&mut timing.exit), timing.parts);
+    let timing = &mut slot.get().timing;
+    let exit = core::mem::take(&mut timing.exit);
     timing.phase = Phase::Guest as u16;
     timing.since = now;
     if exit != 0 {
         let class = u32::from(exit) - 1;
-        record(slot, class, &parts);
+        let row = row(slot, class);
+        let parts = slot.get().timing.parts;
+        record(slot, row, &parts);
         send_slow(slot, class, &parts);
     }
     close(slot);
 }
 
-/// `kvm_userspace_exit` at `now`: the VMM's time begins. `reason` is an index of `VcpuSlot::userspace`.
+/// `kvm_userspace_exit` at `now`: the VMM's time begins. `reason` is an index of `VcpuSlot::userspace`, `run_delay`
+/// that of the thread.
 #[inline(always)]
-pub(crate) fn returns(slot: &mut Slot, reason: usize, now: u64) {
+pub(crate) fn returns(slot: &mut Slot, reason: usize, now: u64, run_delay: u64) {
     if !is_timed() {
         return;
     }
-    let run_delay = context::run_delay();
-    let timing = open(slot);
-    if is(timing, Phase::Kernel) {
-        book_kernel(timing, now, run_delay);
+    open(slot);
+    if is(&slot.get().timing, Phase::Kernel) {
+        book_kernel(slot, now, run_delay);
     } else {
-        miss(timing);
+        miss(&mut slot.get().timing);
     }
+    let timing = &mut slot.get().timing;
     begin(timing, Phase::Vmm, now, run_delay);
     timing.returned = reason as u16 + 1;
     close(slot);
@@ -88,15 +98,14 @@ pub(crate) fn returns(slot: &mut Slot, reason: usize, now: u64) {
 
 /// `kvm_fpu(1)` at `now`: the VMM's time ends.
 #[inline(always)]
-pub(crate) fn runs(slot: &mut Slot, now: u64) {
+pub(crate) fn runs(slot: &mut Slot, now: u64, run_delay: u64) {
     if !is_timed() {
         return;
     }
-    let run_delay = context::run_delay();
     let timing = open(slot);
     let mut parts = [0; PARTS];
     if is(timing, Phase::Vmm) {
-        let elapsed = now.saturating_sub(timing.since);
+        let elapsed = elapsed(timing, now);
         let waiting = waited(timing, elapsed, run_delay);
         parts[Part::Vmm as usize] = elapsed - waiting;
         parts[Part::Waiting as usize] = waiting;
@@ -110,7 +119,8 @@ pub(crate) fn runs(slot: &mut Slot, now: u64) {
     begin(timing, Phase::Kernel, now, run_delay);
     if returned != 0 {
         let class = LATENCY_RETURNS + u32::from(returned) - 1;
-        record(slot, class, &parts);
+        let row = row(slot, class);
+        record(slot, row, &parts);
         // An exit that lasts is sent as a whole when it is over.
         if !is_part_of_exit {
             send_slow(slot, class, &parts);
@@ -136,6 +146,7 @@ fn is(timing: &Timing, phase: Phase) -> bool {
 /// duration of an exit that the phase is a part of.
 #[inline(always)]
 fn miss(timing: &mut Timing) {
+    cold_path();
     timing.exit = 0;
     if !is(timing, Phase::Unknown) {
         timing.unpaired += 1;
@@ -150,17 +161,44 @@ fn begin(timing: &mut Timing, phase: Phase, now: u64, run_delay: u64) {
     timing.halted = 0;
 }
 
+/// How long the phase has lasted at `now`, not negative. The clock of this CPU may be behind that of another.
+#[inline(always)]
+fn elapsed(timing: &Timing, now: u64) -> u64 {
+    let elapsed = now.wrapping_sub(timing.since);
+    // A comparison would be two jumps.
+    elapsed & !opaque((elapsed as i64 >> 63) as usize) as u64
+}
+
 /// How much of the `elapsed` nanoseconds the thread waited for a CPU.
 #[inline(always)]
 fn waited(timing: &Timing, elapsed: u64, run_delay: u64) -> u64 {
-    run_delay.saturating_sub(timing.run_delay).min(elapsed)
+    if run_delay <= timing.run_delay {
+        return 0;
+    }
+    (run_delay - timing.run_delay).min(elapsed)
 }
 
-/// Books a phase in the kernel. A thread that a halt put to sleep waits for a CPU when it is woken, and
-/// KVM reports that as halted: so waiting is taken out of the halts first, then out of the kernel.
+/// Books a phase in the kernel.
 #[inline(always)]
-fn book_kernel(timing: &mut Timing, now: u64, run_delay: u64) {
-    let elapsed = now.saturating_sub(timing.since);
+fn book_kernel(slot: &mut Slot, now: u64, run_delay: u64) {
+    let timing = &mut slot.get().timing;
+    if run_delay.wrapping_sub(timing.run_delay) | timing.halted == 0 {
+        let elapsed = elapsed(timing, now);
+        book_one(timing, Part::Kernel, elapsed);
+    } else {
+        book_parts(slot.index(), now, run_delay);
+    }
+}
+
+/// Books a phase in the kernel of slot `index` in which there was something else. A thread that a halt put to
+/// sleep waits for a CPU when it is woken, and KVM reports that as halted: so waiting is taken out of the halts
+/// first, then out of the kernel.
+#[cold]
+#[inline(never)]
+fn book_parts(index: u32, now: u64, run_delay: u64) -> u32 {
+    let Some(mut slot) = Slot::at(index) else { return 0 };
+    let timing = &mut slot.get().timing;
+    let elapsed = elapsed(timing, now);
     let waiting = waited(timing, elapsed, run_delay);
     let halted = timing.halted.min(elapsed);
     let mut parts = [0; PARTS];
@@ -168,6 +206,15 @@ fn book_kernel(timing: &mut Timing, now: u64, run_delay: u64) {
     parts[Part::Halted as usize] = halted.saturating_sub(waiting);
     parts[Part::Kernel as usize] = elapsed - halted.max(waiting);
     book(timing, &parts);
+    0
+}
+
+#[inline(always)]
+fn book_one(timing: &mut Timing, part: Part, ns: u64) {
+    timing.ns[part as usize] += ns;
+    if timing.exit != 0 {
+        timing.parts[part as usize] += ns;
+    }
 }
 
 #[inline(always)]
@@ -182,10 +229,10 @@ fn book(timing: &mut Timing, parts: &[u64; PARTS]) {
     }
 }
 
-/// A duration of `class`, the sum of its `parts`.
+/// A duration, the sum of its `parts`, of the class that `row` is of.
 #[inline(always)]
-fn record(slot: &mut Slot, class: LatencyClass, parts: &[u64; PARTS]) {
-    let Some(row) = row(slot, class) else {
+fn record(slot: &mut Slot, row: Option<&mut LatencyRow>, parts: &[u64; PARTS]) {
+    let Some(row) = row else {
         slot.get().timing.rows_lost += 1;
         return;
     };
@@ -197,6 +244,7 @@ fn record(slot: &mut Slot, class: LatencyClass, parts: &[u64; PARTS]) {
     // The x86 CPU stores in order; this keeps the compiler from moving stores across.
     compiler_fence(Ordering::Release);
     if total > row.max {
+        cold_path();
         row.max = total;
     }
     let index = opaque(bucket(total));
@@ -223,6 +271,7 @@ fn send_slow(slot: &mut Slot, class: LatencyClass, parts: &[u64; PARTS]) {
 
 /// Sends the duration whose parts stand in the slot's `timing`. Nobody is woken: the collector looks by
 /// itself. Out of line: it is rare.
+#[cold]
 #[inline(never)]
 fn send(index: u32, class: LatencyClass) -> u32 {
     const NO_WAKEUP: u64 = 1;
@@ -251,7 +300,7 @@ fn row<'a>(slot: &mut Slot, class: LatencyClass) -> Option<&'a mut LatencyRow> {
     {
         return Some(row);
     }
-    row_at(&find_row(slot.index(), class)).filter(|row| row.class == class + 1)
+    find_row(slot.index(), class)
 }
 
 /// The row that `entry`, of `VcpuSlot::rows` or on the stack, names; nobody's for 0.
@@ -261,26 +310,25 @@ fn row_at<'a>(entry: &u32) -> Option<&'a mut LatencyRow> {
     Some(unsafe { latency_row_at(entry)?.as_mut() })
 }
 
-/// The entry of `class` among the rows of slot `index`, 0 if there is no room. Out of line: for a new
-/// class, and for one whose first place another has.
+/// The row of `class` of slot `index`, made if the vCPU has none; `None` if there is no room. Out of line: for a
+/// new class, and for one whose first place another has.
+#[cold]
 #[inline(never)]
-fn find_row(index: u32, class: LatencyClass) -> u32 {
-    let Some(mut slot) = Slot::at(index) else {
-        return 0;
-    };
+fn find_row<'a>(index: u32, class: LatencyClass) -> Option<&'a mut LatencyRow> {
+    let mut slot = Slot::at(index)?;
     for probe in 0..SLOT_ROWS {
         let place = opaque(row_start(class) + probe) & (SLOT_ROWS - 1);
         let entry = slot.get().rows[place];
         if entry == 0 {
             let entry = new_row(index, class);
             slot.get().rows[place] = entry;
-            return entry;
+            return row_at(&entry).filter(|row| row.class == class + 1);
         }
-        if row_at(&entry).is_some_and(|row| row.class == class + 1) {
-            return entry;
+        if let Some(row) = row_at(&entry).filter(|row| row.class == class + 1) {
+            return Some(row);
         }
     }
-    0
+    None
 }
 
 #[inline(always)]

@@ -17,7 +17,7 @@ use super::{
     },
     place::{EPT_VIOLATION, count_place, describe},
 };
-use crate::{kernel::read, maps::opaque};
+use crate::{constant::opaque, kernel::read};
 
 /// A #VE begins: `regs` and `ve` are the handler's arguments, `frame` says which handler it is.
 #[inline(always)]

@@ -47,6 +47,12 @@ const GROUPS: &[Group] = &[
         forms: &[&["task_preempt_notifiers", "vcpu_preempt_link", "vcpu_kvm", "vcpu_id"]],
     },
     Group {
+        name: "thread",
+        used: Use::Everywhere,
+        off: "programs ask for the thread by a call, which takes a little longer",
+        forms: &[&["task_pid", "task_tgid"]],
+    },
+    Group {
         name: "vm_owner",
         used: Use::Everywhere,
         off: "VMs are not named after their process",

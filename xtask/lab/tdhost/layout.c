@@ -22,6 +22,8 @@ static const struct {
 	FIELD(task_struct, preempt_notifiers.first),
 	FIELD(task_struct, group_leader),
 	FIELD(task_struct, comm),
+	FIELD(task_struct, pid),
+	FIELD(task_struct, tgid),
 	FIELD(task_struct, sched_info.run_delay),
 	FIELD(kvm_vcpu, preempt_notifier.link),
 	FIELD(kvm_vcpu, kvm),

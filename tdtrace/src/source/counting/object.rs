@@ -12,7 +12,7 @@ use std::os::fd::{FromRawFd as _, OwnedFd};
 use anyhow::{Context as _, Result};
 use object::{Object as _, ObjectSection as _, SectionKind};
 use tdtrace_common::{
-    constant::{CAST, FIRST, OFFSETS, Switch},
+    constant::{CAST, FIRST, OFFSETS, Sum, Switch, asked},
     layout::{ABSENT, KernelLayout},
 };
 
@@ -52,35 +52,67 @@ impl Constants<'_> {
             let (start, size) = section.file_range().context("code without a place in the file")?;
             let range = usize::try_from(start)?..usize::try_from(start + size)?;
             let bytes = object.get_mut(range).context("code beyond the end of the eBPF object")?;
-            for bytes in bytes.as_chunks_mut().0 {
-                let instruction = u64::from_le_bytes(*bytes);
-                *bytes = self.in_place_of(instruction)?.to_le_bytes();
+            let code = bytes.as_chunks_mut().0;
+            for at in 0..code.len() {
+                if let Some(load) = code.get_mut(at..).and_then(<[_]>::first_chunk_mut) {
+                    self.fold(load);
+                }
+                let instruction = u64::from_le_bytes(code[at]);
+                code[at] = self.in_place_of(instruction)?.to_le_bytes();
             }
         }
         Ok(object)
     }
 
+    /// Makes `v = offset; v += pointer; v = *(v + 0)` the load alone where the offset fits into it, and `v = 0`
+    /// where there is no such field. In the place of the others stand jumps to the next instruction, which the
+    /// kernel takes out.
+    fn fold(&self, code: &mut [[u8; 8]; 3]) {
+        let [first, second, load] = code.map(u64::from_le_bytes);
+        let Some(offset) = wanted(first).and_then(|index| self.value(index)) else { return };
+        let (value, pointer) = (first >> 8 & 0xf, second >> 12 & 0xf);
+        let sum = instruction(ADD, (pointer << 4 | value) as u8, 0);
+        let is_load = [LOAD_BYTE, LOAD_WORD, LOAD].contains(&(load as u8));
+        if second != sum || !is_load || load >> 8 != value << 4 | value {
+            return;
+        }
+        let last = match offset {
+            ABSENT => instruction(MOVE, value as u8, 0),
+            _ if offset > i16::MAX as u32 => return,
+            _ => load & 0xff | value << 8 | pointer << 12 | u64::from(offset) << 16,
+        };
+        *code = [instruction(JUMP, 0, 0), instruction(JUMP, 0, 0), last].map(u64::to_le_bytes);
+    }
+
     /// What is loaded in the place of `instruction`.
     fn in_place_of(&self, instruction: u64) -> Result<u64> {
-        let number = (instruction >> 32) as i32;
         if instruction == call(0, CAST) {
             return Ok(self.direct.map_or(instruction, Direct::call));
         }
-        let constants = (FIRST..FIRST + (1 << 16)).contains(&number);
-        if (instruction & 0xf0ff) != u64::from(MOVE) || !constants {
-            return Ok(instruction);
-        }
-        let value = self.value((number - FIRST) as usize);
-        let value = value.with_context(|| format!("the programs want constant {number:#x}"))?;
+        let Some(index) = wanted(instruction) else { return Ok(instruction) };
+        let value = self.value(index);
+        let value = value.with_context(|| format!("the programs want constant {index}"))?;
         Ok(instruction & u64::from(u32::MAX) | u64::from(value) << 32)
     }
 
-    /// The constant of number [`FIRST`] + `index`.
+    /// What is put in for number [`FIRST`] + `index`.
     fn value(&self, index: usize) -> Option<u32> {
-        if let Some(field) = KernelLayout::FIELDS.get(index) {
-            return Some(self.layout.get(field.name).unwrap_or(ABSENT));
+        let (index, whether_missing) = asked(index);
+        let (value, missing) = self.constant(index)?;
+        Some(if whether_missing { u32::from(value == missing) } else { value })
+    }
+
+    /// The constant at `index`, and what it is if it is missing.
+    fn constant(&self, index: usize) -> Option<(u32, u32)> {
+        if index < OFFSETS {
+            return Some((self.offset(index), ABSENT));
         }
-        let switch = *Switch::ALL.get(index - OFFSETS)?;
+        if let Some(sum) = Sum::ALL.get(index - OFFSETS) {
+            let [part, field] = sum.fields().map(|index| self.offset(index));
+            let is_known = part != ABSENT && field != ABSENT;
+            return Some((if is_known { part + field } else { ABSENT }, ABSENT));
+        }
+        let switch = *Switch::ALL.get(index - OFFSETS - Sum::ALL.len())?;
         let is_on = match switch {
             Switch::Timed => self.timed,
             Switch::SendsSlow => self.sends_slow,
@@ -88,8 +120,21 @@ impl Constants<'_> {
             Switch::Synthetic => self.synthetic,
             Switch::Debug => self.debug,
         };
-        Some(is_on.into())
+        Some((is_on.into(), 0))
     }
+
+    /// The offset of field `index` of the layout, which there is.
+    fn offset(&self, index: usize) -> u32 {
+        self.layout.get(KernelLayout::FIELDS[index].name).unwrap_or(ABSENT)
+    }
+}
+
+/// Which constant `instruction` sets a register to.
+fn wanted(instruction: u64) -> Option<usize> {
+    let number = (instruction >> 32) as i32;
+    let is_wanted =
+        instruction & 0xf0ff == u64::from(MOVE) && (FIRST..FIRST + (1 << 16)).contains(&number);
+    is_wanted.then(|| (number - FIRST) as usize)
 }
 
 /// `bpf_rdonly_cast` of the running kernel, by its number in vmlinux's BTF, if programs may load by it.
@@ -123,10 +168,15 @@ impl Direct {
     }
 }
 
-/// Opcodes (RFC 9669, section 4 and 5): `rN = imm`, `call imm`, `exit`, `rN = *(u64 *)(rN + off)`.
+/// Opcodes (RFC 9669, section 4 and 5): `rN = imm`, `rN += rM`, `goto off`, `call imm`, `exit`,
+/// `rN = *(u8 *)(rM + off)`, the same of 32 and of 64 bits.
 const MOVE: u8 = 0xb7;
+const ADD: u8 = 0x0f;
+const JUMP: u8 = 0x05;
 const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
+const LOAD_BYTE: u8 = 0x71;
+const LOAD_WORD: u8 = 0x61;
 const LOAD: u8 = 0x79;
 /// `BPF_PSEUDO_KFUNC_CALL`, the source register of a call of a function of the kernel.
 const KERNEL_FUNCTION: u8 = 2;
@@ -181,19 +231,21 @@ mod tests {
 
     const DIRECT: Direct = Direct(0x0001_2345);
 
-    /// The instructions of `object` that are not those of [`OBJECT`], with what stood there.
-    fn replaced(object: &[u8]) -> Vec<(u64, u64)> {
-        assert_eq!(object.len(), OBJECT.len());
-        let instructions = |object: &[u8]| -> Vec<u64> {
-            object.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect()
-        };
-        let pairs = instructions(OBJECT).into_iter().zip(instructions(object));
-        pairs.filter(|(before, after)| before != after).collect()
+    fn instructions(object: &[u8]) -> Vec<u64> {
+        object.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect()
     }
 
-    fn layout() -> KernelLayout {
+    /// Where `object` has other words than [`OBJECT`].
+    fn replaced(object: &[u8]) -> Vec<usize> {
+        assert_eq!(object.len(), OBJECT.len());
+        let (before, after) = (instructions(OBJECT), instructions(object));
+        (0..before.len()).filter(|at| before[*at] != after[*at]).collect()
+    }
+
+    /// A layout with offset `first` + n for field n.
+    fn layout(first: u32) -> KernelLayout {
         let mut layout = KernelLayout::EMPTY;
-        for (offset, field) in (0x1000..).zip(KernelLayout::FIELDS) {
+        for (offset, field) in (first..).zip(KernelLayout::FIELDS) {
             assert!(layout.set(field.name, offset));
         }
         layout
@@ -210,41 +262,91 @@ mod tests {
         }
     }
 
-    #[test]
-    fn every_constant_of_the_programs_is_put_in_and_nothing_else_changes() {
-        let layout = layout();
+    /// The constant that is put in for `index` where every switch is on and every field there, from `first` on.
+    fn expected(index: usize, first: u32) -> u64 {
+        let (index, whether_missing) = asked(index);
+        let sum = index.checked_sub(OFFSETS).and_then(|sum| Sum::ALL.get(sum));
+        let value = match sum {
+            _ if whether_missing => 0,
+            _ if index < OFFSETS => first + index as u32,
+            Some(sum) => sum.fields().iter().map(|field| first + *field as u32).sum(),
+            None => 1,
+        };
+        value.into()
+    }
+
+    /// Holds the object with all constants against the one without. How many loads became one instruction.
+    fn check(first: u32) -> usize {
+        let layout = layout(first);
         let object = constants(&layout).put_in().unwrap();
-        let mut fields = vec![0; OFFSETS];
-        let (mut switches, mut casts) = (0, 0);
-        for (before, after) in replaced(&object) {
-            let index = (before >> 32).wrapping_sub(FIRST as u64) as usize;
-            if before == call(0, CAST) {
-                assert_eq!(after, DIRECT.call());
+        let (before, after) = (instructions(OBJECT), instructions(&object));
+        let (mut fields, mut casts, mut loads) = ([0; OFFSETS], 0, Vec::new());
+        for at in replaced(&object) {
+            if loads.iter().any(|load| (load + 1..load + 3).contains(&at)) {
+                continue;
+            }
+            if before[at] == call(0, CAST) {
+                assert_eq!(after[at], DIRECT.call());
                 casts += 1;
-            } else if index < OFFSETS {
-                assert_eq!(after >> 32, 0x1000 + index as u64);
-                fields[index] += 1;
+                continue;
+            }
+            let index = wanted(before[at]).unwrap();
+            let value = expected(index, first);
+            if after[at] == instruction(JUMP, 0, 0) {
+                let (pointer, load) = (before[at + 1] >> 12 & 0xf, before[at + 2]);
+                assert_eq!(after[at + 1], after[at]);
+                assert_eq!(after[at + 2], load & 0xfff | pointer << 12 | value << 16);
+                loads.push(at);
             } else {
-                assert_eq!(after >> 32, 1, "{before:#x}");
-                switches += 1;
+                assert_eq!(after[at], before[at] & 0xffff_ffff | value << 32);
+            }
+            let (index, _) = asked(index);
+            if let Some(field) = fields.get_mut(index) {
+                *field += 1;
+            } else if let Some(sum) = Sum::ALL.get(index - OFFSETS) {
+                for field in sum.fields() {
+                    fields[field] += 1;
+                }
             }
         }
-        let unused = KernelLayout::FIELDS.iter().zip(&fields).filter(|(_, count)| **count == 0);
+        let unused = KernelLayout::FIELDS.iter().zip(fields).filter(|(_, count)| *count == 0);
         assert_eq!(unused.map(|(field, _)| field.name).collect::<Vec<_>>(), [""; 0]);
-        assert!(casts > 10 && switches > 10, "{casts} {switches}");
-        assert!(replaced(&object).iter().all(|(before, _)| (before >> 48) as i32 == FIRST >> 16));
+        assert!(casts > 10, "{casts}");
+        loads.len()
+    }
+
+    #[test]
+    fn every_constant_of_the_programs_is_put_in_and_nothing_else_changes() {
+        assert!(check(0x1000) > 50);
+        // They do not fit into a load.
+        assert_eq!(check(0x8000), 0);
     }
 
     #[test]
     fn what_the_kernel_does_not_have_is_absent_in_a_full_register() {
         let empty = Constants { direct: None, ..constants(&KernelLayout::EMPTY) };
-        for (before, after) in replaced(&empty.put_in().unwrap()) {
-            if ((before >> 32) as i32) < FIRST + OFFSETS as i32 {
+        let object = empty.put_in().unwrap();
+        let (before, after) = (instructions(OBJECT), instructions(&object));
+        let mut loads = 0;
+        for at in replaced(&object) {
+            if after[at] == instruction(JUMP, 0, 0) {
+                continue;
+            }
+            let Some(index) = wanted(before[at]) else {
+                // A load that another field's number comes before.
+                assert_eq!(after[at], instruction(MOVE, (before[at] >> 8) as u8 & 0xf, 0));
+                loads += 1;
+                continue;
+            };
+            let (index, whether_missing) = asked(index);
+            if index < OFFSETS + Sum::ALL.len() {
                 // The processor extends the sign of an immediate: the register is all ones.
-                assert_eq!((after >> 32) as u32, ABSENT);
-                assert_eq!(after & 0xf0ff, 0xb7);
+                let value = if whether_missing { 1 } else { ABSENT };
+                assert_eq!((after[at] >> 32) as u32, value);
+                assert_eq!(after[at] & 0xf0ff, 0xb7);
             }
         }
+        assert!(loads > 50, "{loads}");
     }
 
     #[test]

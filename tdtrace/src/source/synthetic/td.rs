@@ -107,6 +107,8 @@ impl Structures {
     pub(super) fn take_tasks_of(&mut self, running: &KernelLayout) {
         self.layout.task_preempt_notifiers = running.task_preempt_notifiers;
         self.layout.task_run_delay = running.task_run_delay;
+        self.layout.task_pid = running.task_pid;
+        self.layout.task_tgid = running.task_tgid;
     }
 
     pub(super) fn vm(&self, memory: &Memory, vm_type: u32) -> Result<u64> {
