@@ -176,6 +176,18 @@ layout! {
     gmem_kvm = "kvm_gmem.kvm" in "vmlinux";
     /// The same in later kernels.
     gmem_file_kvm = "gmem_file.kvm" in "vmlinux";
+    /// Where an open guest_memfd is linked into the list of its file's, up to Linux 6.18.
+    gmem_entry = "kvm_gmem.entry" in "vmlinux";
+    /// The same in later kernels.
+    gmem_file_entry = "gmem_file.entry" in "vmlinux";
+    /// That list, up to Linux 6.18: of a mapping of pages, which is a file's (struct list_head).
+    mapping_files = "address_space.i_private_list" in "vmlinux";
+    /// The file of such a mapping (pointer).
+    mapping_host = "address_space.host" in "vmlinux";
+    /// The file in what guest_memfd has of it.
+    gmem_inode_inode = "gmem_inode.vfs_inode" in "vmlinux";
+    /// That list there, in later kernels (struct list_head).
+    gmem_inode_files = "gmem_inode.gmem_file_list" in "vmlinux";
 }
 
 layout! {

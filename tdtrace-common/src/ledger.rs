@@ -61,13 +61,15 @@ pub enum LedgerCount {
     PunchedCalls = 19,
     /// Bytes of them, whether there were pages or not. Has no direction.
     PunchedBytes = 20,
+    /// Pages of guest_memfd that broke. Has no direction.
+    BrokenPages = 21,
 }
 
 /// Room in [`VmLedger::counts`].
 pub const LEDGER_COUNTS: usize = 24;
 
 /// The names of the numbers in [`VmLedger::counts`], by index.
-pub const LEDGER_NAMES: [&str; 21] = [
+pub const LEDGER_NAMES: [&str; 22] = [
     "bytes_to_shared",
     "bytes_to_private",
     "pages_to_shared",
@@ -89,6 +91,7 @@ pub const LEDGER_NAMES: [&str; 21] = [
     "mapped_2m",
     "punched_calls",
     "punched_bytes",
+    "broken_pages",
 ];
 
 impl LedgerCount {
@@ -157,10 +160,10 @@ const _: () = assert!(LEDGER_NAMES.len() <= LEDGER_COUNTS);
 pub struct VmmCall {
     /// Which function.
     pub function: u64,
-    /// The open file that it was given (`struct file *`).
+    /// The open file that it was given (`struct file *`); `kvm_gmem_error_folio`, the mapping of its pages.
     pub file: u64,
     /// What it is to do: `kvm_vm_ioctl`, the address of `struct kvm_memory_attributes` in the VMM;
-    /// `kvm_gmem_fallocate`, bytes.
+    /// `kvm_gmem_fallocate`, bytes; `kvm_gmem_error_folio`, nothing.
     pub argument: u64,
 }
 

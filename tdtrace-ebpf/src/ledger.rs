@@ -357,6 +357,13 @@ pub(crate) fn punched(vm: u32, bytes: u64) {
     count(ledger, LedgerCount::PunchedBytes as usize, bytes);
 }
 
+/// A page of VM `vm` broke.
+#[inline(always)]
+pub(crate) fn breaks(vm: u32) {
+    let Some(ledger) = LEDGERS.get_ptr_mut(vm) else { return };
+    count(ledger, LedgerCount::BrokenPages as usize, 1);
+}
+
 /// The VM that this thread speaks of: the only one of its process, else that of the vCPU which it ran last.
 #[inline(always)]
 fn vm_of_thread() -> Option<u32> {

@@ -1,7 +1,8 @@
-//! What a VMM does to the memory of its VM, seen at the functions of KVM that it calls: programs in two
-//! kinds as those on SEAMCALLs, and one that is only run.
+//! What a VMM does to the memory of its VM, seen at the functions of KVM that it calls, and what breaks of it:
+//! programs in two kinds as those on SEAMCALLs, and one that is only run.
 //!
-//! The functions are given an open file, and behind it is the VM, whichever thread calls.
+//! The functions are given an open file, and behind it is the VM, whichever thread calls; or the mapping of a
+//! guest_memfd's pages, which knows who has it open.
 
 use aya_ebpf::{
     macros::{fexit, kprobe, kretprobe, raw_tracepoint},
@@ -26,24 +27,31 @@ const IOCTL: u64 = 0;
 /// `kvm_gmem_fallocate(file, mode, offset, length)`.
 const FALLOCATE: u64 = 1;
 
+/// `kvm_gmem_error_folio(mapping, folio)`: a page is taken out of use.
+const ERROR_FOLIO: u64 = 2;
+
 /// `FALLOC_FL_PUNCH_HOLE` (`include/uapi/linux/falloc.h`).
 const PUNCH_HOLE: u64 = 2;
 
 /// What a call is to do, as [`VmmCall::argument`], if it is one that is counted.
 #[inline(always)]
 fn wanted(function: u64, [_, second, third, fourth]: [u64; 4]) -> Option<u64> {
-    if function == IOCTL {
+    match function {
         // An `unsigned int`: only the low half is defined.
-        (second as u32 == SET_MEMORY_ATTRIBUTES).then_some(third)
-    } else {
-        (second & PUNCH_HOLE != 0).then_some(fourth)
+        IOCTL => (second as u32 == SET_MEMORY_ATTRIBUTES).then_some(third),
+        FALLOCATE => (second & PUNCH_HOLE != 0).then_some(fourth),
+        _ => Some(0),
     }
 }
 
 /// The class that calls of `function` have where they are lost.
 #[inline(always)]
 fn class(function: u64) -> Class {
-    if function == IOCTL { Class::MemoryAttributes } else { Class::MemoryPunched }
+    match function {
+        IOCTL => Class::MemoryAttributes,
+        FALLOCATE => Class::MemoryPunched,
+        _ => Class::MemoryFault,
+    }
 }
 
 /// A call begins, of which the return will not have the arguments.
@@ -84,9 +92,16 @@ fn end_of_noted(function: u64, result: u64) {
     }
 }
 
-/// Books a call that was counted if it succeeded.
+/// Books a call that was counted if it succeeded. A broken page is broken whatever comes of it.
 #[inline(always)]
 fn done(call: &VmmCall, result: u64) {
+    if call.function == ERROR_FOLIO {
+        match owner(call.file) {
+            Some(vm) => ledger::breaks(vm),
+            None => lose(Loss::Unattributed, class(ERROR_FOLIO)),
+        }
+        return;
+    }
     if result != 0 {
         return;
     }
@@ -112,6 +127,37 @@ fn gmem_kvm() -> u64 {
         ABSENT => offset!(gmem_file_kvm),
         offset => offset,
     }
+}
+
+/// The VM that has the guest_memfd open of whose pages `mapping` is: the first, of which there is one but while
+/// a VM is handed on.
+#[inline(always)]
+fn owner(mapping: u64) -> Option<u32> {
+    let entry = match offset!(gmem_entry) {
+        ABSENT => offset!(gmem_file_entry),
+        offset => offset,
+    };
+    let files = files(mapping)?;
+    let first = read::<u64>(files, 0)?;
+    if entry == ABSENT || first == files {
+        return None;
+    }
+    read(first.wrapping_sub(entry), gmem_kvm()).and_then(vm_at)
+}
+
+/// The list of who has a guest_memfd open, from the mapping of its pages. A list begins with its first.
+#[inline(always)]
+fn files(mapping: u64) -> Option<u64> {
+    let of_mapping = offset!(mapping_files);
+    if of_mapping != ABSENT {
+        return Some(mapping.wrapping_add(of_mapping));
+    }
+    let (inode, files) = (offset!(gmem_inode_inode), offset!(gmem_inode_files));
+    if inode == ABSENT || files == ABSENT {
+        return None;
+    }
+    let host = read::<u64>(mapping, offset!(mapping_host))?;
+    Some(host.wrapping_sub(inode).wrapping_add(files))
 }
 
 /// The VM whose `struct kvm` is at `kvm`. If none of its vCPUs has run yet, this makes its entry: how much of its
@@ -154,6 +200,24 @@ fn kvm_gmem_fallocate_kprobe(ctx: ProbeContext) -> u32 {
 #[kretprobe]
 fn kvm_gmem_fallocate_kretprobe(ctx: RetProbeContext) -> u32 {
     end_of_noted(FALLOCATE, ctx.ret());
+    0
+}
+
+#[fexit]
+fn kvm_gmem_error_folio_fexit(ctx: FExitContext) -> i32 {
+    end(ERROR_FOLIO, [ctx.arg(0), 0, 0, 0], 0);
+    0
+}
+
+#[kprobe]
+fn kvm_gmem_error_folio_kprobe(ctx: ProbeContext) -> u32 {
+    begin(ERROR_FOLIO, registers(&ctx));
+    0
+}
+
+#[kretprobe]
+fn kvm_gmem_error_folio_kretprobe(ctx: RetProbeContext) -> u32 {
+    end_of_noted(ERROR_FOLIO, ctx.ret());
     0
 }
 

@@ -39,12 +39,16 @@ fn kvm_btf() -> Vec<u8> {
         at
     };
     let types = [
-        // A prototype without parameters, two functions, a pointer, a structure of one member.
+        // A prototype without parameters, three functions, a pointer, two structures of two members.
         [0, 13 << 24, 0].as_slice(),
         &[name("kvm_vm_ioctl"), 12 << 24, prototype],
         &[name("kvm_gmem_fallocate"), 12 << 24, prototype],
+        &[name("kvm_gmem_error_folio"), 12 << 24, prototype],
         &[0, 2 << 24, 0],
-        &[name("gmem_file"), 4 << 24 | 1, 8, name("kvm"), prototype + 3, 0],
+        &[name("gmem_file"), 4 << 24 | 2, 16],
+        &[name("kvm"), prototype + 4, 0, name("entry"), prototype + 4, 64],
+        &[name("gmem_inode"), 4 << 24 | 2, 16],
+        &[name("vfs_inode"), prototype + 4, 0, name("gmem_file_list"), prototype + 4, 64],
     ]
     .concat();
     let [types_length, strings_length] =

@@ -96,7 +96,12 @@ fn vmlinux_alone_refuses_vcpu_tdx_and_names_it() {
             "svm_vmcb",
             "vmcb_exit_code",
             "gmem_kvm",
-            "gmem_file_kvm"
+            "gmem_file_kvm",
+            "gmem_entry",
+            "gmem_file_entry",
+            "mapping_files",
+            "gmem_inode_inode",
+            "gmem_inode_files"
         ]
     );
 }

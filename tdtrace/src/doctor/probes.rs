@@ -12,7 +12,8 @@ use crate::{
         kvm::{Flavour, Presence},
     },
     probe::table::{
-        FunctionProbe, PROBES, PUNCH_HOLES, Probe, SET_ATTRIBUTES, SET_ATTRIBUTES_BY_FUNCTION,
+        FunctionProbe, GUEST_MEMFD_PROBES, PROBES, Probe, SET_ATTRIBUTES,
+        SET_ATTRIBUTES_BY_FUNCTION,
     },
 };
 
@@ -39,7 +40,8 @@ pub(super) fn probes(
         let (shows, hidden_without) = (probe.shows, probe.hidden_without);
         ProbeReport { visible, shows, hidden_without, check }
     });
-    tracepoints.chain([machine.holes()]).collect()
+    let functions = GUEST_MEMFD_PROBES.map(|probe| machine.guest_memfd(probe));
+    tracepoints.chain(functions).collect()
 }
 
 /// What keeps a probe on a function away: how it came out, why, and the next step.
@@ -112,10 +114,10 @@ impl Machine<'_> {
         self.fires(probe)
     }
 
-    /// The verdict on holes in guest_memfd.
-    fn holes(&self) -> ProbeReport {
-        let FunctionProbe { name, shows, hidden_without, .. } = PUNCH_HOLES;
-        let judged = self.blocking.is_none().then(|| self.function(&PUNCH_HOLES));
+    /// The verdict on a probe that stands in for no other.
+    fn guest_memfd(&self, probe: &FunctionProbe) -> ProbeReport {
+        let FunctionProbe { name, shows, hidden_without, .. } = *probe;
+        let judged = self.blocking.is_none().then(|| self.function(probe));
         let visible = matches!(judged, Some(Ok(_)));
         let check = match judged {
             Some(Ok(how)) => Check::ok(name, format!("by {how}: {shows}")),

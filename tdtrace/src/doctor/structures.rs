@@ -164,6 +164,15 @@ const GROUPS: &[Group] = &[
         forms: &[&["gmem_kvm"], &["gmem_file_kvm"]],
     },
     Group {
+        name: "guest_memfd_pages",
+        used: Use::Tdx,
+        off: "whose memory breaks is not seen until it is touched",
+        forms: &[
+            &["gmem_entry", "mapping_files"],
+            &["gmem_file_entry", "mapping_host", "gmem_inode_inode", "gmem_inode_files"],
+        ],
+    },
+    Group {
         name: "system_calls",
         used: Use::Everywhere,
         off: "--trace-ioctl sees nothing",

@@ -85,8 +85,31 @@ pub const PUNCH_HOLES: FunctionProbe = FunctionProbe {
     needs: &[&["gmem_kvm", "gmem_file_kvm"], &["file_private_data"], &["vcpu_kvm"], &["vcpu_id"]],
 };
 
+/// Whose memory breaks.
+pub const BROKEN_PAGES: FunctionProbe = FunctionProbe {
+    name: "kvm_gmem_error_folio",
+    fentry: Pair { entry: None, exit: "kvm_gmem_error_folio_fexit" },
+    kprobe: Pair {
+        entry: Some("kvm_gmem_error_folio_kprobe"),
+        exit: "kvm_gmem_error_folio_kretprobe",
+    },
+    shows: "pages of guest_memfd that break, with their VM",
+    hidden_without: "whose private memory breaks, until it is touched",
+    needs: &[
+        &["gmem_kvm", "gmem_file_kvm"],
+        &["gmem_entry", "gmem_file_entry"],
+        &["mapping_files", "gmem_inode_files"],
+        &["vcpu_kvm"],
+        &["vcpu_id"],
+    ],
+};
+
 /// All probes on functions of KVM.
-pub const FUNCTION_PROBES: [FunctionProbe; 2] = [SET_ATTRIBUTES_BY_FUNCTION, PUNCH_HOLES];
+pub const FUNCTION_PROBES: [FunctionProbe; 3] =
+    [SET_ATTRIBUTES_BY_FUNCTION, PUNCH_HOLES, BROKEN_PAGES];
+
+/// Those that stand in for no other probe.
+pub const GUEST_MEMFD_PROBES: [&FunctionProbe; 2] = [&PUNCH_HOLES, &BROKEN_PAGES];
 
 /// What nobody sees without any source of attributes.
 const HIDDEN_ATTRIBUTES: &str = "what the VMM converts, whether the guest asked for it or not";
@@ -94,14 +117,16 @@ const HIDDEN_ATTRIBUTES: &str = "what the VMM converts, whether the guest asked 
 /// The states of all probes while all of them count.
 #[must_use]
 pub fn all_counting() -> Vec<ProbeState> {
-    PROBES.iter().map(Probe::state).chain([PUNCH_HOLES.state(None)]).collect()
+    let functions = GUEST_MEMFD_PROBES.map(|probe| probe.state(None));
+    PROBES.iter().map(Probe::state).chain(functions).collect()
 }
 
 /// The states of all probes while none of them counts, for this reason.
 #[must_use]
 pub fn all_missing_for(why: &str) -> Vec<ProbeState> {
     let tracepoints = PROBES.iter().map(|probe| probe.missing_for(why));
-    tracepoints.chain([PUNCH_HOLES.state(Some(why.to_owned()))]).collect()
+    let functions = GUEST_MEMFD_PROBES.map(|probe| probe.state(Some(why.to_owned())));
+    tracepoints.chain(functions).collect()
 }
 
 /// What stands in for both where neither is to be had, if it is asked for: every system call of the machine

@@ -63,6 +63,7 @@ pub(super) fn to_json(vm: &Vm) -> Value {
             "calls": sample.count(LedgerCount::PunchedCalls),
             "bytes": sample.count(LedgerCount::PunchedBytes),
         },
+        "broken_pages": sample.count(LedgerCount::BrokenPages),
         "memory_faults": faults(vm),
         "faults_again": vm.counts[Class::TdFaultAgain],
         "mapped_private": {

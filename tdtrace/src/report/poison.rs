@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
-use tdtrace_common::poison::PoisonSource;
+use tdtrace_common::{ledger::LedgerCount, poison::PoisonSource};
 
 use crate::model::{
     field::thousands,
@@ -25,6 +25,13 @@ pub(super) fn to_text(snapshot: &Snapshot, text: &mut String) {
     }
     if snapshot.poison.lost > 0 {
         let _ = writeln!(text, "broken memory: {} more times", thousands(snapshot.poison.lost));
+    }
+    for vm in &snapshot.vms {
+        let pages = vm.ledger.sample.count(LedgerCount::BrokenPages);
+        if pages > 0 {
+            let pages = thousands(pages);
+            let _ = writeln!(text, "broken memory: {pages} pages of VM {} {}", vm.id, vm.name);
+        }
     }
     for vm in snapshot.vms.iter().filter(|vm| vm.poisoned() > 0) {
         let count = thousands(vm.poisoned());

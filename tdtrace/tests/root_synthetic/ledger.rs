@@ -338,28 +338,35 @@ fn what_a_function_of_kvm_is_given_says_whose_memory_it_is_whichever_thread_call
     // Refused, and memory that is asked for, not given back.
     call(&cpu, &vcpus[0], vms[1], VmmCall::Fallocate(PUNCH, 1, BLOCK), -22);
     call(&cpu, &vcpus[0], vms[1], VmmCall::Fallocate(1, 0, BLOCK), 0);
+    // Broken pages: MF_DELAYED is what comes back.
+    call(&cpu, &stranger, vms[1], VmmCall::ErrorFolio(true), 2);
+    call(&cpu, &vcpus[0], other.vcpu.vm, VmmCall::ErrorFolio(true), 2);
+    call(&cpu, &vcpus[0], other.vcpu.vm, VmmCall::ErrorFolio(true), 2);
     let now = vcpus[1].now.max(other.now) + 10;
     let counted = sample(&mut synthetic, now);
-    // Of each VM: attributes and bytes of them both ways, holes and their bytes.
+    // Of each VM: attributes and bytes of them both ways, holes and their bytes, broken pages.
     let mut seen: Vec<_> = counted
         .vms
         .iter()
         .map(|vm| {
             let sets = [Count::AttributeCalls, Count::AttributeBytes].map(|n| both(&vm.ledger, n));
             let holes = [Count::PunchedCalls, Count::PunchedBytes].map(|n| vm.ledger.count(n));
-            (vm.pid, sets, holes)
+            (vm.pid, sets, holes, vm.ledger.count(Count::BrokenPages))
         })
         .collect();
     seen.sort_unstable();
     assert_eq!(
         seen,
         [
-            (pid(0), [[2, 0], [4 * PAGE, 0]], [0, 0]),
-            (pid(1), [[0, 2], [0, 12 * PAGE]], [2, 10 * PAGE]),
-            (pid(1), [[2, 2], [4 * PAGE, 12 * PAGE]], [4, 2 * (BLOCK + PAGE)]),
+            (pid(0), [[2, 0], [4 * PAGE, 0]], [0, 0], 4),
+            (pid(1), [[0, 2], [0, 12 * PAGE]], [2, 10 * PAGE], 0),
+            (pid(1), [[2, 2], [4 * PAGE, 12 * PAGE]], [4, 2 * (BLOCK + PAGE)], 2),
         ]
     );
     assert_eq!(counted.losses.total(), 0);
+    // Nobody has the file open any more.
+    call(&synthetic.cpu(0), &stranger, vms[0], VmmCall::ErrorFolio(false), 2);
+    assert_eq!(sample(&mut synthetic, now).losses.total(), 2);
 }
 
 #[test]

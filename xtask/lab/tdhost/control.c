@@ -10,10 +10,13 @@
  *           status <leaf> <skip> <times> <status>
  *                                              how <times> SEAMCALLs end after <skip> others
  *           returned <vcpu> <reason>           KVM_RUN came back with this exit reason
+ *           poison <gpa>                       the page that was added there last breaks, and the
+ *                                              kernel takes it out of use if it can
  * exits     a line each: vcpu, thread, step, what was in R10 when KVM entered again or "-", and the
  *           reasons with which KVM_RUN came back until then
  * seamcalls a line each: thread, leaf, status
  * dropped   what found no room in the two
+ * poisoned  the frame of the page that broke last
  * layout    a line each: field, offset
  */
 #include <linux/debugfs.h>
@@ -39,7 +42,7 @@ static int step(const char *line)
 static int run(const char *line)
 {
 	u32 leaf, skip, times, vcpu, reason;
-	u64 status;
+	u64 status, gpa;
 
 	if (!strcmp(line, "start"))
 		return tdhost_start();
@@ -49,6 +52,8 @@ static int run(const char *line)
 		return tdhost_add_rule(leaf, skip, times, status);
 	if (sscanf(line, "returned %u %u", &vcpu, &reason) == 2)
 		return tdhost_returned(vcpu, reason);
+	if (sscanf(line, "poison %lli", &gpa) == 1)
+		return tdhost_poison(gpa);
 	return -EINVAL;
 }
 

@@ -53,6 +53,7 @@ static const struct {
 	FIELD(pt_regs, si),
 	FIELD(pt_regs, dx),
 	FIELD(file, private_data),
+	FIELD(address_space, host),
 	FIELD(dentry, d_inode),
 	FIELD(inode, i_ino),
 	FIELD(vcpu_vmx, vt),

@@ -5,6 +5,7 @@
  * is an exit. INVEPT, of VMX, is answered as well.
  */
 #include <linux/kdebug.h>
+#include <linux/mm.h>
 #include <linux/notifier.h>
 #include <linux/spinlock.h>
 #include <linux/uaccess.h>
@@ -32,10 +33,17 @@ struct rule {
 	u64 status;
 };
 
+/* A page that was added to a TD. */
+struct page_at {
+	u64 gpa, address;
+};
+
 static struct vcpu vcpus[TDHOST_VCPUS];
 static u32 vcpu_count;
 static struct rule rules[TDHOST_RULES];
 static u32 rule_count;
+static struct page_at pages[TDHOST_PAGES];
+static u32 pages_added;
 /* Taken with interrupts off, and in no interrupt that is not masked by that. */
 static DEFINE_RAW_SPINLOCK(lock);
 
@@ -140,6 +148,15 @@ static u64 write_field(struct pt_regs *regs)
 	return SEAMCALL_OK;
 }
 
+/* The level is in bits 2:0. */
+static u64 add_page(struct pt_regs *regs)
+{
+	pages[pages_added++ % TDHOST_PAGES] = (struct page_at){ regs->cx & PAGE_MASK, regs->r8 };
+	regs->cx = 0;
+	regs->dx = 0;
+	return SEAMCALL_OK;
+}
+
 static u64 seamcall(struct pt_regs *regs)
 {
 	/* Bits 23:16 are the version. */
@@ -154,6 +171,8 @@ static u64 seamcall(struct pt_regs *regs)
 		return enter(regs);
 	case LEAF_VP_CREATE:
 		return create(regs);
+	case LEAF_MEM_PAGE_AUG:
+		return add_page(regs);
 	case LEAF_VP_WR:
 		return write_field(regs);
 	case LEAF_VP_RD:
@@ -256,6 +275,26 @@ int tdhost_returned(u32 vcpu, u32 reason)
 	raw_spin_lock_irqsave(&lock, flags);
 	tdhost_note_return(vcpus[vcpu].exit, reason);
 	raw_spin_unlock_irqrestore(&lock, flags);
+	return 0;
+}
+
+int tdhost_poison(u64 gpa)
+{
+	unsigned long flags;
+	u64 address = 0;
+	u32 i, kept;
+
+	raw_spin_lock_irqsave(&lock, flags);
+	kept = min_t(u32, pages_added, TDHOST_PAGES);
+	for (i = 1; i <= kept && !address; i++)
+		if (pages[(pages_added - i) % TDHOST_PAGES].gpa == gpa)
+			address = pages[(pages_added - i) % TDHOST_PAGES].address;
+	raw_spin_unlock_irqrestore(&lock, flags);
+	if (!address)
+		return -ENOENT;
+	tdhost_note_poison(PHYS_PFN(address));
+	/* It fails for a page that KVM still refers to, which it is told of all the same. */
+	memory_failure(PHYS_PFN(address), 0);
 	return 0;
 }
 

@@ -18,6 +18,8 @@
 #define TDHOST_STEPS 128
 /* Statuses that can be waiting at a time. */
 #define TDHOST_RULES 32
+/* Pages of which it is known where they are. */
+#define TDHOST_PAGES 256
 /* Exits and SEAMCALLs of which the truth log keeps a line. */
 #define TDHOST_EXITS (1 << 15)
 #define TDHOST_CALLS (1 << 16)
@@ -25,6 +27,7 @@
 /* SEAMCALL leaves that more is done for than to say a status (Intel TDX module ABI). */
 enum {
 	LEAF_VP_ENTER = 0,
+	LEAF_MEM_PAGE_AUG = 6,
 	LEAF_VP_CREATE = 10,
 	LEAF_VP_RD = 26,
 	LEAF_MNG_RD = 11,
@@ -55,6 +58,7 @@ void tdhost_note_answer(u32 number, u64 r10);
 /* Notes that KVM_RUN returned after exit `number` with this exit reason. */
 void tdhost_note_return(u32 number, u32 reason);
 void tdhost_note_call(u64 leaf, u64 status);
+void tdhost_note_poison(unsigned long pfn);
 
 /* layout.c: where fields lie */
 void tdhost_layout_file(struct dentry *dir);
@@ -65,6 +69,8 @@ int tdhost_add_step(u32 vcpu, const struct tdhost_step *step);
 /* The `times` next calls of `leaf`, after `skip` that succeed, end with `status`. */
 int tdhost_add_rule(u32 leaf, u32 skip, u32 times, u64 status);
 int tdhost_returned(u32 vcpu, u32 reason);
+/* Has the kernel take the page at `gpa` out of use, as after a machine check. */
+int tdhost_poison(u64 gpa);
 
 /* vendor.c: what lets KVM run TDs here */
 int tdhost_prepare(void);

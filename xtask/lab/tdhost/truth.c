@@ -32,6 +32,8 @@ static struct call *calls;
 static u32 exit_count, call_count;
 /* Exits, returns and calls that found no room. */
 static u64 dropped;
+/* Frame of the page that broke last; a scenario breaks one. */
+static unsigned long poisoned;
 
 u32 tdhost_note_exit(u32 vcpu, u32 id)
 {
@@ -73,6 +75,11 @@ void tdhost_note_call(u64 leaf, u64 status)
 	calls[call_count++] = (struct call){ status, leaf, current->pid };
 }
 
+void tdhost_note_poison(unsigned long pfn)
+{
+	poisoned = pfn;
+}
+
 static int exits_show(struct seq_file *file, void *unused)
 {
 	u32 i, r;
@@ -108,6 +115,7 @@ void tdhost_truth_files(struct dentry *dir)
 	debugfs_create_file("exits", 0400, dir, NULL, &exits_fops);
 	debugfs_create_file("seamcalls", 0400, dir, NULL, &seamcalls_fops);
 	debugfs_create_u64("dropped", 0400, dir, &dropped);
+	debugfs_create_ulong("poisoned", 0400, dir, &poisoned);
 }
 
 int tdhost_truth_init(void)

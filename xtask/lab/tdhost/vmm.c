@@ -12,8 +12,11 @@
  * set <td> <gpa> <bytes> <private>    KVM was told attributes, for a conversion or else
  * punch <td> <gpa> <bytes> <private>  memory of its guest_memfd was given back
  * fault <td> <gpa> <bytes> <private>  KVM could not serve a fault
+ * poison <td> <gpa> <bytes> <private> nor this one: the page is broken
+ * break <td> <gpa> <bytes> <private>  it broke
  *
- * A vCPU's run ends with an OUT to port END_PORT. Exit code 0 if every vCPU came that far, or had the
+ * A vCPU's OUT to port POISON_PORT breaks the page at the address that it writes. A vCPU's run ends with an OUT
+ * to port END_PORT. Exit code 0 if every vCPU came that far, or had the
  * VM end under it.
  */
 #define _GNU_SOURCE
@@ -33,6 +36,7 @@
 #include <linux/kvm_para.h>
 
 #define END_PORT 0x604
+#define POISON_PORT 0x608
 #define TDS 8
 #define VCPUS 8
 #define PAGE 4096UL
@@ -53,6 +57,7 @@
 /* What is told of a KVM_RUN that fails; the others are exit reasons. */
 #define RETURN_EINTR 100
 #define RETURN_ERROR 101
+#define RETURN_HWPOISON 102
 
 struct vcpu {
 	int fd;
@@ -272,6 +277,13 @@ static unsigned long map(struct vcpu *vcpu)
 	return 0;
 }
 
+/* A page breaks. */
+static void break_page(struct vcpu *vcpu, unsigned long at)
+{
+	control("poison %#lx", at);
+	note("break", vcpu->td->number, at, PAGE, 1);
+}
+
 /* What a VMM answers; whether the guest goes on. */
 static int serve(struct vcpu *vcpu)
 {
@@ -279,6 +291,8 @@ static int serve(struct vcpu *vcpu)
 
 	switch (run->exit_reason) {
 	case KVM_EXIT_IO:
+		if (run->io.direction == KVM_EXIT_IO_OUT && run->io.port == POISON_PORT)
+			break_page(vcpu, *(unsigned int *)((char *)run + run->io.data_offset));
 		if (run->io.direction == KVM_EXIT_IO_OUT)
 			return run->io.port != END_PORT;
 		memset((char *)run + run->io.data_offset, 0x5a, run->io.size);
@@ -294,14 +308,16 @@ static int serve(struct vcpu *vcpu)
 	}
 }
 
-/* The guest touched memory as what it is not: it becomes that. */
-static void convert(struct vcpu *vcpu)
+/* The guest touched memory as what it is not: it becomes that. Or memory that is broken, and stays so. */
+static void fault(struct vcpu *vcpu, int error)
 {
 	struct kvm_run *run = vcpu->run;
 	unsigned long at = run->memory_fault.gpa, size = run->memory_fault.size;
 	int is_private = !!(run->memory_fault.flags & KVM_MEMORY_EXIT_FLAG_PRIVATE);
 
-	note("fault", vcpu->td->number, at, size, is_private);
+	note(error == EHWPOISON ? "poison" : "fault", vcpu->td->number, at, size, is_private);
+	if (error == EHWPOISON)
+		return;
 	attributes(vcpu->td, at, size, is_private);
 	if (!is_private)
 		punch(vcpu->td, at, size);
@@ -316,12 +332,13 @@ static void *run(void *argument)
 	for (;;) {
 		error = ioctl(vcpu->fd, KVM_RUN, 0) ? errno : 0;
 		reason = !error ? vcpu->run->exit_reason :
-			 error == EINTR ? RETURN_EINTR : RETURN_ERROR;
+			 error == EINTR ? RETURN_EINTR :
+			 error == EHWPOISON ? RETURN_HWPOISON : RETURN_ERROR;
 		if (error == EFAULT)
 			reason = vcpu->run->exit_reason;
 		control("returned %u %u", vcpu->number, reason);
-		if (error == EFAULT && reason == KVM_EXIT_MEMORY_FAULT) {
-			convert(vcpu);
+		if (reason == RETURN_HWPOISON || (error == EFAULT && reason == KVM_EXIT_MEMORY_FAULT)) {
+			fault(vcpu, error);
 			continue;
 		}
 		if (error && error != EINTR) {

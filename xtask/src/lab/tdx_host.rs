@@ -158,6 +158,7 @@ fn judge(args: &Args, tdtrace: &Path, report: &Report) -> Result<()> {
     let mut truth = compare::of_truth(&exits, &threads);
     let mut told = compare::told(&stat, &threads, &notes)?;
     truth.extend(memory::of_truth(&exits, &threads, &calls, &notes));
+    memory::broken(&stat, report.text("poisoned")?)?;
     let (counted, leaves) = compare::seamcalls(&stat)?;
     truth.extend(compare::seamcall_counts(&truth::by_status(&calls), &leaves)?);
     told.extend(compare::seamcall_counts(&counted, &leaves)?);

@@ -193,9 +193,11 @@ impl Walk {
 fn return_name(reason: u32, errno: i32) -> String {
     const EINTR: i32 = -4;
     const EFAULT: i32 = -14;
+    const EHWPOISON: i32 = -133;
     const MEMORY_FAULT: u32 = 39;
     match (errno, reason) {
         (EINTR, _) => "EINTR".to_owned(),
+        (EHWPOISON, MEMORY_FAULT) => "MEMORY_FAULT_HWPOISON".to_owned(),
         (0.., _) | (EFAULT, MEMORY_FAULT) => {
             kvm::userspace_exit(reason).map_or_else(|| reason.to_string(), str::to_owned)
         }

@@ -13,8 +13,8 @@ use crate::{
     kernel::layout::Resolved,
     model::sample::ProbeState,
     probe::table::{
-        FunctionProbe, PROBES, PUNCH_HOLES, Probe, SET_ATTRIBUTES, SET_ATTRIBUTES_BY_FUNCTION,
-        SET_ATTRIBUTES_BY_IOCTL,
+        FunctionProbe, GUEST_MEMFD_PROBES, PROBES, Probe, SET_ATTRIBUTES,
+        SET_ATTRIBUTES_BY_FUNCTION, SET_ATTRIBUTES_BY_IOCTL,
     },
     source::function::{self, Attached, Function},
 };
@@ -42,8 +42,10 @@ impl Loaded {
             let why = states.first().and_then(|state| state.missing.clone()).unwrap_or_default();
             bail!("no probe can be attached ({why}); `tdtrace doctor` says what to do");
         }
-        let missing = self.attach_function(&PUNCH_HOLES, resolved, btf.as_ref());
-        states.push(PUNCH_HOLES.state(missing));
+        for probe in GUEST_MEMFD_PROBES {
+            let missing = self.attach_function(probe, resolved, btf.as_ref());
+            states.push(probe.state(missing));
+        }
         self.probes = states.into();
         self.attach_seam(btf.as_ref());
         self.attach_poison()

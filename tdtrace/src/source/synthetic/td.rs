@@ -92,6 +92,14 @@ impl Structures {
             // Only BTF of kvm.ko has the structure.
             layout.gmem_file_kvm = 8;
         }
+        if layout.gmem_entry == ABSENT && layout.gmem_file_entry == ABSENT {
+            layout.gmem_file_entry = 24;
+        }
+        if layout.mapping_files == ABSENT && layout.gmem_inode_files == ABSENT {
+            layout.mapping_host = 0;
+            layout.gmem_inode_inode = 16;
+            layout.gmem_inode_files = 64;
+        }
         Ok(Self { layout, kvm, vcpu, run, made: AtomicU64::new(0) })
     }
 
@@ -211,6 +219,21 @@ impl Structures {
         let gmem = file + BESIDE;
         put(memory, gmem, self.layout.gmem_kvm.min(self.layout.gmem_file_kvm), 8, vm);
         gmem
+    }
+
+    /// The mapping of a guest_memfd's pages at `mapping`, which the VM at `vm` has open, or nobody.
+    pub(super) fn mapping(&self, memory: &Memory, mapping: u64, vm: Option<u64>) {
+        let layout = &self.layout;
+        let files = if layout.mapping_files == ABSENT {
+            let host = mapping + 2 * BESIDE;
+            put(memory, mapping, layout.mapping_host, 8, host);
+            host - u64::from(layout.gmem_inode_inode) + u64::from(layout.gmem_inode_files)
+        } else {
+            mapping + u64::from(layout.mapping_files)
+        };
+        let entry = layout.gmem_entry.min(layout.gmem_file_entry);
+        let first = vm.map_or(files, |vm| self.guest_memfd(memory, mapping, vm) + u64::from(entry));
+        memory.write(files, 8, first);
     }
 
     /// KVM counts a KVM_RUN.

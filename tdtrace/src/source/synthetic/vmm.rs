@@ -23,6 +23,8 @@ pub enum VmmCall {
     Ioctl(u32, u64),
     /// `kvm_gmem_fallocate(file, mode, offset, length)`, of the VM's guest_memfd.
     Fallocate(u32, u64, u64),
+    /// `kvm_gmem_error_folio(mapping, folio)`, of the pages of the VM's guest_memfd, or of nobody's.
+    ErrorFolio(bool),
 }
 
 /// A moment of such a call.
@@ -91,8 +93,14 @@ impl Cpu<'_> {
                 let gmem = machine.structures.guest_memfd(&machine.memory, vcpu.run, vm);
                 (1, gmem, [mode.into(), offset, length])
             }
+            VmmCall::ErrorFolio(is_open) => {
+                machine.structures.mapping(&machine.memory, vcpu.run, is_open.then_some(vm));
+                (2, vm, [0; 3])
+            }
         };
-        machine.structures.open_file(&machine.memory, vcpu.run, behind);
+        if function != 2 {
+            machine.structures.open_file(&machine.memory, vcpu.run, behind);
+        }
         let (phase, result) = match moment {
             Moment::Begin => (0, 0),
             Moment::Return(result) => (1, result),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use anyhow::{Result, anyhow, bail, ensure};
 use serde_json::Value;
-use tdtrace_common::counters::{USERSPACE_EINTR, USERSPACE_OTHER};
+use tdtrace_common::counters::{USERSPACE_EINTR, USERSPACE_HWPOISON, USERSPACE_OTHER};
 
 use super::{
     memory::{self, Note},
@@ -16,6 +16,7 @@ use crate::lab::json::{list, number, numbers};
 /// What the VMM says of a KVM_RUN that failed (`vmm.c`).
 const RETURN_EINTR: u64 = 100;
 const RETURN_ERROR: u64 = 101;
+const RETURN_HWPOISON: u64 = 102;
 
 /// The exit of a guest that has no more steps, which none should come to.
 pub(super) const NO_STEP: &str = "VP.ENTER NON_RECOVERABLE_VCPU";
@@ -137,6 +138,7 @@ pub(super) fn of_truth(exits: &[Exit], threads: &BTreeMap<u64, usize>) -> Counts
             let reason = match *reason {
                 RETURN_EINTR => USERSPACE_EINTR as u64,
                 RETURN_ERROR => USERSPACE_OTHER as u64,
+                RETURN_HWPOISON => USERSPACE_HWPOISON as u64,
                 reason => reason,
             };
             add(Item::Runs { tid: exit.tid });
@@ -204,7 +206,12 @@ fn place(td: usize, row: &Value) -> Result<Option<Item>> {
         "td_return" => Item::Return { td, name: named(" → ")?, reason: address },
         // The error is the place's size in the programs, and part of its name here.
         "memory_fault" => {
-            let size = if what.ends_with(": EFAULT") { memory::EFAULT } else { 0 };
+            let (_, error) = what.rsplit_once(": ").unwrap_or_default();
+            let size = match error {
+                "EFAULT" => memory::EFAULT,
+                "EHWPOISON" => memory::EHWPOISON,
+                error => bail!("a memory fault with the error {error:?}"),
+            };
             Item::Place { td, class: class.to_owned(), address, size }
         }
         // KVM's own work, which is not a matter of the TDX module.
@@ -316,6 +323,7 @@ mod tests {
             "net_shared_bytes": 0,
             "attributes": { "to_shared": none, "to_private": none },
             "punched": none,
+            "broken_pages": 0,
             "memory_faults": { "total": 0, "shared": 0, "private": 0, "poisoned": 0, "last": null },
             "mapped_private": { "pages_4k": 0, "pages_2m": 0 },
             "without_region": 0,
@@ -378,7 +386,7 @@ mod tests {
         let fault =
             |size| Item::Place { td: 0, class: "memory_fault".to_owned(), address: 1, size };
         assert_eq!(told("private memory: EFAULT"), fault(memory::EFAULT));
-        assert_eq!(told("private memory: EHWPOISON"), fault(0));
+        assert_eq!(told("private memory: EHWPOISON"), fault(memory::EHWPOISON));
     }
 
     #[test]

@@ -18,6 +18,8 @@ const RETRY: u64 = 1;
 const PAGE_AUG: u64 = 6;
 /// How KVM_RUN fails at a memory fault.
 pub(super) const EFAULT: u64 = 14;
+/// The same at a page that is broken.
+pub(super) const EHWPOISON: u64 = 133;
 const PAGE: u64 = 4 << 10;
 const BLOCK: u64 = 2 << 20;
 
@@ -32,6 +34,10 @@ pub(super) enum What {
     Punch,
     /// It was told of a memory fault.
     Fault,
+    /// It was told of one on a page that is broken.
+    Poison,
+    /// It had a page break.
+    Break,
 }
 
 /// A line of the VMM's log.
@@ -60,6 +66,8 @@ fn note(line: &str) -> Result<Note> {
         "set" => What::Set,
         "punch" => What::Punch,
         "fault" => What::Fault,
+        "poison" => What::Poison,
+        "break" => What::Break,
         what => bail!("{what} is nothing that a VMM does"),
     };
     let private = number(private)? != 0;
@@ -86,6 +94,7 @@ const POINTERS: &[&str] = &[
     "/attributes/to_private/bytes",
     "/punched/calls",
     "/punched/bytes",
+    "/broken_pages",
     "/memory_faults/total",
     "/memory_faults/shared",
     "/memory_faults/private",
@@ -129,11 +138,14 @@ pub(super) fn of_truth(
                 add(*td, "/punched/calls", 1);
                 add(*td, "/punched/bytes", *bytes);
             }
-            What::Fault => {
+            What::Break => add(*td, "/broken_pages", 1),
+            What::Fault | What::Poison => {
                 add(*td, "/memory_faults/total", 1);
                 let kind = if *private { "private" } else { "shared" };
                 add(*td, &format!("/memory_faults/{kind}"), 1);
-                faults.push((*td, *private));
+                let is_broken = *what == What::Poison;
+                add(*td, "/memory_faults/poisoned", is_broken.into());
+                faults.push((*td, *private, if is_broken { EHWPOISON } else { EFAULT }));
             }
         }
     }
@@ -142,9 +154,9 @@ pub(super) fn of_truth(
             add(*td, "/mapped_private/pages_4k", 1);
         }
     }
-    for (td, private) in faults {
+    for (td, private, size) in faults {
         let class = "memory_fault".to_owned();
-        let place = Item::Place { td, class, address: private.into(), size: EFAULT };
+        let place = Item::Place { td, class, address: private.into(), size };
         *counts.entry(place).or_default() += 1;
     }
     counts
@@ -203,11 +215,27 @@ pub(super) fn told(vm: &Value, td: usize, notes: &[Note]) -> Result<Counts> {
 
 /// vCPUs may be one fault apart in the log.
 fn last_fault(last: &Value, td: usize, notes: &[Note]) -> Result<()> {
-    let faults = notes.iter().rev().filter(|note| note.what == What::Fault && note.td == td);
+    let is_fault = |note: &&Note| matches!(note.what, What::Fault | What::Poison) && note.td == td;
+    let faults = notes.iter().rev().filter(is_fault);
     let known: Vec<_> = faults.take(2).map(|note| (note.gpa, note.private)).collect();
     let told = last["gpa"].as_u64().zip(last["private"].as_bool());
     let fits = told.map_or(known.is_empty(), |told| known.contains(&told));
     ensure!(fits, "the last memory fault of TD {td} is {last}, not one of {known:?}");
+    Ok(())
+}
+
+/// Holds what tdtrace says of broken memory against the frame that the module broke.
+///
+/// # Errors
+/// When another page is said to be broken, or this one more or less than once.
+pub(super) fn broken(json: &Value, frame: &str) -> Result<()> {
+    let frame: u64 = frame.trim().parse().context("the module says no frame")?;
+    let pages = json["poison"]["pages"].as_array();
+    let told: Vec<_> = pages.into_iter().flatten().collect();
+    let fits = matches!(told[..], [page] if page["source"] == "memory_failure"
+        && page["pfn"] == frame
+        && page["count"] == 1);
+    ensure!(fits, "frame {frame:#x} broke, and tdtrace says {told:?}");
     Ok(())
 }
 
@@ -218,7 +246,8 @@ mod tests {
     use super::*;
 
     const LOG: &str = "map 0 0x200000 2097152 0\nset 0 0x200000 2097152 0\npunch 0 0x200000 2097152 1\n\
-                       fault 0 0x900000 4096 1\n";
+                       fault 0 0x900000 4096 1\nbreak 0 0x803000 4096 1\n\
+                       poison 0 0x803000 4096 1\n";
 
     #[test]
     fn what_the_vmm_did_counts_by_td_and_direction() {
@@ -227,24 +256,23 @@ mod tests {
         let call = |status| Call { tid: 60, leaf: PAGE_AUG, status };
         let truth = of_truth(&[], &threads, &[call(0), call(1 << 63)], &notes);
         let some: Counts = truth.into_iter().filter(|(_, count)| *count > 0).collect();
-        let place = |address| Item::Place {
-            td: 0,
-            class: "memory_fault".to_owned(),
-            address,
-            size: EFAULT,
-        };
+        let place =
+            |size| Item::Place { td: 0, class: "memory_fault".to_owned(), address: 1, size };
         let expected = [
             ("/to_shared/bytes", BLOCK),
             ("/attributes/to_shared/calls", 1),
             ("/attributes/to_shared/bytes", BLOCK),
             ("/punched/calls", 1),
             ("/punched/bytes", BLOCK),
-            ("/memory_faults/total", 1),
-            ("/memory_faults/private", 1),
+            ("/broken_pages", 1),
+            ("/memory_faults/total", 2),
+            ("/memory_faults/private", 2),
+            ("/memory_faults/poisoned", 1),
             ("/mapped_private/pages_4k", 1),
         ];
         let numbers = expected.map(|(pointer, count)| (item(0, pointer), count));
-        assert_eq!(some, numbers.into_iter().chain([(place(1), 1)]).collect());
+        let places = [(place(EFAULT), 1), (place(EHWPOISON), 1)];
+        assert_eq!(some, numbers.into_iter().chain(places).collect());
         assert!(super::notes("map 0 0\n").is_err() && super::notes("x 0 0 0 0\n").is_err());
     }
 
@@ -270,6 +298,7 @@ mod tests {
             "net_shared_bytes": 0,
             "attributes": { "to_shared": set(), "to_private": set() },
             "punched": set(),
+            "broken_pages": 0,
             "memory_faults": {
                 "total": 1, "shared": 0, "private": 1, "poisoned": 0,
                 "last": { "gpa": 0x90_0000, "private": true },
@@ -281,5 +310,18 @@ mod tests {
         vm["conversions"]["memory_faults"]["last"]["private"] = false.into();
         assert!(told(&vm, 0, &notes).is_err());
         assert!(told(&json!({}), 0, &notes).is_err());
+    }
+
+    #[test]
+    fn one_page_broke_and_once() {
+        let page = |pfn: u64, count: u64| json!({ "source": "memory_failure", "pfn": pfn, "count": count });
+        let told = |pages: &[Value]| json!({ "poison": { "pages": pages } });
+        assert!(broken(&told(&[page(0x1234, 1)]), "4660\n").is_ok());
+        for pages in
+            [&[][..], &[page(0x1235, 1)], &[page(0x1234, 2)], &[page(0x1234, 1), page(1, 1)]]
+        {
+            assert!(broken(&told(pages), "4660\n").is_err());
+        }
+        assert!(broken(&told(&[page(0, 1)]), "").is_err());
     }
 }

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use tdtrace_common::{
-    counters::{USERSPACE_EINTR, USERSPACE_OTHER},
+    counters::{USERSPACE_EINTR, USERSPACE_HWPOISON, USERSPACE_OTHER},
     kvm,
 };
 
@@ -54,6 +54,7 @@ fn return_name(reason: u64) -> String {
     match reason {
         reason if reason == USERSPACE_EINTR as u64 => "EINTR".to_owned(),
         reason if reason == USERSPACE_OTHER as u64 => "other".to_owned(),
+        reason if reason == USERSPACE_HWPOISON as u64 => "MEMORY_FAULT_HWPOISON".to_owned(),
         reason => of_kvm.map_or_else(|| reason.to_string(), str::to_owned),
     }
 }
@@ -66,7 +67,7 @@ fn ledger_name(pointer: &str) -> Option<String> {
         ["punched", what] => format!("punched_{what}"),
         ["mapped_private", "pages_4k"] => "mapped_4k".to_owned(),
         ["mapped_private", "pages_2m"] => "mapped_2m".to_owned(),
-        ["without_region"] => "without_region".to_owned(),
+        [name @ ("without_region" | "broken_pages")] => name.to_owned(),
         [way, what] => {
             let what = match what {
                 "bytes" => "bytes",

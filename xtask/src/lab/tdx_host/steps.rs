@@ -8,6 +8,8 @@ const SHARED: u64 = 1 << 47;
 /// A page-aligned address of private memory that is not there at first; the VMM makes the pages from
 /// here on shared in the end.
 const PRIVATE: u64 = 0x80_0000;
+/// A page that nobody else touches, and that breaks.
+const BREAKS: u64 = PRIVATE + 0x3000;
 /// Where nothing is.
 const DEVICE: u64 = 0xfe00_0000;
 /// What TDH.VP.ENTER returns after TDCALL.
@@ -152,10 +154,14 @@ const MANY: &[Step] = &[
     END,
 ];
 
-/// The steps of guest 1, whose last is the end of its VM.
-const UNACCEPTED: &[Step] = &[
+/// The steps of guest 1, which touches a page before and after it breaks, and whose last is the end of its VM.
+const BROKEN: &[Step] = &[
     BEGIN,
     at(("cpuid", 1, 0), call(3, "TDVMCALL CPUID", 10, [1, 0, 0, 0])),
+    Step { rcx: 2, r8: BREAKS, ..exit(1, "EPT_VIOLATION private", EPT_VIOLATION) },
+    // The VMM has the page break that is asked for here.
+    at(("pio_out", 0x608, 4), call(1, "TDVMCALL IO out", 30, [4, 1, 0x608, BREAKS])),
+    Step { rcx: 2, r8: BREAKS, ..exit(1, "EPT_VIOLATION private", EPT_VIOLATION) },
     Step { rdx: 6, r8: PRIVATE, ..exit(1, "EPT_VIOLATION not accepted", EPT_VIOLATION) },
 ];
 
@@ -206,7 +212,7 @@ const TDS: &[Td] = &[
             ("convert", "status 29 1 1 0x8000020000000092"),
         ],
     },
-    Td { vcpus: 1, steps: UNACCEPTED, commands: &[] },
+    Td { vcpus: 1, steps: BROKEN, commands: &[] },
     Td { vcpus: 2, steps: TROUBLE, commands: &[] },
 ];
 
@@ -302,9 +308,9 @@ mod tests {
     #[test]
     fn every_vcpu_has_its_steps_and_no_other_has_any() {
         assert_eq!(find(1, 1).unwrap().name, "TDVMCALL WRMSR");
-        assert_eq!(find(2, UNACCEPTED.len()).unwrap().name, "EPT_VIOLATION not accepted");
-        assert!(find(0, 0).is_none() && find(2, 4).is_none() && find(5, 1).is_none());
-        assert_eq!(made(2), 1 + 5 + 1);
+        assert_eq!(find(2, BROKEN.len()).unwrap().name, "EPT_VIOLATION not accepted");
+        assert!(find(0, 0).is_none() && find(2, 7).is_none() && find(5, 1).is_none());
+        assert_eq!(made(2), 1 + 5 + 4);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Lets KVM run TDs, asks tdtrace's doctor, and counts while the VMM of /lab/steps runs and the kernel's own
-# trace takes the times. Leaves doctor, stat.json, layout, exits, seamcalls, dropped, vmm, kvm_exit,
+# trace takes the times. Leaves doctor, stat.json, layout, exits, seamcalls, dropped, poisoned, vmm, kvm_exit,
 # release and what times.sh says in /out; perf, if it is there.
 
 host=/sys/kernel/debug/tdhost
@@ -24,7 +24,7 @@ $record tdtrace stat --json --hotspots 1000 -o /out/stat.json -- $times after vm
 status=$?
 $times keep
 cat $exit_event/hist >/out/kvm_exit
-for file in exits seamcalls dropped; do
+for file in exits seamcalls dropped poisoned; do
 	cat $host/$file >/out/$file
 done
 if [ -n "$record" ]; then
