@@ -99,7 +99,8 @@ fn every_program_by_kprobe_is_accepted_and_counts_under_its_own_wrapper() {
 }
 
 /// None of the test functions is called as KVM's are, so nothing is to be counted: with (7, 8, 9, 10) there is no
-/// such command, and no hole in the mode. Whose page breaks is not known, with 7 for its mapping, and that is lost.
+/// such command, and no hole in the mode. Whose page breaks is not known, with 7 for its mapping, and that is lost;
+/// by kprobe what it noted is gone, because a thread is in one of KVM's functions and this one is in all of them.
 fn run_probes(by_fentry: bool) {
     let _stats = enable_stats(Stats::RunTime).expect("root");
     let mut synthetic = load();
@@ -125,7 +126,7 @@ fn run_probes(by_fentry: bool) {
     }
     let losses =
         synthetic.sample(Duration::ZERO, None).expect("functions can be attached to").losses;
-    assert_eq!(losses.total(), RUNS, "{losses:?}");
+    assert_eq!(losses.total(), if by_fentry { RUNS } else { 0 }, "{losses:?}");
     let names = losses.misses.iter().map(|(name, _)| name.as_str());
     assert!(FUNCTION_PROBES.iter().all(|probe| names.clone().any(|name| name == probe.name)));
 }

@@ -23,7 +23,7 @@ fn claims(text: &str) -> Vec<(String, bool)> {
     text.lines().filter(|line| line.starts_with('|')).filter_map(row).collect()
 }
 
-/// The names of what occurred: numbers and times that were compared and are not 0, and wrappers that were
+/// The names of what occurred: numbers and times that were compared and are not 0, broken pages, and wrappers that were
 /// called.
 fn occurred(rows: &[Row], timed: &[Line], json: &Value) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
@@ -45,6 +45,9 @@ fn occurred(rows: &[Row], timed: &[Line], json: &Value) -> BTreeSet<String> {
     let wrappers = json["seamcalls"].as_array().into_iter().flatten();
     let called = wrappers.filter(|row| row["calls"].as_u64() > Some(0));
     names.extend(timed.iter().filter_map(Line::occurred).map(str::to_owned));
+    let broken = json["poison"]["pages"].as_array().into_iter().flatten();
+    let broken = broken.flat_map(|page| [&page["source"], &page["result"]]);
+    names.extend(broken.filter_map(Value::as_str).map(str::to_owned));
     names.extend(called.filter_map(|row| row["function"].as_str().map(str::to_owned)));
     names
 }
