@@ -103,7 +103,7 @@ pub(crate) fn is_direct() -> bool {
     has::<{ Switch::Direct.number() }>()
 }
 
-/// Whether clock, thread and vCPU come from [`SYNTHETIC_CPUS`].
+/// Whether clock, thread and vCPU come from [`crate::maps::SYNTHETIC_CPUS`].
 #[inline(always)]
 pub(crate) fn is_synthetic() -> bool {
     asked!(Switch::Synthetic.number()) != 0
