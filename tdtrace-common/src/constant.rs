@@ -148,6 +148,8 @@ mod tests {
         for (index, number) in numbers.enumerate() {
             assert_eq!(number, FIRST + index as i32);
             assert!(number < CAST);
+            assert_eq!(asked(index), (index, false));
+            assert_eq!(asked((missing(number) - FIRST) as usize), (index, true));
         }
     }
 }

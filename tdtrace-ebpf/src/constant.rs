@@ -50,39 +50,36 @@ fn nowhere() {
     unsafe { asm!("r0 = 0", lateout("r0") _, options(nomem, nostack)) };
 }
 
-/// The same number, of which the compiler knows nothing: it would prove the mask away that bounds an index,
-/// and leave the verifier without the bound.
-#[inline(always)]
-pub(crate) fn opaque(number: usize) -> usize {
-    let same: usize;
-    // An instruction is a must: the kernel refuses two lines of the source that begin at one.
-    // SAFETY: sets a register and nothing else.
-    unsafe {
-        asm!(
-            "{same} = {number}",
-            same = lateout(reg) same,
-            number = in(reg) number,
-            options(pure, nomem, nostack),
-        );
-    }
-    same
+/// The same value, of which the compiler knows nothing.
+macro_rules! same {
+    ($value:expr) => {{
+        let same;
+        // An instruction is a must: the kernel refuses two lines of the source that begin at one.
+        // SAFETY: sets a register and nothing else.
+        unsafe {
+            asm!(
+                "{same} = {value}",
+                same = lateout(reg) same,
+                value = in(reg) $value,
+                options(pure, nomem, nostack),
+            );
+        }
+        same
+    }};
 }
 
-/// The same pointer, of which the compiler knows nothing either.
+/// The same number: the compiler would prove the mask away that bounds an index, and leave the verifier without the
+/// bound.
+#[inline(always)]
+pub(crate) fn opaque(number: usize) -> usize {
+    same!(number)
+}
+
+/// The same pointer.
 #[expect(clippy::pointers_in_nomem_asm_block, reason = "what it points to is not looked at")]
 #[inline(always)]
 pub(crate) fn opaque_pointer<T>(pointer: *mut T) -> *mut T {
-    let same: *mut T;
-    // SAFETY: sets a register and nothing else.
-    unsafe {
-        asm!(
-            "{same} = {pointer}",
-            same = lateout(reg) same,
-            pointer = in(reg) pointer,
-            options(pure, nomem, nostack),
-        );
-    }
-    same
+    same!(pointer)
 }
 
 /// Whether `--debug-ebpf` was given.

@@ -3,10 +3,9 @@
 //! `host` and `service` have the programs on KVM's tracepoints, `slot` finds and makes the counting slot of a
 //! vCPU, `td` reads what an exit of a TD was, `ledger` books what became of memory, `time` where time goes,
 //! `context` is the moment in which a program runs, `maps` the maps and globals, `constant` what the user side puts
-//! into the instructions, `kernel` the typed reads of
-//! kernel memory at offsets that the user side resolved. `seam` has the programs on SEAMCALLs, `vmm` those on
-//! what a VMM does to memory, `poison` those on broken memory, `guest` those in a TD, `synthetic` what
-//! synthetic TDs need, `floor` the programs that the benchmark compares with.
+//! into the instructions, `kernel` the typed reads of kernel memory at offsets that the user side resolved. `seam`
+//! has the programs on SEAMCALLs, `vmm` those on what a VMM does to memory, `poison` those on broken memory, `guest`
+//! those in a TD, `synthetic` what synthetic TDs need, `floor` the programs that the benchmark compares with.
 
 #![no_std]
 #![no_main]

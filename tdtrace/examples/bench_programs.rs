@@ -6,10 +6,7 @@
 //! costs is measured without one: the programs run on a made-up TD by `BPF_PROG_TEST_RUN`, and so do the
 //! two that they are compared with. Prints one JSON object with the sums of every round.
 
-use std::{
-    os::fd::{FromRawFd as _, OwnedFd},
-    sync::atomic::AtomicBool,
-};
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
@@ -53,7 +50,7 @@ fn main() -> Result<()> {
     // For the whole machine, until this is dropped.
     let _stats = enable_stats(Stats::RunTime)
         .context("the kernel does not measure programs, which takes CAP_SYS_ADMIN")?;
-    let _filler = filler(cli.filler)?;
+    let _filler = cost::filler(cli.filler)?;
     // Who comes first on a tracepoint also pays for all that the kernel has to fetch for any program.
     // That is nobody's here. A tracepoint that this kernel does not have has no program of ours either.
     let _first: Vec<_> =
@@ -83,40 +80,6 @@ fn main() -> Result<()> {
     }
     println!("{}", json!({ "schema": 1, "cpu": cli.cpu, "rounds": rounds }));
     Ok(())
-}
-
-/// Loads a program of so many instructions. The kernel puts programs one behind the other.
-fn filler(instructions: u32) -> Result<OwnedFd> {
-    /// `BPF_PROG_LOAD`, and the first words of its `union bpf_attr`; what follows them is zero.
-    const LOAD: libc::c_long = 5;
-    #[repr(C)]
-    struct Attribute {
-        kind: u32,
-        instructions: u32,
-        first: u64,
-        license: u64,
-        none: [u32; 6],
-    }
-    /// `BPF_PROG_TYPE_RAW_TRACEPOINT`.
-    const RAW_TRACEPOINT: u32 = 17;
-    // r0 = 0, so often, and exit.
-    let mut program = vec![0xb7_u64; instructions as usize];
-    program.push(0x95);
-    let attribute = Attribute {
-        kind: RAW_TRACEPOINT,
-        instructions: instructions + 1,
-        first: program.as_ptr() as u64,
-        license: c"GPL".as_ptr() as u64,
-        none: [0; 6],
-    };
-    // SAFETY: the attribute is as large as is said, and what it points to is there and as long as it says.
-    let fd =
-        unsafe { libc::syscall(libc::SYS_bpf, LOAD, &raw const attribute, size_of::<Attribute>()) };
-    if fd < 0 {
-        return Err(std::io::Error::last_os_error()).context("the kernel refuses a program");
-    }
-    // SAFETY: the kernel has just made it for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 /// Keeps this process and the threads that it will start on `cpu`.

@@ -5,12 +5,14 @@
 
 use std::{
     fs,
-    os::fd::{AsFd as _, AsRawFd as _},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
 };
 
 use anyhow::{Context as _, Result};
 use aya::programs::Program;
 use serde::Serialize;
+
+use super::object;
 
 /// What a program cost since it was loaded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -23,6 +25,20 @@ pub struct Cost {
     pub nanoseconds: u64,
     /// Instructions after the verifier has rewritten the program; 0 where the kernel hides it.
     pub instructions: u32,
+}
+
+/// Loads a program of so many instructions that never runs. The kernel puts programs one behind the other, so those
+/// that are loaded later lie further on while it is there.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn filler(instructions: u32) -> Result<OwnedFd> {
+    // `r0 = 0` and `exit` (RFC 9669).
+    const ZERO: u64 = 0xb7;
+    const EXIT: u64 = 0x95;
+    let mut program = vec![ZERO; instructions as usize];
+    program.push(EXIT);
+    object::load(&program).context("the kernel refuses a program")
 }
 
 /// Bytes of an eBPF instruction.

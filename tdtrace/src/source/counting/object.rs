@@ -208,7 +208,7 @@ struct Attribute {
 }
 
 /// Loads `program`, a raw tracepoint's; `None` if the kernel refuses it.
-fn load(program: &[u64]) -> Option<OwnedFd> {
+pub(super) fn load(program: &[u64]) -> Option<OwnedFd> {
     let attribute = Attribute {
         kind: RAW_TRACEPOINT,
         instructions: u32::try_from(program.len()).ok()?,

@@ -88,17 +88,17 @@ impl Cpu<'_> {
         self.set(offset_of!(SyntheticCpu, vcpu), 0);
         let machine = self.machine;
         let (function, behind, [second, third, fourth]) = match call {
-            VmmCall::Ioctl(command, argument) => (0, vm, [command.into(), argument, 0]),
+            VmmCall::Ioctl(command, argument) => (0, Some(vm), [command.into(), argument, 0]),
             VmmCall::Fallocate(mode, offset, length) => {
                 let gmem = machine.structures.guest_memfd(&machine.memory, vcpu.run, vm);
-                (1, gmem, [mode.into(), offset, length])
+                (1, Some(gmem), [mode.into(), offset, length])
             }
             VmmCall::ErrorFolio(is_open) => {
                 machine.structures.mapping(&machine.memory, vcpu.run, is_open.then_some(vm));
-                (2, vm, [0; 3])
+                (2, None, [0; 3])
             }
         };
-        if function != 2 {
+        if let Some(behind) = behind {
             machine.structures.open_file(&machine.memory, vcpu.run, behind);
         }
         let (phase, result) = match moment {

@@ -23,8 +23,8 @@ fn claims(text: &str) -> Vec<(String, bool)> {
     text.lines().filter(|line| line.starts_with('|')).filter_map(row).collect()
 }
 
-/// The names of what occurred: numbers and times that were compared and are not 0, broken pages, and wrappers that were
-/// called.
+/// The names of what occurred: numbers and times that were compared and are not 0, broken pages, and
+/// wrappers that were called.
 fn occurred(rows: &[Row], timed: &[Line], json: &Value) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for row in rows.iter().filter(|row| row.truth > 0) {
